@@ -1,0 +1,74 @@
+# make demo, make test: a fresh machine needs Python 3.10 or later (with venv), pip and make, nothing else.
+#
+#   PYTHON     the interpreter that .venv is made with
+#   TORCH      what pip installs as torch. On Linux the default brings several GB of CUDA libraries. For a CPU build, give
+#              the path or address of its wheel here, or the index that holds it in PIP_ARGS; both of version 2.13.0:
+#                  make test TORCH=path/to/torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl
+#                  make test PIP_ARGS="--index-url <address of the CPU index>"
+#   PIP_ARGS   more arguments for that first step alone
+#   WORKERS    how many processes run the tests; at most four unless you say so, because each holds torch and a model
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+WORKERS ?= auto --maxprocesses 4
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# An editable install points at this folder, so the stamps carry its name: a moved or copied tree installs anew.
+HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
+CORE := .venv/core-$(HERE)
+TEST := .venv/test-$(HERE)
+BENCH := .venv/bench-$(HERE)
+
+export PIP_NO_INPUT := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help demo test test-all bench lint format clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: $(CORE)  ## install the package, run the demo
+	.venv/bin/hooked-av demo
+
+test: lint  ## lint, types, and the tests that are not slow and need no browser
+	$(PY) -m pytest -n $(WORKERS) -m "not slow and not browser and not network"
+
+test-all: lint  ## the same with the slow and the browser tests
+	$(PY) -m pytest -n $(WORKERS) -m "not network"
+
+bench: $(BENCH)  ## the benchmarks
+	$(PY) benchmarks/run.py
+
+lint: $(TEST)  ## ruff and pyright
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright
+
+format: $(TEST)  ## what ruff can put right by itself
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+clean:  ## remove what was built and cached; .venv stays (rm -rf .venv for a fresh start)
+	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis
+	find hooked_av tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is missing or older than Python 3.10: say which one to use with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch comes first and alone, so that nothing else decides which build of it is taken; what it needs comes with the rest.
+$(CORE): pyproject.toml constraints.txt | $(PY)
+	$(PIP) --no-deps "$(TORCH)" $(PIP_ARGS)
+	$(PIP) -e . -c constraints.txt
+	@touch $@
+
+$(TEST): $(CORE)
+	$(PIP) -e ".[test]" -c constraints.txt
+	@touch $@
+
+$(BENCH): $(CORE)
+	$(PIP) -e ".[bench]" -c constraints.txt
+	@touch $@

@@ -1,0 +1,86 @@
+"""Mechanistic interpretability of audio-visual language models, with the vocabulary of TransformerLens.
+
+Every public name is imported when it is first used, so `import hooked_av` costs next to nothing.
+
+>>> import hooked_av as av
+>>> av.Clip.__module__
+'hooked_av.media'
+>>> av.Clop
+Traceback (most recent call last):
+AttributeError: module 'hooked_av' has no attribute 'Clop'; the nearest names: Clip
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hooked_av.analyses.logit_lens import LogitLens as LogitLens
+    from hooked_av.analyses.logit_lens import logit_lens as logit_lens
+    from hooked_av.cache import AVCache as AVCache
+    from hooked_av.config import DecoderConfig as DecoderConfig
+    from hooked_av.errors import CheckpointError as CheckpointError
+    from hooked_av.errors import HookedAVError as HookedAVError
+    from hooked_av.errors import HookedAVWarning as HookedAVWarning
+    from hooked_av.errors import HookError as HookError
+    from hooked_av.errors import HookNameError as HookNameError
+    from hooked_av.errors import InputsError as InputsError
+    from hooked_av.errors import InterventionError as InterventionError
+    from hooked_av.errors import MediaError as MediaError
+    from hooked_av.errors import MemoryBudgetError as MemoryBudgetError
+    from hooked_av.errors import SpanError as SpanError
+    from hooked_av.hooks import HookPoint as HookPoint
+    from hooked_av.inputs import AVInputs as AVInputs
+    from hooked_av.interventions import BlockAttention as BlockAttention
+    from hooked_av.interventions import block_attention as block_attention
+    from hooked_av.media import Clip as Clip
+    from hooked_av.model import HookedAVTransformer as HookedAVTransformer
+    from hooked_av.random_model import random_omni as random_omni
+    from hooked_av.spans import Span as Span
+    from hooked_av.spans import Spans as Spans
+
+__version__ = "0.1.0"
+
+# Where each public name lives. The imports above say the same to type checkers; a test holds the two together.
+_HOME = {
+    "AVCache": "cache",
+    "AVInputs": "inputs",
+    "BlockAttention": "interventions",
+    "CheckpointError": "errors",
+    "Clip": "media",
+    "DecoderConfig": "config",
+    "HookError": "errors",
+    "HookNameError": "errors",
+    "HookPoint": "hooks",
+    "HookedAVError": "errors",
+    "HookedAVTransformer": "model",
+    "HookedAVWarning": "errors",
+    "InputsError": "errors",
+    "InterventionError": "errors",
+    "LogitLens": "analyses.logit_lens",
+    "MediaError": "errors",
+    "MemoryBudgetError": "errors",
+    "Span": "spans",
+    "SpanError": "errors",
+    "Spans": "spans",
+    "block_attention": "interventions",
+    "logit_lens": "analyses.logit_lens",
+    "random_omni": "random_model",
+}
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value  # so that the next use does not come here
+        return value
+    from hooked_av.errors import nearest
+
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; the nearest names: {nearest(name, _HOME)}",
+        name=name,
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""Analyses: one function and one frozen result type each. Nothing here knows a model family or draws a picture."""

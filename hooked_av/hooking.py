@@ -1,0 +1,147 @@
+"""How a model is hooked: names with patterns and spans, hooks for a while, caches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedRootModule
+
+from hooked_av.cache import AVCache, cache_bytes, check_budget, keep_copy
+from hooked_av.errors import HookError, HookNameError
+from hooked_av.hooks import HookFunction, HookPoint, Match, NamesFilter, Run, ScopedHook, match_names
+from hooked_av.inputs import AVInputs
+
+Hook = tuple[str | Callable[[str], bool], HookFunction]
+
+
+class SpanHooks(HookedRootModule):
+    """TransformerLens's hook methods, with shell patterns and spans, and nothing that matches in silence."""
+
+    hook_dict: dict[str, HookPoint]  # type: ignore[assignment]
+    decoder: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: Run | None = None
+
+    def _as_inputs(self, inputs: Any) -> AVInputs:
+        raise NotImplementedError
+
+    def _begin(self, inputs: AVInputs) -> Run:
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.embed.weight.device
+
+    @contextmanager
+    def hooks(  # type: ignore[override] - names take patterns and spans
+        self,
+        fwd_hooks: Sequence[Hook] = (),
+        bwd_hooks: Sequence[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["SpanHooks"]:
+        """Hooks for the length of a `with` block. Names may be patterns and carry spans.
+
+        Errors: `HookNameError` before anything runs, for a name, pattern or filter that matches nothing.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> with model.hooks(fwd_hooks=[("blocks.*.hook_mlp_out@last", lambda rows, hook: rows * 0)]):
+        ...     logits = model("Hello world")
+        """
+        forward, backward = self._expand(fwd_hooks), self._expand(bwd_hooks)
+        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
+            yield self
+
+    def run_with_hooks(self, *model_args: Any, **arguments: Any) -> Tensor:
+        """Logits of one run with hooks, which are gone afterwards. Names may be patterns and carry spans."""
+        hook_arguments = {
+            name: arguments.pop(name)
+            for name in ("fwd_hooks", "bwd_hooks", "reset_hooks_end", "clear_contexts")
+            if name in arguments
+        }
+        with self.hooks(**hook_arguments):
+            return self(*model_args, **arguments)
+
+    def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **kwargs: Any) -> None:
+        """Add a hook that stays until `reset_hooks`. Names may be patterns and carry spans."""
+        for matched, scoped in self._expand([(name, hook)]):
+            self.hook_dict[str(matched)].add_hook(scoped, *args, **kwargs)
+
+    def _expand(self, hooks: Sequence[Hook]) -> list[tuple[str | Callable, Callable]]:
+        return [
+            (match.name, self._scoped(match, function))
+            for wanted, function in hooks
+            for match in match_names(wanted, self.hook_dict)
+        ]
+
+    def _scoped(self, match: Match, function: HookFunction) -> ScopedHook:
+        return ScopedHook(function, match.scope, match.explicit, lambda: self._run)
+
+    def run_with_cache(  # type: ignore[override] - names_filter takes patterns and spans; the cache is an AVCache
+        self,
+        inputs: Any,
+        *,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        max_bytes: int | None = None,
+        **forward_arguments: Any,
+    ) -> tuple[Tensor, AVCache]:
+        """Logits and the activations named: names, patterns, spans, or a predicate on names.
+
+        None caches every activation whose size grows with the number of tokens only; attention matrices, per-head
+        results and logits must be named, best with a span (`blocks.*.attn.hook_pattern@last`).
+
+        Errors: `HookNameError` for a name that matches nothing or cannot fire on these inputs; `MemoryBudgetError`,
+        before the run, if the cache would not fit into `max_bytes` (None: the free memory).
+        """
+        inputs = self._as_inputs(inputs)
+        run = self._begin(inputs)
+        matches = self._cached(names_filter, run)
+        needed = cache_bytes(matches, inputs, self.decoder.cfg, self.decoder.embed.weight.dtype, run)
+        check_budget(needed, torch.device(device) if device is not None else self.device, max_bytes)
+        kept: dict[str, Tensor] = {}
+        with self.hooks():  # a level of its own, so that only these hooks go when it closes
+            for match in matches:
+                hook = self._scoped(match, keep_copy(kept, match.key, device))
+                self.hook_dict[match.name].add_hook(hook, level=self.context_level)
+            logits = self(inputs, **forward_arguments)
+        cache = AVCache(kept, self, run, self.hook_dict)
+        if remove_batch_dim:
+            cache.remove_batch_dim(inputs.batch)
+        return logits, cache
+
+    def _cached(self, names_filter: NamesFilter, run: Run) -> list[Match]:
+        """What to cache; a name written out in full must be able to fire."""
+        points = {name: point for name, point in self.hook_dict.items() if run.fires(name)}
+        if names_filter is None:
+            light = [name for name, point in points.items() if not point.lazy]
+            return [Match(name, None, name, False) for name in light]
+        wanted = [names_filter] if isinstance(names_filter, str) or callable(names_filter) else list(names_filter)
+        found = {match.key: match for name in wanted for match in match_names(name, self.hook_dict)}
+        silent = [match for match in found.values() if match.name not in points]
+        if not found or any(match.explicit for match in silent) or len(silent) == len(found):
+            raise HookNameError(
+                "nothing to cache" if not silent else f"{silent[0].name} cannot fire on these inputs",
+                expected="names of hook points that these inputs reach",
+                got=[match.key for match in silent],
+                next_step="name other hooks, or leave names_filter out",
+            )
+        return [match for match in found.values() if match.name in points]
+
+    def _check_can_fire(self, run: Run) -> None:
+        """A hook that was named in full and cannot fire is an error, not a hook that never ran."""
+        for name, point in self.hook_dict.items():
+            if point.is_hooked and not run.fires(name) and any(getattr(h, "explicit", True) for h in point.listeners):
+                raise HookError(
+                    f"{name} cannot fire on these inputs",
+                    expected="inputs that hold this modality",
+                    got="none of it",
+                    next_step="hook another point, or prepare inputs with this modality",
+                )

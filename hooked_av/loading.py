@@ -1,0 +1,131 @@
+"""Making a model from a checkpoint folder or from a loaded transformers model, and saving it again.
+
+Numbers are never changed: tensors are adopted or read as they are stored.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import nn
+from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+from hooked_av.attention import Backend
+from hooked_av.checkpoint import load_weights, read_json, resolve_folder, set_parameter, shard_files, tensor_names
+from hooked_av.errors import CheckpointError, HookedAVWarning
+from hooked_av.families.omni import MODEL_TYPES as OMNI_MODEL_TYPES
+from hooked_av.families.omni import OmniFamily
+from hooked_av.family import Family
+
+logger = logging.getLogger(__name__)
+
+HEAD = "decoder.unembed.weight"
+FAMILIES: dict[str, type[Family]] = dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily)
+
+
+def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    """`cls` from a checkpoint folder or hub id."""
+    folder = resolve_folder(folder_or_hub_id)
+    raw = read_json(folder, "config.json")
+    kind = _family_of(raw.get("model_type"), f"config.json of {folder.name}")
+    family = kind(kind.read_config(raw), *_processors(folder))
+    tied = HEAD not in {kind.our_name(name) for name in tensor_names(shard_files(folder))}
+    with torch.device("meta"):
+        model = cls(family.decoder_config(tied=tied), family, family.make_encoders())
+    load_weights(model, folder, kind.our_name, device, dtype)
+    if tied:
+        model.decoder.unembed.weight = model.decoder.embed.weight
+    for encoder in model.encoders.values():
+        _rebuild_buffers(encoder, torch.device(device))
+    return model
+
+
+def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> Any:
+    """`cls` around the tensors of a loaded transformers model."""
+    hf_model = getattr(hf_model, "thinker", hf_model)
+    kind = _family_of(getattr(hf_model.config, "model_type", None), type(hf_model).__name__)
+    family = kind(hf_model.config, tokenizer, feature_extractor)
+    named = {kind.our_name(name): tensor for name, tensor in hf_model.named_parameters(remove_duplicate=False)}
+    tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
+    with torch.device("meta"):
+        # the encoders are transformers' own objects and come as they are
+        model = cls(family.decoder_config(tied=tied), family, nn.ModuleDict(), _backend(hf_model))
+    for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
+        set_parameter(model, name, named[name])
+    model.encoders.update({name: hf_model.get_submodule(f"model.{name}") for name in ("audio_tower", "visual")})
+    _check_rotary(hf_model, model)
+    return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write config, safetensors, tokenizer and preprocessor, under the names that transformers reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()}
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    config = model.family.hf_config
+    config.tie_word_embeddings = model.decoder.cfg.tied
+    config.architectures = [model.family.architecture]
+    config.save_pretrained(folder)
+    for processor in model.family.processors:
+        processor.save_pretrained(folder)
+
+
+def _family_of(model_type: str | None, where: str) -> type[Family]:
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"no model family for {where}",
+            expected=f"model_type {', '.join(FAMILIES)}",
+            got=f"model_type {model_type}",
+            next_step="load Qwen/Qwen2.5-Omni-3B, Qwen/Qwen2.5-Omni-7B, or a folder that save_pretrained wrote",
+        )
+    return FAMILIES[model_type]
+
+
+def _processors(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and mel extractor of a folder; None for one whose files are not there (said, not guessed)."""
+    tokenizer = extractor = None
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+    for what, processor in (("tokenizer", tokenizer), ("preprocessor", extractor)):
+        if processor is None:
+            warnings.warn(
+                f"{folder} has no {what} files; model.prepare needs them, inputs_from_tensors does not",
+                HookedAVWarning,
+                stacklevel=4,
+            )
+    return tokenizer, extractor
+
+
+def _backend(hf_model: Any) -> Backend:
+    chosen = getattr(hf_model.config, "_attn_implementation", None) or "sdpa"
+    if chosen not in ("sdpa", "eager"):
+        logger.info("attention %s of the transformers model runs as sdpa here", chosen)
+    return "eager" if chosen == "eager" else "sdpa"
+
+
+def _rebuild_buffers(encoder: nn.Module, device: torch.device) -> None:
+    """Tables that are computed, not stored (sinusoids, rotary frequencies), as transformers itself computes them."""
+    for module in encoder.modules():
+        tables = {name: table for name, table in module.named_buffers(recurse=False) if table.is_meta}
+        for name, table in tables.items():
+            module.register_buffer(name, torch.empty_like(table, device="cpu"), persistent=False)
+        if tables:
+            encoder._init_weights(module)  # type: ignore[operator]
+            for name in tables:
+                module.register_buffer(name, module.get_buffer(name).to(device), persistent=False)
+
+
+def _check_rotary(hf_model: Any, model: Any) -> None:
+    table = hf_model.model.language_model.rotary_emb.inv_freq
+    if not torch.equal(table.float().cpu(), model.decoder.rotary.frequencies):
+        warnings.warn(
+            "the transformers model's rotary table was rounded (.to(bfloat16) does that); ours is exact, so logits "
+            "will differ from that model. Load it with dtype= instead",
+            HookedAVWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,242 @@
+"""HookedAVTransformer: a family's front end and our decoder as one TransformerLens-style hooked model.
+
+Axes: batch pos d_model d_vocab.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from hooked_av import loading
+from hooked_av.attention import Attend, Backend
+from hooked_av.config import DecoderConfig, ModelConfig
+from hooked_av.decoder import HookedDecoder
+from hooked_av.errors import InputsError
+from hooked_av.family import Family
+from hooked_av.hooking import SpanHooks
+from hooked_av.hooks import HookPoint, Run
+from hooked_av.inputs import AVInputs, stack_inputs
+from hooked_av.interventions import BlockAttention, cuts_by_layer
+from hooked_av.media import Clip
+from hooked_av.tokens import TextTokens
+from hooked_av.weights import ModelViews
+
+MEDIA_HOOKS = {f"hook_{modality}_embed": modality for modality in ("audio", "image", "video")}
+
+
+class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
+    """An audio-visual language model whose every activation can be read, edited and differentiated by name.
+
+    Made by `from_pretrained`, `from_hf` or `random_omni`. `model(inputs)` gives logits; hooks, caches and
+    interventions take TransformerLens's names, shell patterns, and spans (`blocks.*.hook_resid_post@audio`).
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> inputs = model.prepare(question="Which digit do you hear?")
+    >>> logits, cache = model.run_with_cache(inputs, names_filter="blocks.*.hook_resid_post@last")
+    >>> list(cache["blocks.1.hook_resid_post@last"].shape) == [1, 1, model.cfg.d_model]
+    True
+    """
+
+    def __init__(
+        self, cfg: DecoderConfig, family: Family, encoders: nn.ModuleDict, attn_implementation: Backend = "sdpa"
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.encoders = encoders
+        self.decoder = HookedDecoder(cfg)
+        self.hook_embed = HookPoint("batch pos d_model")
+        for name in MEDIA_HOOKS:
+            self.add_module(name, HookPoint("row d_model"))
+        self.hook_inputs_embed = HookPoint("batch pos d_model")
+        self.attn_implementation = attn_implementation
+        self._interventions: tuple[BlockAttention, ...] = ()
+        self.eval()
+        self.setup()
+
+    def setup(self) -> None:
+        """Name the hook points as TransformerLens does: `blocks.0...`, without the decoder's own prefix."""
+        self.mod_dict, self.hook_dict = {}, {}
+        for path, module in self.named_modules():
+            name = path.removeprefix("decoder.")
+            if not name or isinstance(module, HookedDecoder):
+                continue
+            if isinstance(module, HookPoint):
+                module.name = name
+                self.hook_dict[name] = module
+            self.mod_dict[name] = module
+
+    # --- loading ---
+
+    @classmethod
+    def from_hf(cls, hf_model: Any, tokenizer: Any = None, feature_extractor: Any = None) -> "HookedAVTransformer":
+        """A loaded transformers model, hooked: adopts its tensors and encoders without a copy.
+
+        Args:
+            hf_model: `Qwen2_5OmniThinkerForConditionalGeneration`, or the whole `Qwen2_5OmniForConditionalGeneration`.
+            tokenizer, feature_extractor: transformers' own, needed for `prepare` and text.
+
+        Errors: `CheckpointError` for another class, or a config that asks for other arithmetic.
+        """
+        return loading.adopt(cls, hf_model, tokenizer, feature_extractor)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_hub_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> "HookedAVTransformer":
+        """A checkpoint folder or hub id, read shard by shard, as stored (or cast, if `dtype` is given).
+
+        Errors: `CheckpointError` for an unknown model, an unreadable file, and any missing, unexpected or mis-shaped
+        tensor, with the full list.
+        """
+        return loading.load(cls, folder_or_hub_id, device, dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that both `from_pretrained` and transformers' own `from_pretrained` load."""
+        loading.save(self, Path(folder))
+
+    # --- inputs ---
+
+    def prepare(self, media: Clip | str | Sequence[Clip | str] | None = None, **arguments: Any) -> AVInputs:
+        """A prompt from media and a question, laid out, sampled and encoded as the released processor does.
+
+        Args:
+            media: a clip (with or without sound), a sound, a picture, or several of them with text in between.
+            question: what is asked.
+            options: answer options, lettered A, B, ... in the prompt; `instruction` follows them.
+            answer_prefix: text that begins the answer.
+            system: system prompt (None: the released default).
+            sampling: `Sampling(fps=, max_frames=, max_pixels=)`, if less than the released budget is wanted.
+
+        Errors: `InputsError` for an empty question, special tokens in text, or media the model does not take.
+
+        >>> import hooked_av as av, numpy as np
+        >>> clip = av.Clip.from_arrays(np.zeros((8, 56, 56, 3), np.uint8), fps=4)
+        >>> small = av.Sampling(max_pixels=784)
+        >>> inputs = av.random_omni(n_layers=2).prepare(clip, question="What moves?", sampling=small)
+        >>> inputs.spans["question"]
+        Span('question', 3 positions: 24-26)
+        """
+        items = [] if media is None else [media] if isinstance(media, (Clip, str)) else list(media)
+        return self.family.prepare(items, **arguments).to(self.device)
+
+    def inputs_from_tensors(self, **tensors: Any) -> AVInputs:
+        """The same inputs from the tensors that the family's published processor returns, under its own names.
+
+        Question and options are unknown here; add them with `inputs.with_span("question", positions)`.
+        """
+        return self.family.inputs_from_tensors(**tensors).to(self.device)
+
+    def batch(self, prompts: Sequence[AVInputs]) -> AVInputs:
+        """One batch from several prompts, padded on the left; each row gives what it gives alone."""
+        return stack_inputs(prompts, self.family.pad_token_id)
+
+    # --- running ---
+
+    def forward(
+        self,
+        inputs: AVInputs | str | Sequence[str] | Int64[Tensor, "batch pos"],
+        *,
+        interventions: Sequence[BlockAttention] = (),
+        logits_at: str | None = None,
+    ) -> Float[Tensor, "batch query d_vocab"]:
+        """Logits at every position, or at a span only (`logits_at="last"` saves the memory of the others).
+
+        Text or token ids run as text-only input. `interventions` add to those of an open `model.intervene`.
+        """
+        inputs = self._as_inputs(inputs)
+        run = self._run = self._begin(inputs)
+        cuts = cuts_by_layer((*self._interventions, *interventions), run, self.decoder.cfg)
+        rows = "all" if logits_at is None else run.positions(logits_at)
+        embeds = self._embed(inputs, run)
+        attend = Attend(self.attn_implementation, inputs.starts, cuts, run)
+        return self.decoder(embeds, inputs.position_ids, attend, rows)
+
+    def _as_inputs(self, inputs: Any) -> AVInputs:
+        if isinstance(inputs, AVInputs):
+            return inputs if inputs.device == self.device else inputs.to(self.device)
+        tokens = inputs if isinstance(inputs, Tensor) else self.to_tokens(inputs)
+        return AVInputs.from_tokens(tokens.to(self.device))
+
+    def _begin(self, inputs: AVInputs) -> Run:
+        if int(inputs.input_ids.max()) >= self.decoder.cfg.d_vocab or int(inputs.input_ids.min()) < 0:
+            raise InputsError(
+                "token ids that the model does not have",
+                expected=f"0 to {self.decoder.cfg.d_vocab - 1}",
+                got=f"{int(inputs.input_ids.min())} to {int(inputs.input_ids.max())}",
+                next_step="use this model's own tokenizer",
+            )
+        flat = inputs.input_ids.flatten()
+        places = {
+            name: (flat == self.family.placeholder(modality)).nonzero().flatten()
+            for name, modality in MEDIA_HOOKS.items()
+        }
+        run = Run(inputs.row_spans, self.device, places)
+        self._check_can_fire(run)
+        return run
+
+    def _embed(self, inputs: AVInputs, run: Run) -> Float[Tensor, "batch pos d_model"]:
+        embeds = self.hook_embed(self.decoder.embed(inputs.input_ids))
+        encoded = self.family.encode(self.encoders, inputs.features)
+        for name, modality in MEDIA_HOOKS.items():
+            places = run.media_rows[name]
+            rows = encoded.get(modality)
+            _check_rows(modality, len(places), 0 if rows is None else len(rows))
+            if rows is not None:
+                rows = getattr(self, name)(rows.to(embeds.device, embeds.dtype))
+                embeds = embeds.flatten(0, 1).index_put((places,), rows).view_as(embeds)
+        return self.hook_inputs_embed(embeds)
+
+    @contextmanager
+    def intervene(self, *interventions: BlockAttention) -> Iterator["HookedAVTransformer"]:
+        """Interventions for the length of a `with` block; blocks nest, and add up.
+
+        Errors: `InterventionError` at once for layers or heads that the model does not have; spans are checked when
+        inputs come.
+        """
+        for spec in interventions:
+            spec.check(self.decoder.cfg)
+        before = self._interventions
+        self._interventions = (*before, *interventions)
+        try:
+            yield self
+        finally:
+            self._interventions = before
+
+    # --- shape ---
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """The decoder's numbers under TransformerLens's names, with the device and dtype that the model has now."""
+        return ModelConfig(**vars(self.decoder.cfg), device=self.device, dtype=self.decoder.embed.weight.dtype)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.decoder.blocks
+
+    @property
+    def embed(self) -> nn.Embedding:
+        return self.decoder.embed
+
+    @property
+    def unembed(self) -> nn.Linear:
+        return self.decoder.unembed
+
+    @property
+    def ln_final(self) -> nn.Module:
+        return self.decoder.ln_final
+
+
+def _check_rows(modality: str, n_places: int, n_rows: int) -> None:
+    if n_places != n_rows:
+        raise InputsError(
+            f"{modality} rows do not fit the prompt",
+            expected=f"{n_places} encoder rows for as many {modality} tokens",
+            got=n_rows,
+            next_step="make ids and features together, with model.prepare or one processor call",
+        )

@@ -1,0 +1,91 @@
+"""A small Qwen2.5-Omni with random weights: real classes, real tokenizer, real processor path, meaningless answers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+from hooked_av.model import HookedAVTransformer
+
+TOKENIZER_FOLDER = Path(__file__).parent / "data" / "tokenizer"
+D_VOCAB = 151_936  # rows of the released 3B embedding
+
+
+def random_omni(n_layers: int = 4, *, seed: int = 0, **text_config: Any) -> HookedAVTransformer:
+    """A Qwen2.5-Omni of a few layers with random weights and the official tokenizer, made in a second.
+
+    It answers nothing: use it to learn the tool, to test code, and to measure cost. Same seed, same weights.
+
+    Args:
+        n_layers: decoder layers.
+        seed: of the weights.
+        text_config: more fields of transformers' text config, such as `hidden_size=256`.
+
+    >>> random_omni(n_layers=2).cfg.n_layers
+    2
+    """
+    config = random_omni_config(num_hidden_layers=n_layers, **text_config)
+    with _seeded(seed):
+        thinker = Thinker(config)
+        randomise(thinker)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
+    return HookedAVTransformer.from_hf(thinker.eval(), tokenizer, mel_extractor())
+
+
+def random_omni_config(**text_config: Any) -> Qwen2_5OmniThinkerConfig:
+    """A thinker config of toy width, with the released token ids."""
+    text = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 128,
+        "vocab_size": D_VOCAB,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        **text_config,
+    }
+    width = text["hidden_size"]
+    released: dict[str, Any] = {"vision_start_token_id": 151652, "vision_end_token_id": 151653}  # no class fields
+    vision = {"depth": 2, "hidden_size": 64, "num_heads": 4, "intermediate_size": 96, "out_hidden_size": width}
+    return Qwen2_5OmniThinkerConfig(
+        text_config=text,
+        vision_config=vision,
+        audio_config={
+            "encoder_layers": 2,
+            "d_model": 64,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 96,
+            "output_dim": width,
+        },
+        **released,
+    )
+
+
+def mel_extractor() -> WhisperFeatureExtractor:
+    """The mel extractor with the released settings: 128 bins, 10 ms hops."""
+    return WhisperFeatureExtractor(
+        feature_size=128, sampling_rate=16_000, hop_length=160, n_fft=400, chunk_length=300, return_attention_mask=True
+    )
+
+
+@torch.no_grad()
+def randomise(thinker: torch.nn.Module) -> None:
+    """Make every parameter random, gains and biases too: default initialisation hides faults."""
+    for parameter in thinker.parameters():
+        is_gain = parameter.ndim == 1 and bool((parameter == 1).all())
+        if parameter.ndim == 1:
+            parameter.normal_(mean=float(is_gain), std=0.3)
+        else:
+            parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """A seed for the length of a block, without touching the caller's random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

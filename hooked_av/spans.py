@@ -1,0 +1,264 @@
+"""Spans: names for sets of token positions.
+
+A span is a *set of positions*, not an interval: both model families interleave audio with video. Every media token
+also knows its seconds and, for vision, its frame group and grid cell.
+
+Axes: pos (token of one prompt), span (positions of one span, in order).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from hooked_av.errors import SpanError, nearest
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_TERM = re.compile(rf"\s*([|&-]?)\s*({NAME.pattern})\s*")
+
+
+class Span:
+    """A named set of token positions, sorted, with set algebra.
+
+    >>> audio, video = Span("audio", [4, 5, 8]), Span("video", [6, 7])
+    >>> (audio | video).positions.tolist()
+    [4, 5, 6, 7, 8]
+    >>> audio | video
+    Span('audio|video', 5 positions: 4-8)
+    """
+
+    __slots__ = ("name", "positions")
+
+    def __init__(self, name: str, positions: Iterable[int]) -> None:
+        self.name = name
+        self.positions: Int64[np.ndarray, " span"] = np.unique(np.fromiter(positions, dtype=np.int64))
+        self.positions.flags.writeable = False
+
+    def __or__(self, other: "Span") -> "Span":
+        return Span(f"{self.name}|{other.name}", np.union1d(self.positions, other.positions))
+
+    def __and__(self, other: "Span") -> "Span":
+        return Span(f"{self.name}&{other.name}", np.intersect1d(self.positions, other.positions))
+
+    def __sub__(self, other: "Span") -> "Span":
+        return Span(f"{self.name}-{other.name}", np.setdiff1d(self.positions, other.positions))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions.tolist())
+
+    def __contains__(self, position: object) -> bool:
+        return position in self.positions
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Span) and np.array_equal(self.positions, other.positions)
+
+    def __hash__(self) -> int:
+        return hash(self.positions.tobytes())
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """The span as maximal intervals [start, stop).
+
+        >>> Span("audio", [4, 5, 8]).runs
+        [(4, 6), (8, 9)]
+        """
+        if not len(self):
+            return []
+        cuts = np.flatnonzero(np.diff(self.positions) != 1) + 1
+        return [(int(run[0]), int(run[-1]) + 1) for run in np.split(self.positions, cuts)]
+
+    def __repr__(self) -> str:
+        shown = [f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in self.runs[:4]]
+        more = ", ..." if len(self.runs) > 4 else ""
+        return f"Span({self.name!r}, {len(self)} positions: {', '.join(shown)}{more})"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlaces:
+    """Where each token sits in the media: one row a token, nan or -1 where it does not apply."""
+
+    seconds: Float64[np.ndarray, "pos 2"]  # [start, stop) in seconds of its own clip
+    cells: Int64[np.ndarray, "pos 3"]  # frame group, row, column (merged cells)
+    items: Int64[np.ndarray, " pos"]  # number of the media item
+
+    @classmethod
+    def nowhere(cls, n_pos: int) -> "TokenPlaces":
+        """Places of a prompt without media.
+
+        >>> TokenPlaces.nowhere(2).items.tolist()
+        [-1, -1]
+        """
+        return cls(np.full((n_pos, 2), np.nan), np.full((n_pos, 3), -1), np.full(n_pos, -1))
+
+    def shifted(self, offset: int, n_pos: int) -> "TokenPlaces":
+        """The same places in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""
+        places = TokenPlaces.nowhere(n_pos)
+        stop = offset + len(self.items)
+        places.seconds[offset:stop], places.cells[offset:stop] = self.seconds, self.cells
+        places.items[offset:stop] = self.items
+        return places
+
+
+class Spans(Mapping[str, Span]):
+    """All spans of one prompt, by name.
+
+    `spans["audio"]` is a `Span`; `spans.resolve("audio|video")` reads set algebra from text (`|`, `&`, `-`, left to
+    right). `between`, `frame` and `region` find media tokens by time and place.
+
+    Errors: `SpanError` for a name that is not there, positions out of range, and anything empty.
+
+    >>> spans = Spans(10, {"audio": [4, 5, 8], "question": [9]})
+    >>> spans["audio"]
+    Span('audio', 3 positions: 4-5, 8)
+    >>> spans.resolve("audio|question").positions.tolist()
+    [4, 5, 8, 9]
+    """
+
+    def __init__(self, n_pos: int, positions: Mapping[str, Iterable[int]], places: TokenPlaces | None = None) -> None:
+        self.n_pos = n_pos
+        self.places = places if places is not None else TokenPlaces.nowhere(n_pos)
+        if len(self.places.items) != n_pos:
+            raise SpanError(
+                "token places do not cover the prompt",
+                expected=f"{n_pos} rows",
+                got=len(self.places.items),
+                next_step="build places with one row per token",
+            )
+        self._spans = {name: self._checked(name, where) for name, where in positions.items()}
+
+    def _checked(self, name: str, positions: Iterable[int]) -> Span:
+        span = Span(name, positions)
+        if not NAME.fullmatch(name):
+            raise SpanError(
+                "a span needs a plain name", expected=NAME.pattern, got=repr(name), next_step="rename the span"
+            )
+        if not len(span):
+            raise SpanError(
+                f"span {name!r} is empty",
+                expected="at least one position",
+                got="none",
+                next_step="leave the span out, or check how its positions were found",
+            )
+        if span.positions[0] < 0 or span.positions[-1] >= self.n_pos:
+            raise SpanError(
+                f"span {name!r} leaves the prompt",
+                expected=f"positions 0 to {self.n_pos - 1}",
+                got=f"{span.positions[0]} to {span.positions[-1]}",
+                next_step="give positions of this prompt, counted from 0",
+            )
+        return span
+
+    def __getitem__(self, name: str) -> Span:
+        if name not in self._spans:
+            raise SpanError(
+                f"this prompt has no span {name!r}",
+                expected=nearest(name, self._spans),
+                got=repr(name),
+                next_step="see list(inputs.spans), or add your own with inputs.with_span(name, positions)",
+            )
+        return self._spans[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._spans
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __repr__(self) -> str:
+        lines = "\n".join(f"  {span!r}" for span in self._spans.values())
+        return f"Spans of {self.n_pos} positions:\n{lines}"
+
+    def resolve(self, selector: "str | Span | Iterable[int]") -> Span:
+        """The span that a selector means: a name, algebra such as `"av - boundary"`, a `Span`, or positions.
+
+        >>> Spans(9, {"user": range(2, 8), "video": [3, 4]}).resolve("user - video").positions.tolist()
+        [2, 5, 6, 7]
+        """
+        if not isinstance(selector, str):
+            span = selector if isinstance(selector, Span) else Span("positions", selector)
+            return self._within(span)
+        terms = list(_TERM.finditer(selector))
+        whole = "".join(term.group() for term in terms) == selector
+        if not terms or not whole or terms[0].group(1) or not all(term.group(1) for term in terms[1:]):
+            raise SpanError(
+                "cannot read this span selector",
+                expected="names joined by |, & or -, such as 'audio|video'",
+                got=repr(selector),
+                next_step="write a span name or set algebra over names",
+            )
+        span = self[terms[0].group(2)]
+        for term in terms[1:]:
+            span = _ALGEBRA[term.group(1)](span, self[term.group(2)])
+        return self._nonempty(span, selector)
+
+    def _within(self, span: Span) -> Span:
+        self._nonempty(span, span.name)
+        if span.positions[0] < 0 or span.positions[-1] >= self.n_pos:
+            raise SpanError(
+                f"{span!r} leaves the prompt",
+                expected=f"positions 0 to {self.n_pos - 1}",
+                got=f"{span.positions[0]} to {span.positions[-1]}",
+                next_step="use positions of this prompt; spans of another prompt do not carry over",
+            )
+        return span
+
+    def _nonempty(self, span: Span, meaning: object) -> Span:
+        if not len(span):
+            raise SpanError(
+                f"{meaning} selects no token",
+                expected="at least one position",
+                got="none",
+                next_step="print inputs.spans to see which tokens there are",
+            )
+        return span
+
+    def with_span(self, name: str, positions: "str | Span | Iterable[int]") -> "Spans":
+        """These spans and one more (or one replaced).
+
+        >>> list(Spans(4, {"text": [0, 1]}).with_span("mine", [3]))
+        ['text', 'mine']
+        """
+        span = self._checked(name, self.resolve(positions))
+        return Spans(self.n_pos, {**self._spans, name: span}, self.places)
+
+    def between(self, start_seconds: float, stop_seconds: float) -> Span:
+        """Media tokens whose time overlaps [start_seconds, stop_seconds) of their own clip.
+
+        With several clips in a prompt intersect with one: `spans.between(2, 4) & spans["item1"]`.
+        """
+        seconds = self.places.seconds
+        with np.errstate(invalid="ignore"):
+            inside = (seconds[:, 0] < stop_seconds) & (seconds[:, 1] > start_seconds)
+        return self._where(inside, f"seconds {start_seconds:g} to {stop_seconds:g}")
+
+    def frame(self, group: int) -> Span:
+        """Vision tokens of one frame group (the encoder joins two frames into one group)."""
+        return self._where(self.places.cells[:, 0] == group, f"frame group {group}")
+
+    def region(self, rows: Iterable[int], cols: Iterable[int]) -> Span:
+        """Vision tokens in these rows and columns of the grid, in every frame group."""
+        cells = self.places.cells
+        return self._where(np.isin(cells[:, 1], list(rows)) & np.isin(cells[:, 2], list(cols)), "this grid region")
+
+    def _where(self, mask: np.ndarray, meaning: str) -> Span:
+        return self._nonempty(Span(meaning.replace(" ", "_"), np.flatnonzero(mask)), meaning)
+
+    def shifted(self, offset: int, n_pos: int) -> "Spans":
+        """The same spans in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""
+        moved = {name: (span.positions + offset) for name, span in self._spans.items()}
+        return Spans(n_pos, moved, self.places.shifted(offset, n_pos))
+
+    def with_places(self, places: TokenPlaces) -> "Spans":
+        """The same spans with other times and cells."""
+        return Spans(self.n_pos, self._spans, replace(places))
+
+
+_ALGEBRA = {"|": Span.__or__, "&": Span.__and__, "-": Span.__sub__}
