@@ -1,7 +1,7 @@
 # make demo, make test: a fresh machine needs Python 3.10 or later (with venv), pip and make, nothing else.
 #
 #   PYTHON     the interpreter that .venv is made with
-#   TORCH      what pip installs as torch. On Linux the default brings several GB of CUDA libraries. For a CPU build, give
+#   TORCH      what pip installs as torch. On Linux the default brings GBs of CUDA libraries. For a CPU build, give
 #              the path or address of its wheel here, or the index that holds it in PIP_ARGS; both of version 2.13.0:
 #                  make test TORCH=path/to/torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl
 #                  make test PIP_ARGS="--index-url <address of the CPU index>"
@@ -59,7 +59,7 @@ $(PY):
 		{ echo "$(PYTHON) is missing or older than Python 3.10: say which one to use with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# torch comes first and alone, so that nothing else decides which build of it is taken; what it needs comes with the rest.
+# torch comes first and alone, so that nothing else decides which build of it is taken; its needs come with the rest.
 $(CORE): pyproject.toml constraints.txt | $(PY)
 	$(PIP) --no-deps "$(TORCH)" $(PIP_ARGS)
 	$(PIP) -e . -c constraints.txt

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hooked_av.errors import MediaError as MediaError
     from hooked_av.errors import MemoryBudgetError as MemoryBudgetError
     from hooked_av.errors import SpanError as SpanError
+    from hooked_av.families.omni_prepare import Sampling as Sampling
     from hooked_av.hooks import HookPoint as HookPoint
     from hooked_av.inputs import AVInputs as AVInputs
     from hooked_av.interventions import BlockAttention as BlockAttention
@@ -59,6 +60,7 @@ _HOME = {
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
+    "Sampling": "families.omni_prepare",
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",

@@ -81,7 +81,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The names most like `name`, for an error's `expected`.
 
     >>> nearest("adio", ["audio", "video", "last"])
-    'audio, video'
+    'audio'
     """
     known = sorted(set(names))
     return ", ".join(get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]) or "(none)"

@@ -272,7 +272,7 @@ class ScopedHook:
     explicit: bool
     current_run: Callable[[], Run | None]
 
-    def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
+    def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
         if self.scope is None:
             return self.function(tensor, hook=hook)
         picks = self._picks(hook)

@@ -4,7 +4,7 @@ Axes: batch, axis (time, height, width), pos. Prompts of different length are pa
 `attention_mask` and belongs to no span.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hooked_av.errors import InputsError
 from hooked_av.media import Clip
-from hooked_av.spans import Span, Spans
+from hooked_av.spans import Places, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
@@ -99,7 +99,7 @@ class AVInputs:
             )
         return self.row_spans[0]
 
-    def with_span(self, name: str, positions: "str | Span | Iterable[int]") -> "AVInputs":
+    def with_span(self, name: str, positions: str | Span | Places) -> "AVInputs":
         """The same inputs with your own span: a list of positions, a `Span`, or algebra such as `"av - boundary"`.
 
         >>> AVInputs.from_tokens(torch.tensor([[5, 6, 7]])).with_span("mine", [0, 2]).spans["mine"]

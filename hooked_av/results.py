@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hooked_av import plots
 from hooked_av.errors import InputsError
 from hooked_av.inputs import AVInputs
 
@@ -49,8 +50,8 @@ class Result:
         raise NotImplementedError
 
     def plot(self) -> Any:
-        """The figure of this result (matplotlib)."""
-        raise NotImplementedError
+        """The figure of this result (matplotlib); it is drawn from the arrays, and runs no model."""
+        return plots.draw(self)
 
     def save(self, path: str | Path) -> Path:
         """Write arrays and settings to one safetensors file; `load` reads it back."""

@@ -15,6 +15,8 @@ from jaxtyping import Float64, Int64
 
 from hooked_av.errors import SpanError, nearest
 
+Places = Iterable[int] | np.ndarray  # positions, in any order
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TERM = re.compile(rf"\s*([|&-]?)\s*({NAME.pattern})\s*")
 
@@ -31,7 +33,7 @@ class Span:
 
     __slots__ = ("name", "positions")
 
-    def __init__(self, name: str, positions: Iterable[int]) -> None:
+    def __init__(self, name: str, positions: Places) -> None:
         self.name = name
         self.positions: Int64[np.ndarray, " span"] = np.unique(np.fromiter(positions, dtype=np.int64))
         self.positions.flags.writeable = False
@@ -119,7 +121,7 @@ class Spans(Mapping[str, Span]):
     [4, 5, 8, 9]
     """
 
-    def __init__(self, n_pos: int, positions: Mapping[str, Iterable[int]], places: TokenPlaces | None = None) -> None:
+    def __init__(self, n_pos: int, positions: Mapping[str, Places], places: TokenPlaces | None = None) -> None:
         self.n_pos = n_pos
         self.places = places if places is not None else TokenPlaces.nowhere(n_pos)
         if len(self.places.items) != n_pos:
@@ -131,7 +133,7 @@ class Spans(Mapping[str, Span]):
             )
         self._spans = {name: self._checked(name, where) for name, where in positions.items()}
 
-    def _checked(self, name: str, positions: Iterable[int]) -> Span:
+    def _checked(self, name: str, positions: Places) -> Span:
         span = Span(name, positions)
         if not NAME.fullmatch(name):
             raise SpanError(
@@ -176,7 +178,7 @@ class Spans(Mapping[str, Span]):
         lines = "\n".join(f"  {span!r}" for span in self._spans.values())
         return f"Spans of {self.n_pos} positions:\n{lines}"
 
-    def resolve(self, selector: "str | Span | Iterable[int]") -> Span:
+    def resolve(self, selector: "str | Span | Places") -> Span:
         """The span that a selector means: a name, algebra such as `"av - boundary"`, a `Span`, or positions.
 
         >>> Spans(9, {"user": range(2, 8), "video": [3, 4]}).resolve("user - video").positions.tolist()
@@ -220,7 +222,7 @@ class Spans(Mapping[str, Span]):
             )
         return span
 
-    def with_span(self, name: str, positions: "str | Span | Iterable[int]") -> "Spans":
+    def with_span(self, name: str, positions: "str | Span | Places") -> "Spans":
         """These spans and one more (or one replaced).
 
         >>> list(Spans(4, {"text": [0, 1]}).with_span("mine", [3]))

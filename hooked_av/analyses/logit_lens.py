@@ -58,12 +58,6 @@ class LogitLens(Result):
             }
         )
 
-    def plot(self) -> Any:
-        """Best token of each layer, shaded by its probability."""
-        from hooked_av.plots.lens import plot_logit_lens
-
-        return plot_logit_lens(self)
-
 
 def logit_lens(
     model: Any,

@@ -1,1 +1,16 @@
 """Figures: one function per result type. The only place that imports a plotting library; no figure runs a model."""
+
+from importlib import import_module
+from typing import Any
+
+# Result type -> module of this package and its function; imported when a figure is asked for.
+FIGURES = {
+    "KnockoutCurves": ("knockout", "plot_knockout_curves"),
+    "LogitLens": ("lens", "plot_logit_lens"),
+}
+
+
+def draw(result: Any) -> Any:
+    """The matplotlib figure of a result."""
+    module, function = FIGURES[type(result).__name__]
+    return getattr(import_module(f"hooked_av.plots.{module}"), function)(result)

@@ -1,0 +1,191 @@
+"""Attention knockout, layer by layer: what happens to the answer when one span cannot read another (Geva et al. 2023).
+
+Axes: pathway (what is cut, "audio → question"), layer (centre of the window that is cut), edge (first and last layer).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hooked_av.errors import InputsError, InterventionError
+from hooked_av.inputs import AVInputs
+from hooked_av.interventions import BlockAttention, block_attention
+from hooked_av.results import Result, run_settings
+
+WIDEST_DEFAULT = 9  # layers, what studies of models with 28 to 36 layers use
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KnockoutCurves(Result):
+    """Probability of the clean answer while a pathway is cut in a window of layers around each layer."""
+
+    axes: ClassVar = {
+        "p_cut": ("pathway", "layer"),
+        "best_ids": ("pathway", "layer"),
+        "windows": ("layer", "edge"),
+    }
+    p_cut: Float64[np.ndarray, "pathway layer"]
+    best_ids: Int64[np.ndarray, "pathway layer"]  # the most probable token while the pathway is cut
+    windows: Int64[np.ndarray, "layer edge=2"]  # first and last layer that are cut, both included
+    pathways: tuple[str, ...]
+    best_texts: tuple[tuple[str, ...], ...]  # [pathway][layer]
+    answer_id: int  # the most probable token of the clean run
+    answer: str
+    p_base: float
+    width: int
+
+    @property
+    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+        """100 * (p_cut - p_base) / p_base."""
+        return 100 * (self.p_cut - self.p_base) / self.p_base
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a pathway and layer."""
+        pathways, layers = (index.ravel() for index in np.indices(self.p_cut.shape))
+        return pd.DataFrame(
+            {
+                "pathway": np.array(self.pathways, dtype=object)[pathways],
+                "layer": layers,
+                "first_cut": self.windows[layers, 0],
+                "last_cut": self.windows[layers, 1],
+                "answer": self.answer,
+                "p_base": self.p_base,
+                "p_cut": self.p_cut.ravel(),
+                "change_percent": self.change_percent.ravel(),
+                "best_token": [text for row in self.best_texts for text in row],
+                "best_id": self.best_ids.ravel(),
+            }
+        )
+
+    def plot(self) -> Any:
+        """One curve a pathway: change of the answer's probability over layers."""
+        from hooked_av.plots.knockout import plot_knockout
+
+        return plot_knockout(self)
+
+
+def layer_window(layer: int, n_layers: int, width: int) -> range:
+    """The layers cut around `layer`: `width` of them, fewer at both ends of the model.
+
+    Errors: `InterventionError` for a layer or width that the model does not have.
+
+    >>> layer_window(10, n_layers=28, width=9)
+    range(6, 15)
+    >>> layer_window(0, n_layers=28, width=9)
+    range(0, 5)
+    """
+    if not (0 <= layer < n_layers and 1 <= width <= n_layers):
+        raise InterventionError(
+            "no such window of layers",
+            expected=f"layer 0 to {n_layers - 1}, width 1 to {n_layers}",
+            got=f"layer {layer}, width {width}",
+            next_step="see default_width(n_layers) for a usual width",
+        )
+    return range(max(0, layer - width // 2), min(n_layers, layer + -(-width // 2)))
+
+
+def default_width(n_layers: int) -> int:
+    """9 layers from 28 layers on; in smaller models the largest odd number that is at most a third of the layers.
+
+    >>> [default_width(n_layers) for n_layers in (4, 12, 28, 36)]
+    [1, 3, 9, 9]
+    """
+    third = min(WIDEST_DEFAULT, n_layers // 3)
+    return max(1, third if third % 2 else third - 1)
+
+
+def knockout_curves(
+    model: Any,
+    inputs: AVInputs,
+    pathways: Sequence[tuple[str, str]] = (("audio", "question"), ("video", "question")),
+    *,
+    width: int | None = None,
+    progress: bool = False,
+) -> KnockoutCurves:
+    """Through which layers does the answer need a pathway?
+
+    For each pathway and layer, attention from keys to queries is cut in a window of layers around that layer; the
+    result is the change of the probability, at the last position, of the token that the clean run answers.
+
+    Args:
+        pathways: (keys, queries) spans; ("audio", "question") is "audio → question".
+        width: layers in the window (None: `default_width`).
+        progress: show a bar for each pathway.
+
+    One forward pass per pathway and layer, encoders included.
+
+    Errors: `SpanError` for a span that the prompt has not, `InputsError` for a batch or no pathway,
+    `InterventionError` for a width that the model does not have.
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> inputs = model.prepare(question="Which digit do you hear?")
+    >>> curves = knockout_curves(model, inputs, [("system", "question")])
+    >>> curves.pathways, curves.change_percent.shape
+    (('system → question',), (1, 2))
+    """
+    _check(inputs, pathways)
+    n_layers = model.cfg.n_layers
+    width = default_width(n_layers) if width is None else width
+    windows = [layer_window(layer, n_layers, width) for layer in range(n_layers)]
+    names = tuple(f"{keys} → {queries}" for keys, queries in pathways)
+    with torch.no_grad():
+        clean = _probabilities(model, inputs)
+        answer_id = int(clean.argmax())
+        rows = [_curve(model, inputs, pathway, windows, answer_id, progress) for pathway in pathways]
+    best_ids = np.array([ids for _, ids in rows], dtype=np.int64)
+    return KnockoutCurves(
+        p_cut=np.array([p for p, _ in rows], dtype=np.float64),
+        best_ids=best_ids,
+        windows=np.array([(window[0], window[-1]) for window in windows], dtype=np.int64),
+        pathways=names,
+        best_texts=tuple(tuple(model.to_string(int(token)) for token in row) for row in best_ids),
+        answer_id=answer_id,
+        answer=model.to_string(answer_id),
+        p_base=float(clean[answer_id]),
+        width=width,
+        settings=run_settings(model, inputs, pathways=list(names), width=width),
+    )
+
+
+def _curve(
+    model: Any,
+    inputs: AVInputs,
+    pathway: tuple[str, str],
+    windows: Sequence[range],
+    answer_id: int,
+    progress: bool,
+) -> tuple[list[float], list[int]]:
+    """Probability of the answer, and the best token, with one pathway cut around each layer."""
+    keys, queries = pathway
+    p_cut, best = [], []
+    for window in tqdm(windows, desc=f"cut {keys} → {queries}", unit="layer", disable=not progress):
+        cut = _probabilities(model, inputs, block_attention(keys=keys, queries=queries, layers=window))
+        p_cut.append(float(cut[answer_id]))
+        best.append(int(cut.argmax()))
+    return p_cut, best
+
+
+def _probabilities(model: Any, inputs: AVInputs, *interventions: BlockAttention) -> Float[Tensor, " d_vocab"]:
+    """The next token's distribution at the last prompt position."""
+    logits = model(inputs, interventions=interventions, logits_at="last")
+    return logits[0, -1].float().softmax(dim=-1)
+
+
+def _check(inputs: AVInputs, pathways: Sequence[tuple[str, str]]) -> None:
+    if inputs.batch != 1 or not pathways:
+        raise InputsError(
+            "a knockout needs one prompt and at least one pathway",
+            expected='one prompt, pathways such as [("audio", "question")]',
+            got=f"{inputs.batch} prompts, {len(pathways)} pathways",
+            next_step="run prompts one by one; name what is cut as (keys, queries)",
+        )
+    for span in {span for pathway in pathways for span in pathway}:
+        inputs.spans.resolve(span)  # before anything runs

@@ -1,0 +1,120 @@
+"""The main job on one clip: prompt, clean run with cache, attention cut layer by layer, logit lens.
+
+`hooked-av demo` runs it and `report.write_report` shows it; nothing here prints or draws.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hooked_av.analyses.knockout import KnockoutCurves, knockout_curves
+from hooked_av.analyses.logit_lens import LogitLens, logit_lens
+from hooked_av.families.omni_prepare import Sampling
+from hooked_av.inputs import AVInputs
+from hooked_av.media import SILENCE_PEAK, Clip
+
+MODALITIES = ("audio", "video", "image")
+CACHED = ("blocks.*.hook_resid_post@question", "blocks.*.hook_resid_post@last")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DemoResult:
+    """What `run_demo` found, with the prompt it was found on."""
+
+    clip: Clip
+    inputs: AVInputs
+    question: str
+    options: tuple[str, ...]
+    curves: KnockoutCurves
+    lens: LogitLens
+    cached: Mapping[str, tuple[int, ...]]  # cache key -> shape
+    notes: tuple[str, ...]  # what this clip has not, or what is odd about it
+    seconds: Mapping[str, float]  # wall time of each stage
+    random_weights: bool
+
+
+def run_demo(
+    model: Any,
+    clip: Clip,
+    question: str,
+    options: Sequence[str] = (),
+    *,
+    random_weights: bool,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    width: int | None = None,
+    progress: bool = False,
+) -> DemoResult:
+    """What does the answer to a question about a clip need: its sound, its pictures, and in which layers?
+
+    Args:
+        random_weights: whether the model was never trained; a report of such a run says so loudly.
+        sampling: frames and pixels that the model sees.
+        width: layers cut at a time (None: protocol default, see `default_width`).
+        progress: show one bar a stage.
+
+    A clip without sound or without pictures has only the pathways that exist; `notes` says which are missing.
+
+    Errors: those of `model.prepare`, `knockout_curves` and `logit_lens`.
+
+    >>> import hooked_av as av, numpy as np
+    >>> clip = av.Clip.from_arrays(waveform=np.sin(np.arange(8000) / 9.0), sampling_rate_hz=16_000)
+    >>> result = run_demo(av.random_omni(n_layers=2), clip, "What do you hear?", random_weights=True)
+    >>> result.curves.pathways, result.notes
+    (('audio → question',), ('The clip has no pictures: video → question does not exist, so it was not cut.',))
+    """
+    seconds: dict[str, float] = {}
+    with torch.no_grad():
+        with _stage("prepare the prompt", seconds, progress):
+            inputs = model.prepare(clip, question=question, options=options, sampling=sampling)
+        with _stage("clean run with cache", seconds, progress):
+            _, cache = model.run_with_cache(inputs, names_filter=list(CACHED), logits_at="last")
+        with _timed("attention knockout", seconds):
+            pathways = [(modality, "question") for modality in MODALITIES if modality in inputs.spans]
+            curves = knockout_curves(model, inputs, pathways, width=width, progress=progress)
+        with _stage("logit lens", seconds, progress):
+            lens = logit_lens(model, inputs, at="last")
+    return DemoResult(
+        clip=clip,
+        inputs=inputs,
+        question=question,
+        options=(options,) if isinstance(options, str) else tuple(options),
+        curves=curves,
+        lens=lens,
+        cached={key: tuple(tensor.shape) for key, tensor in cache.items()},
+        notes=tuple(_notes(clip)),
+        seconds=seconds,
+        random_weights=random_weights,
+    )
+
+
+def _notes(clip: Clip) -> Iterator[str]:
+    missing = "{} → question does not exist, so it was not cut."
+    if not clip.has_audio:
+        yield f"The clip has no sound: {missing.format('audio')}"
+    elif np.abs(clip.waveform).max() < SILENCE_PEAK:
+        yield "The sound track is digital silence: the model hears nothing, whatever audio → question says."
+    if not clip.has_video:
+        yield f"The clip has no pictures: {missing.format('video')}"
+    elif clip.kind == "image":
+        yield "The clip is a still picture: image → question stands for video → question."
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = perf_counter()
+    yield
+    seconds[name] = perf_counter() - start
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float], progress: bool) -> Iterator[None]:
+    """A stage of one step: its bar is full when it is done, and stays empty if it fails."""
+    with tqdm(total=1, desc=name, unit="step", disable=not progress) as bar, _timed(name, seconds):
+        yield
+        bar.update()

@@ -1,0 +1,29 @@
+"""The canary: shape annotations are really checked while the tests run, and cost nothing outside."""
+
+import subprocess
+import sys
+
+import jaxtyping
+import pytest
+import torch
+
+from hooked_av.attention import weigh
+from hooked_av.decoder import rotate
+
+
+def test_a_wrong_shape_is_caught():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        rotate(torch.zeros(1, 3, 2, 8), torch.zeros(1, 4, 8), torch.zeros(1, 3, 8))
+
+
+def test_a_wrong_dtype_is_caught():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        weigh(torch.zeros(1, 2, 3, 3, dtype=torch.int64), torch.zeros(1, 2, 3, 8))
+
+
+def test_nothing_is_checked_outside_pytest():
+    code = (
+        "import torch; from hooked_av.decoder import rotate; "
+        "rotate(torch.zeros(1, 3, 2, 8), torch.zeros(1, 1, 8), torch.zeros(1, 3, 8))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
