@@ -1,5 +1,6 @@
 """Run every benchmark of this folder, each in a process of its own, and write its figures to `results/`."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import click
 
 HERE = Path(__file__).parent
+QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # torch's profiler writes to stderr otherwise
 
 
 def benchmarks() -> list[Path]:
@@ -25,7 +27,7 @@ def main(quick: bool, out: Path) -> None:
         target = out / f"{script.stem}.json"
         command = [sys.executable, str(script), "--out", str(target), *(["--quick"] if quick else [])]
         # a process each, so that no benchmark inherits the threads, memory or warm caches of another
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run(command, check=False, env={**os.environ, **QUIET}).returncode:
             failed.append(script.stem)
         else:
             click.echo(f"{script.stem}: written to {target}")

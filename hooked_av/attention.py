@@ -67,7 +67,7 @@ class Attend:
         )
 
 
-def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Queries:
+def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head query d_head"]:
     rows = q[:, :, start : start + _EAGER_BLOCK]
     stop = start + rows.shape[2]
     index = torch.arange(stop, device=q.device)
@@ -125,7 +125,10 @@ def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, cuts: Sequence[Cut], st
     for row in range(len(q)):
         one = slice(row, row + 1)
         own = [Cut(cut.queries[one], cut.keys[one], cut.heads) for cut in cuts]
-        touched = torch.cat([cut.queries for cut in own], dim=1).unique()[None]
+        # a query before every blocked key loses nothing, and keeps its bits
+        touched = torch.cat([cut.queries[cut.queries >= cut.keys.min()] for cut in own]).unique()[None]
+        if not touched.numel():
+            continue
         heads = None if any(cut.heads is None for cut in own) else sorted({h for cut in own for h in cut.heads or ()})
         allowed = allowed_keys(touched, k.shape[2], starts[one], own, q.shape[1])
         part = _masked_rows(q[one], k[one], v[one], touched[0], allowed)

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hooked_av.attention import Cut
 from hooked_av.config import DecoderConfig
@@ -60,7 +61,7 @@ def block_attention(
     )
 
 
-def cuts_by_layer(interventions: Sequence[BlockAttention], run: Run, cfg: DecoderConfig) -> Mapping[int, Sequence[Cut]]:
+def cuts_by_layer(interventions: Sequence[Any], run: Run, cfg: DecoderConfig) -> Mapping[int, Sequence[Cut]]:
     """The cuts of each layer, once every spec fits the model and the inputs."""
     cuts: dict[int, list[Cut]] = {}
     for spec in interventions:

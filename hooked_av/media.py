@@ -278,7 +278,7 @@ class Clip:
         return self.sound
 
 
-# ---- Checks -----------------------------------------------------------------------------------------------------------
+# ---- Checks ----------------------------------------------------------------------------------------------------------
 
 
 def _checked_path(path: PathLike) -> Path:
@@ -329,7 +329,7 @@ def _checked_span(start: Number, stop: Number | None, duration: float, picture: 
     return float(start), float(min(stop, duration))
 
 
-# ---- Arrays -----------------------------------------------------------------------------------------------------------
+# ---- Arrays ----------------------------------------------------------------------------------------------------------
 
 
 def _picture_of(frames: np.ndarray, fps: Number | None) -> Picture:
@@ -368,7 +368,7 @@ def _sound_of(waveform: np.ndarray, sampling_rate_hz: int | None) -> Float32[np.
     return resampled(samples.mean(axis=0).astype(np.float32), int(rate_hz))
 
 
-# ---- Warnings ---------------------------------------------------------------------------------------------------------
+# ---- Warnings --------------------------------------------------------------------------------------------------------
 
 
 def _warned_if_silent(clip: Clip, name: str) -> Clip:
@@ -381,5 +381,5 @@ def _warned_if_silent(clip: Clip, name: str) -> Clip:
 def _some_sound(sound: np.ndarray, start: float) -> Float32[np.ndarray, " sample"] | None:
     if len(sound):
         return sound.copy()
-    warnings.warn(f"no sound from {start:g} s on: this clip has none", HookedAVWarning, stacklevel=4)
+    warnings.warn(f"no sound from {start:g} s on: this clip has none", HookedAVWarning, stacklevel=3)
     return None

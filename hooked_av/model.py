@@ -142,7 +142,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         self,
         inputs: AVInputs | str | Sequence[str] | Int64[Tensor, "batch pos"],
         *,
-        interventions: Sequence[BlockAttention] = (),
+        interventions: Sequence[Any] = (),
         logits_at: str | None = None,
     ) -> Float[Tensor, "batch query d_vocab"]:
         """Logits at every position, or at a span only (`logits_at="last"` saves the memory of the others).

@@ -131,7 +131,7 @@ class Picture:
         return Picture(self.source, self.indices[inside], seconds, min(self.end_seconds, stop) - start)
 
 
-# ---- Opening and decoding ---------------------------------------------------------------------------------------------
+# ---- Opening and decoding --------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
 
 
-# ---- Errors -----------------------------------------------------------------------------------------------------------
+# ---- Errors ----------------------------------------------------------------------------------------------------------
 
 
 def media_error(what: str, expected: object, got: object, next_step: str) -> MediaError:

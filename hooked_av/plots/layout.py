@@ -3,28 +3,29 @@
 Above, lanes over the time of one clip: frames, waveform, audio tokens, video tokens. Below, the whole prompt in order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from hooked_av.inputs import AVInputs
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
-from hooked_av.plots.segments import Cell, Segment, lane_cells, segments
-from hooked_av.plots.style import BLACK, Drawing, bare, figure_style, lane_label, look_of
+from hooked_av.plots.segments import Box, Cell, Segment, flow, lane_cells, segments
+from hooked_av.plots.style import Drawing, bare, figure_style, lane_label, look_of
 
 _WIDTH, _LEFT, _RIGHT = 11.0, 1.5, 0.2  # inches
 _LANE_INCHES = _WIDTH - _LEFT - _RIGHT
-_THUMB_INCHES, _THUMB_PIXELS = 0.82, 118  # height of a thumbnail on paper and in the file
-_BOX_INCHES, _BOX_GAP = 0.56, 0.05
-MAX_VECTOR_CELLS = 1500  # more tokens in a lane are drawn as pixels, or the file grows to megabytes
-MAX_BOXES = 60  # of the prompt in order; what lies in the middle of a longer one is drawn as a single box
+_THUMB_INCHES, _THUMB_PIXELS = 0.82, 118  # height of a thumbnail on the page, and in the file
+_SMALLEST_THUMB = 0.45  # of that height; a frame with less room than this is not shown
+_BOX_INCHES = 0.58
 _ENVELOPE_BINS = 1200
+MAX_VECTOR_CELLS = 1500  # more tokens in a lane are drawn as pixels, or the file grows to megabytes
 
 
 @dataclass(frozen=True)
@@ -36,66 +37,34 @@ class _Lane:
     gap: float
 
 
-@dataclass(frozen=True)
-class Box:
-    """A segment of the prompt in order, on its line; inches from the left."""
-
-    segment: Segment
-    line: int
-    left: float
-    width: float
-
-
 def plot_layout(inputs: AVInputs, item: int = 0) -> Drawing:
     """Media tokens of one item in time, and below it the order of the whole prompt.
 
-    Every token of the item is one cell of its lane; every token of the prompt is in one segment of the order.
+    Every token of the item is one cell of its lane; every token of the prompt is in one segment of the order. Frames
+    and waveform are drawn when the inputs still have their clips.
 
-    >>> import hooked_av as av, numpy as np
+    Errors: `InputsError` for a batch.
+
+    >>> import hooked_av as av
     >>> clip = av.Clip.from_arrays(waveform=np.sin(np.arange(8000) / 9.0), sampling_rate_hz=16_000)
     >>> figure = plot_layout(av.random_omni(n_layers=2).prepare(clip, question="What do you hear?"))
     >>> [axes.get_label() for axes in figure.axes]
     ['waveform', 'audio', 'scale', 'order']
     """
-    cells = lane_cells(inputs, item)
+    cells, order = lane_cells(inputs, item), segments(inputs)
+    boxes = flow(order, _LANE_INCHES)
     clip = inputs.clips[0][item] if inputs.clips and item < len(inputs.clips[0]) else None
-    boxes = list(flow(segments(inputs), _LANE_INCHES))
     with figure_style():
         figure, axes = _stack(list(_lanes(clip, cells, boxes)))
-        if "image" in cells:
-            _draw_still(axes["image"], clip, cells["image"])
-        timed = [name for name in ("frames", "waveform", "audio", "video") if name in axes]
-        if clip is not None and "frames" in axes:
-            _draw_frames(axes["frames"], clip, cells["video"])
-        if clip is not None and "waveform" in axes:
-            _draw_waveform(axes["waveform"], clip)
-        for modality in [name for name in ("audio", "video") if name in axes]:
-            _draw_tokens(axes[modality], modality, cells[modality], inputs)
-        _share_time([axes[name] for name in timed], _end_seconds(clip, cells))
-        _draw_scale(axes["scale"], segments(inputs))
+        _draw_media(axes, clip, cells)
+        for modality in (name for name in ("audio", "video") if name in cells):
+            _draw_tokens(axes[modality], modality, cells[modality])
+            _number_runs(axes[modality], order, cells[modality], _end_seconds(clip, cells))
+        _share_time([axes[name] for name in ("frames", "waveform", "audio", "video") if name in axes],
+                    _end_seconds(clip, cells))  # fmt: skip
+        _draw_scale(axes["scale"], order)
         _draw_order(axes["order"], boxes)
     return figure
-
-
-def flow(order: list[Segment], inches: float) -> Iterator[Box]:
-    """Boxes for the segments in order, from left to right and line by line, each wide enough for its own text."""
-    line, left = 0, 0.0
-    for segment in _elided(order):
-        n_letters = max(len(segment.span), len(segment.positions))
-        width = max(0.16 + 0.078 * n_letters, 0.3 * np.log2(1 + segment.stop - segment.start))
-        if left and left + width > inches:
-            line, left = line + 1, 0.0
-        yield Box(segment, line, left, float(width))
-        left += width + _BOX_GAP
-
-
-def _elided(order: list[Segment]) -> list[Segment]:
-    """A long order with its middle as one segment."""
-    if len(order) <= MAX_BOXES:
-        return order
-    head, tail = order[: MAX_BOXES // 2], order[-MAX_BOXES // 2 :]
-    n_left_out = len(order) - MAX_BOXES
-    return [*head, Segment(f"… {n_left_out} more …", head[-1].stop, tail[0].start), *tail]
 
 
 def _lanes(clip: Clip | None, cells: dict[str, list[Cell]], boxes: list[Box]) -> Iterator[_Lane]:
@@ -106,11 +75,11 @@ def _lanes(clip: Clip | None, cells: dict[str, list[Cell]], boxes: list[Box]) ->
         yield _Lane("frames", _THUMB_INCHES, 0.1)
     if clip is not None and "audio" in cells:
         yield _Lane("waveform", 0.6, 0.1)
-    for name, inches in (("audio", 0.34), ("video", 0.62)):
+    for name, inches in (("audio", 0.36), ("video", 0.66)):
         if name in cells:
-            yield _Lane(name, inches, 0.78 if name == last else 0.26)
+            yield _Lane(name, inches, 0.92 if name == last else 0.3)
     yield _Lane("scale", 0.2, 0.62)
-    yield _Lane("order", _BOX_INCHES * (1 + max(box.line for box in boxes)), 0.02)
+    yield _Lane("order", _BOX_INCHES * (1 + max(box.line for box in boxes)), 0.0)
 
 
 def _stack(lanes: list[_Lane]) -> tuple[Drawing, dict[str, Axes]]:
@@ -120,8 +89,12 @@ def _stack(lanes: list[_Lane]) -> tuple[Drawing, dict[str, Axes]]:
     for lane in lanes:
         box = (_LEFT / _WIDTH, (top - lane.inches) / height, _LANE_INCHES / _WIDTH, lane.inches / height)
         axes[lane.name] = figure.add_axes(box, label=lane.name)
+        bare(axes[lane.name])
         top -= lane.inches + lane.gap
     return figure, axes
+
+
+# --- in time -----------------------------------------------------------------------------------------------------
 
 
 def _end_seconds(clip: Clip | None, cells: dict[str, list[Cell]]) -> float:
@@ -129,18 +102,153 @@ def _end_seconds(clip: Clip | None, cells: dict[str, list[Cell]]) -> float:
     return max([*ends, 0.0 if clip is None else clip.duration_seconds, 1e-3])
 
 
-def _share_time(lanes: list[Axes], end_seconds: float) -> None:
+def _share_time(lanes: Sequence[Axes], end_seconds: float) -> None:
     for axes in lanes:
-        bare(axes)
         axes.set_xlim(0, end_seconds)
     if lanes:
         lanes[-1].spines["bottom"].set_visible(True)
         lanes[-1].spines["bottom"].set_position(("outward", 19))
-        lanes[-1].xaxis.set_major_locator(_seconds_ticks())
+        lanes[-1].xaxis.set_major_locator(MaxNLocator(nbins=10, steps=[1, 2, 5, 10]))
         lanes[-1].set_xlabel("time in the clip, seconds", labelpad=2)
 
 
-def _seconds_ticks():  # noqa: ANN202
-    from matplotlib.ticker import MaxNLocator
+def _draw_media(axes: dict[str, Axes], clip: Clip | None, cells: dict[str, list[Cell]]) -> None:
+    """What the tokens were made from."""
+    if "image" in axes:
+        _draw_still(axes["image"], clip, cells["image"])
+    if clip is not None and "frames" in axes:
+        _draw_frames(axes["frames"], clip, cells["video"], _end_seconds(clip, cells))
+    if clip is not None and "waveform" in axes:
+        _draw_waveform(axes["waveform"], clip.waveform)
 
-    return MaxNLocator(nbins=10, steps=[1, 2, 5, 10])
+
+def _draw_frames(axes: Axes, clip: Clip, cells: list[Cell], end_seconds: float) -> None:
+    """The first frame of each group, its left edge where the group begins; only those that fit side by side."""
+    full = _THUMB_INCHES * clip.width / clip.height * end_seconds / _LANE_INCHES  # width of a thumbnail in seconds
+    starts = _apart(sorted(_group_starts(cells).values()), 0.9 * full)
+    for start, stop in zip(starts, [*starts[1:], end_seconds], strict=True):
+        scale = min(1.0, 0.97 * (stop - start) / full)
+        if scale >= _SMALLEST_THUMB:
+            number = int(np.abs(clip.frame_seconds - start).argmin())
+            extent = (start, start + scale * full, 0.5 - scale / 2, 0.5 + scale / 2)
+            axes.imshow(_thumbnail(clip.read_frames([number])[0]), extent=extent, aspect="auto")
+    axes.set_ylim(0, 1)
+    lane_label(axes, "frames", f"{len(starts)} shown")
+
+
+def _group_starts(cells: list[Cell]) -> dict[int, float]:
+    return {cell.group: cell.left for cell in sorted(cells, key=lambda cell: -cell.left)}
+
+
+def _apart(starts: Sequence[float], distance: float) -> list[float]:
+    """Those of the ascending starts that are at least `distance` after the one before."""
+    kept: list[float] = []
+    for start in starts:
+        if not kept or start - kept[-1] >= distance:
+            kept.append(start)
+    return kept
+
+
+def _thumbnail(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    height, width, _ = frame.shape
+    size = (max(1, round(_THUMB_PIXELS * width / height)), _THUMB_PIXELS)
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+
+
+def _draw_waveform(axes: Axes, waveform: Float32[np.ndarray, " sample"]) -> None:
+    """Smallest and largest sample of each bin, so that no peak is lost."""
+    edges = np.linspace(0, len(waveform), min(_ENVELOPE_BINS, len(waveform)) + 1).astype(int)[:-1]
+    low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
+    axes.fill_between(edges / SAMPLING_RATE_HZ, low, high, color="#444444", linewidth=0.3)
+    peak = max(1e-4, float(np.abs(waveform).max()))
+    axes.set_ylim(-peak, peak)
+    lane_label(axes, "sound", f"peak {peak:.2g}")
+
+
+def _draw_tokens(axes: Axes, modality: str, cells: list[Cell]) -> None:
+    axes.add_collection(_rectangles(cells, modality))
+    axes.set_ylim(0, 1)
+    lane_label(axes, f"{modality} tokens", _arrangement(cells))
+
+
+def _arrangement(cells: list[Cell]) -> str:
+    """How many tokens, and how they lie in time: "133 × 40 ms", or "6 groups of\n4 × 8 cells"."""
+    if cells[0].group < 0:
+        return f"{len(cells)} × {1000 * cells[0].width:.0f} ms"
+    n_groups, n_rows = len(_group_starts(cells)), round(1 / cells[0].height)
+    grid = f"{n_rows} × {len(cells) // n_groups // n_rows} cells"
+    return f"{n_groups} groups of\n{grid}" if n_groups > 1 else grid
+
+
+def _rectangles(cells: list[Cell], modality: str) -> PatchCollection:
+    patches = [Rectangle((cell.left, cell.bottom), cell.width, cell.height) for cell in cells]
+    look = look_of(modality)
+    collection = PatchCollection(patches, facecolor=look.colour, edgecolor="white", linewidth=0.5, label=modality)
+    collection.set_rasterized(len(cells) > MAX_VECTOR_CELLS)
+    return collection
+
+
+def _number_runs(axes: Axes, order: list[Segment], cells: list[Cell], end_seconds: float) -> None:
+    """Below a lane, the positions of each unbroken run of its tokens, where there is room for them."""
+    places = {cell.position: cell for cell in cells}
+    for segment in order:
+        run = [places[position] for position in range(segment.start, segment.stop) if position in places]
+        if not run:
+            continue
+        left, right = min(cell.left for cell in run), max(cell.left + cell.width for cell in run)
+        if (right - left) / end_seconds * _LANE_INCHES > 0.075 * len(segment.positions):
+            axes.text((left + right) / 2, -0.045 / axes.bbox.height * axes.figure.dpi, segment.positions,
+                      transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=7.5)  # fmt: skip
+            axes.plot([left, right], [0, 0], color="black", linewidth=1.2, marker="|", markersize=5, clip_on=False,
+                      solid_capstyle="butt")  # fmt: skip
+
+
+def _draw_still(axes: Axes, clip: Clip | None, cells: list[Cell]) -> None:
+    """The picture under the grid of its tokens."""
+    n_rows = round(1 / cells[0].height)
+    n_columns = len(cells) // n_rows
+    if clip is not None:
+        pixels = clip.read_frames([0])[0]
+        size = (max(1, round(3 * _THUMB_PIXELS * pixels.shape[1] / pixels.shape[0])), 3 * _THUMB_PIXELS)
+        axes.imshow(Image.fromarray(pixels).resize(size), extent=(0, n_columns, 0, 1))
+    grid = _rectangles(cells, "image")
+    grid.set_facecolor("none" if clip is not None else look_of("image").colour)
+    axes.add_collection(grid)
+    axes.set(xlim=(0, n_columns), ylim=(0, 1), anchor="W")
+    axes.set_aspect(n_rows)
+    lane_label(axes, "image tokens", _arrangement(cells))
+
+
+# --- in order ----------------------------------------------------------------------------------------------------
+
+
+def _draw_scale(axes: Axes, order: list[Segment]) -> None:
+    """All positions of the prompt on one scale."""
+    for segment in order:
+        look = look_of(segment.span)
+        axes.add_patch(
+            Rectangle((segment.start, 0), segment.stop - segment.start, 1, facecolor=look.colour, edgecolor="white",
+                      hatch=look.hatch, linewidth=0, label=segment.span)  # fmt: skip
+        )
+    axes.set(xlim=(0, order[-1].stop), ylim=(0, 1), xlabel="position in the prompt")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axes.xaxis.labelpad = 1
+    lane_label(axes, "prompt to scale")
+
+
+def _draw_order(axes: Axes, boxes: list[Box]) -> None:
+    """One box a segment, in order; its bar shows the span as in the lanes above, its text the name and positions."""
+    n_lines = 1 + max(box.line for box in boxes)
+    axes.set(xlim=(0, _LANE_INCHES), ylim=(n_lines * _BOX_INCHES, 0))
+    for box in boxes:
+        top, look = box.line * _BOX_INCHES + 0.05, look_of(box.segment.span)
+        axes.add_patch(
+            Rectangle((box.left, top), box.width, 0.13, facecolor=look.colour, edgecolor="white", hatch=look.hatch,
+                      linewidth=0, label=box.segment.span)  # fmt: skip
+        )
+        axes.text(box.left, top + 0.16, box.segment.span, ha="left", va="top", fontsize=8.5, weight="bold")
+        axes.text(box.left, top + 0.32, box.segment.positions, ha="left", va="top", fontsize=7.5, color="#333333")
+    axes.text(-0.012, 1 - 0.12 / (n_lines * _BOX_INCHES), "prompt in order", transform=axes.transAxes, ha="right",
+              va="center", weight="bold", fontsize=9)  # fmt: skip
+    axes.text(-0.012, 1 - 0.3 / (n_lines * _BOX_INCHES), "not to scale", transform=axes.transAxes, ha="right",
+              va="center", fontsize=8, color="#444444")  # fmt: skip

@@ -3,6 +3,7 @@
 Axes: pos (token of one prompt).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +13,8 @@ import numpy as np
 from hooked_av.inputs import AVInputs
 
 MEDIA = ("audio", "video", "image")
+MAX_BOXES = 60
+BOX_GAP = 0.06  # inches between two boxes
 # The first of these spans that holds a token names it; options stand before `options`, which holds them all.
 _RANKED = ("last", "boundary", *MEDIA, "option_", "options", "instruction", "question", "answer_prefix", "system",
            "assistant", "user", "text")  # fmt: skip
@@ -36,6 +39,7 @@ class Cell:
     """The rectangle of one token in a lane: seconds (or columns, for a still) by the share of the lane's height."""
 
     position: int
+    group: int  # frame group; -1 for audio
     left: float
     bottom: float
     width: float
@@ -90,9 +94,48 @@ def _cell(inputs: AVInputs, position: int, lane: np.ndarray) -> Cell:
     start, stop = places.seconds[position]
     group, row, column = places.cells[position].tolist()
     if group < 0:
-        return Cell(position, float(start), 0.0, float(stop - start), 1.0)
+        return Cell(position, -1, float(start), 0.0, float(stop - start), 1.0)
     _, n_rows, n_columns = (places.cells[lane].max(axis=0) + 1).tolist()
     if np.isnan(start):  # a still: its own columns are the scale
         start, stop = 0.0, float(n_columns)
     width, height = (stop - start) / n_columns, 1 / n_rows
-    return Cell(position, float(start + column * width), 1 - (row + 1) * height, float(width), height)
+    return Cell(position, group, float(start + column * width), 1 - (row + 1) * height, float(width), height)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A segment of the prompt in order, on its line; inches from the left."""
+
+    segment: Segment
+    line: int
+    left: float
+    width: float
+
+
+def flow(order: list[Segment], inches: float) -> list[Box]:
+    """Boxes for segments in order, left to right and line by line, each wide enough for its own text.
+
+    The middle of an order of more than 60 segments becomes a single box.
+
+    >>> [(box.line, round(box.left, 2)) for box in flow([Segment("audio", 0, 50), Segment("last", 50, 51)], 2.0)]
+    [(0, 0.0), (1, 0.0)]
+    """
+    boxes: list[Box] = []
+    line, left = 0, 0.0
+    for segment in _elided(order):
+        n_letters = max(len(segment.span), len(segment.positions))
+        width = max(0.16 + 0.08 * n_letters, 0.3 * math.log2(1 + segment.stop - segment.start))
+        if left and left + width > inches:
+            line, left = line + 1, 0.0
+        boxes.append(Box(segment, line, left, width))
+        left += width + BOX_GAP
+    return boxes
+
+
+def _elided(order: list[Segment]) -> list[Segment]:
+    if len(order) <= MAX_BOXES:
+        return order
+    half = (MAX_BOXES - 1) // 2
+    head, tail = order[:half], order[-half:]
+    middle = f"… {len(order) - 2 * half} more …"
+    return [*head, Segment(middle, head[-1].stop, tail[0].start), *tail]
