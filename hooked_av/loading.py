@@ -5,7 +5,9 @@ Numbers are never changed: tensors are adopted or read as they are stored.
 
 import logging
 import warnings
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -55,22 +57,28 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
         model = cls(family.decoder_config(tied=tied), family, nn.ModuleDict(), _backend(hf_model))
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
-    model.encoders.update({name: hf_model.get_submodule(f"model.{name}") for name in ("audio_tower", "visual")})
-    _check_rotary(hf_model, model)
+    model.encoders.update({name: _submodule(hf_model, name) for name in ("audio_tower", "visual")})
+    _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)
     return model
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write config, safetensors, tokenizer and preprocessor, under the names that transformers reads."""
+    """Write config, safetensors, tokenizer and preprocessor, under the names that transformers reads.
+
+    Files are written beside the folder and moved in when they are complete: a model read from this folder may still
+    use the old files (their tensors are mapped, not copied), and a write that breaks off leaves the folder as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()}
-    save_torch_state_dict(state, folder, metadata={"format": "pt"})
-    config = model.family.hf_config
+    config = deepcopy(model.family.hf_config)
     config.tie_word_embeddings = model.decoder.cfg.tied
     config.architectures = [model.family.architecture]
-    config.save_pretrained(folder)
-    for processor in model.family.processors:
-        processor.save_pretrained(folder)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+        save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
+        for part in (config, *model.family.processors):
+            part.save_pretrained(unfinished)
+        for path in sorted(Path(unfinished).iterdir()):
+            path.replace(folder / path.name)
 
 
 def _family_of(model_type: str | None, where: str) -> type[Family]:
@@ -120,9 +128,14 @@ def _rebuild_buffers(encoder: nn.Module, device: torch.device) -> None:
                 module.register_buffer(name, module.get_buffer(name).to(device), persistent=False)
 
 
-def _check_rotary(hf_model: Any, model: Any) -> None:
-    table = hf_model.model.language_model.rotary_emb.inv_freq
-    if not torch.equal(table.float().cpu(), model.decoder.rotary.frequencies):
+def _submodule(hf_model: Any, leaf: str) -> Any:
+    """A part of the thinker: transformers moved them one level down in 5.21."""
+    places = (f"model.language_model.{leaf}", f"model.{leaf}", leaf)
+    return hf_model.get_submodule(next(place for place in places if place in dict(hf_model.named_modules())))
+
+
+def _check_rotary(table: torch.Tensor, model: Any) -> None:
+    if not table.is_meta and not torch.equal(table.float().cpu(), model.decoder.rotary.frequencies):
         warnings.warn(
             "the transformers model's rotary table was rounded (.to(bfloat16) does that); ours is exact, so logits "
             "will differ from that model. Load it with dtype= instead",
