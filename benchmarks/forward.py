@@ -208,7 +208,7 @@ def count_flops(run: Run) -> int:
 
 
 def peak_bytes(run: Run) -> int:
-    """The largest sum of live tensor bytes during a run, beyond what lived before it: exact, and equal every time."""
+    """The largest sum of tensor bytes that a run held at one time, beyond what lived before it: exact, no sampling."""
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         run()
@@ -216,10 +216,20 @@ def peak_bytes(run: Run) -> int:
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    return _peak(sorted((e for e in events if e.get("name") == "[memory]"), key=lambda event: event["ts"]))
+
+
+def _peak(events: Sequence[Mapping[str, Any]]) -> int:
+    """What was allocated before the run and is freed in it does not count: that would hide as much of the run's own."""
+    held: dict[int, int] = {}
     live = peak = 0
-    for _, change in sorted(changes, key=lambda moment: moment[0]):
-        live += change
+    for event in events:
+        address, change = event["args"]["Addr"], event["args"]["Bytes"]
+        if change > 0:
+            held[address] = change
+            live += change
+        else:
+            live -= held.pop(address, 0)
         peak = max(peak, live)
     return peak
 

@@ -191,7 +191,7 @@ class Clip:
     def waveform(self) -> Float32[np.ndarray, " sample"]:
         return self._need_sound().copy()
 
-    def read_frames(self, indices: Iterable[int]) -> UInt8[np.ndarray, "index height width 3"]:
+    def read_frames(self, indices: Iterable[int] | np.ndarray) -> UInt8[np.ndarray, "index height width 3"]:
         """The frames with these numbers, in this order; numbers may repeat.
 
         >>> Clip.from_image(np.zeros((28, 28, 3), np.uint8)).read_frames([0, 0]).shape

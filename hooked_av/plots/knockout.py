@@ -42,7 +42,7 @@ def plot_knockout(curves: Curves) -> Drawing:
             _draw(axes, pathway, change, number)
         axes.set_xlabel("layer")
         axes.set_ylabel(Y_LABEL)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=18, integer=True, min_n_ticks=1))
         axes.margins(x=0.02, y=0.12)
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -70,5 +70,5 @@ def _draw(axes: Axes, pathway: str, change: Float64[np.ndarray, " layer"], numbe
 
 def _title(curves: Curves) -> str:
     answer = shortened(drawable(curves.answer, font_glyphs()), 24)
-    layers = "that layer alone" if curves.width == 1 else f"a window of {curves.width} layers around that layer"
-    return f"Attention cut in {layers}; clean answer “{answer}”, p = {curves.p_base:.3g}"
+    cut = "each layer alone" if curves.width == 1 else f"a window of {curves.width} layers around each layer"
+    return f"Attention cut in {cut}. Clean answer: “{answer}”, p = {curves.p_base:.3g}"

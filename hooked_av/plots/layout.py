@@ -167,6 +167,8 @@ def _draw_waveform(axes: Axes, waveform: Float32[np.ndarray, " sample"]) -> None
 
 def _draw_tokens(axes: Axes, modality: str, cells: list[Cell]) -> None:
     axes.add_collection(_rectangles(cells, modality))
+    if modality == "video":
+        axes.vlines(sorted(_group_starts(cells).values())[1:], 0, 1, color="white", linewidth=3)
     axes.set_ylim(0, 1)
     lane_label(axes, f"{modality} tokens", _arrangement(cells))
 

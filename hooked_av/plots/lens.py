@@ -83,4 +83,4 @@ def _ordinal(rank: int) -> str:
 
 
 def _percent(p: float) -> str:
-    return "<0.1%" if p < 0.001 else f"{100 * p:.1f}%" if p < 0.1 else f"{100 * p:.0f}%"
+    return f"{100 * p:.0f}%" if p >= 0.1 else f"{100 * p:.2g}%" if p >= 1e-5 else "<0.001%"

@@ -18,6 +18,8 @@ ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE, BLACK = "#0072B2", "#D55E00", "#CC79A7", "#000000"
 GREY, PALE = "#8A8A8A", "#DCDCDC"
 
+_PICTURE_DPI = 120  # of thumbnails; everything else is vector
+
 _SETTINGS = {
     "figure.dpi": 96,
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that figures look alike everywhere
@@ -48,7 +50,7 @@ LOOKS: Mapping[str, Look] = {
     "video": Look(BLUE, "////", "--", "s"),
     "image": Look(SKY, "\\\\\\\\", "-.", "^"),
     "av": Look(PURPLE, "xxxx", ":", "D"),
-    "question": Look(GREEN, "....", ":", "v"),
+    "question": Look(GREEN, "||||", ":", "v"),
     "options": Look(PURPLE, "xx", "-.", "P"),
     "last": Look(VERMILLION, "++++", "--", "X"),
     "boundary": Look(BLACK),
@@ -84,7 +86,7 @@ def svg_text(figure: Figure) -> str:
     """The figure as SVG text; equal figures give equal text."""
     buffer = io.StringIO()
     with figure_style():
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", dpi=_PICTURE_DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
     return buffer.getvalue()
 
 
