@@ -23,6 +23,16 @@ MODALITIES = ("audio", "video", "image")
 CACHED = ("blocks.*.hook_resid_post@question", "blocks.*.hook_resid_post@last")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where model and clip come from, for the reader of the result."""
+
+    model: str
+    random_weights: bool  # never trained: what it answers means nothing, and a report says so loudly
+    clip: str = "a clip"
+    attribution: str = ""  # whom the clip's licence asks to name
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DemoResult:
     """What `run_demo` found, with the prompt it was found on."""
@@ -36,7 +46,7 @@ class DemoResult:
     cached: Mapping[str, tuple[int, ...]]  # cache key -> shape
     notes: tuple[str, ...]  # what this clip has not, or what is odd about it
     seconds: Mapping[str, float]  # wall time of each stage
-    random_weights: bool
+    origin: Origin
 
 
 def run_demo(
@@ -45,7 +55,7 @@ def run_demo(
     question: str,
     options: Sequence[str] = (),
     *,
-    random_weights: bool,
+    origin: Origin,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     width: int | None = None,
     progress: bool = False,
@@ -53,7 +63,7 @@ def run_demo(
     """What does the answer to a question about a clip need: its sound, its pictures, and in which layers?
 
     Args:
-        random_weights: whether the model was never trained; a report of such a run says so loudly.
+        origin: names of model and clip, and whether the model has random weights.
         sampling: frames and pixels that the model sees.
         width: layers cut at a time (None: protocol default, see `default_width`).
         progress: show one bar a stage.
@@ -64,20 +74,21 @@ def run_demo(
 
     >>> import hooked_av as av, numpy as np
     >>> clip = av.Clip.from_arrays(waveform=np.sin(np.arange(8000) / 9.0), sampling_rate_hz=16_000)
-    >>> result = run_demo(av.random_omni(n_layers=2), clip, "What do you hear?", random_weights=True)
+    >>> origin = Origin("random_omni", random_weights=True)
+    >>> result = run_demo(av.random_omni(n_layers=2), clip, "What do you hear?", origin=origin)
     >>> result.curves.pathways, result.notes
     (('audio → question',), ('The clip has no pictures: video → question does not exist, so it was not cut.',))
     """
     seconds: dict[str, float] = {}
     with torch.no_grad():
-        with _stage("prepare the prompt", seconds, progress):
+        with stage("prepare the prompt", seconds, progress):
             inputs = model.prepare(clip, question=question, options=options, sampling=sampling)
-        with _stage("clean run with cache", seconds, progress):
+        with stage("clean run with cache", seconds, progress):
             _, cache = model.run_with_cache(inputs, names_filter=list(CACHED), logits_at="last")
         with _timed("attention knockout", seconds):
             pathways = [(modality, "question") for modality in MODALITIES if modality in inputs.spans]
             curves = knockout_curves(model, inputs, pathways, width=width, progress=progress)
-        with _stage("logit lens", seconds, progress):
+        with stage("logit lens", seconds, progress):
             lens = logit_lens(model, inputs, at="last")
     return DemoResult(
         clip=clip,
@@ -89,7 +100,7 @@ def run_demo(
         cached={key: tuple(tensor.shape) for key, tensor in cache.items()},
         notes=tuple(_notes(clip)),
         seconds=seconds,
-        random_weights=random_weights,
+        origin=origin,
     )
 
 
@@ -106,15 +117,15 @@ def _notes(clip: Clip) -> Iterator[str]:
 
 
 @contextmanager
-def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    start = perf_counter()
-    yield
-    seconds[name] = perf_counter() - start
-
-
-@contextmanager
-def _stage(name: str, seconds: dict[str, float], progress: bool) -> Iterator[None]:
+def stage(name: str, seconds: dict[str, float], progress: bool) -> Iterator[None]:
     """A stage of one step: its bar is full when it is done, and stays empty if it fails."""
     with tqdm(total=1, desc=name, unit="step", disable=not progress) as bar, _timed(name, seconds):
         yield
         bar.update()
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = perf_counter()
+    yield
+    seconds[name] = perf_counter() - start

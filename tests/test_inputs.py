@@ -1,6 +1,5 @@
 """AVInputs check themselves; a batch of prompts equals each prompt alone; ids and features must fit."""
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -173,14 +172,6 @@ def test_inputs_edited_by_hand_are_checked_again_at_the_rows():
         logits(replace(inputs, input_ids=ids))
     with pytest.raises(InputsError, match="audio rows do not fit the prompt"):
         logits(replace(inputs, features={}))
-
-
-@pytest.fixture
-def as_a_user():
-    """Without the tests' type checker, which would be first to see a wrong shape."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_a_user")

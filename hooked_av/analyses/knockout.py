@@ -64,12 +64,6 @@ class KnockoutCurves(Result):
             }
         )
 
-    def plot(self) -> Any:
-        """One curve a pathway: change of the answer's probability over layers."""
-        from hooked_av.plots.knockout import plot_knockout
-
-        return plot_knockout(self)
-
 
 def layer_window(layer: int, n_layers: int, width: int) -> range:
     """The layers cut around `layer`: `width` of them, fewer at both ends of the model.

@@ -32,7 +32,7 @@ class Curves(Protocol):
     def width(self) -> int: ...
 
 
-def plot_knockout(curves: Curves) -> Drawing:
+def plot_knockout_curves(curves: Curves) -> Drawing:
     """One curve a pathway; curves differ in line and marker, and the grey line is the clean run."""
     with figure_style():
         figure = Drawing(figsize=(8.4, 3.9), layout="constrained")

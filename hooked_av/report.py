@@ -1,0 +1,146 @@
+"""One HTML page of a demo run: self-contained, so that it opens anywhere and can be sent to anyone.
+
+Figures are SVG inside the page; nothing is fetched, and every text that came from outside is escaped.
+"""
+
+import base64
+import os
+import platform
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from hooked_av.analyses.knockout import KnockoutCurves
+from hooked_av.analyses.logit_lens import LogitLens
+from hooked_av.demo import DemoResult
+from hooked_av.errors import HookedAVError
+from hooked_av.plots.layout import plot_layout
+from hooked_av.plots.style import svg_text
+from hooked_av.plots.text import visible
+
+REPORT = "report.html"
+_TEMPLATES = Path(__file__).parent / "data"
+_COUNTED = ("audio", "video", "image", "boundary", "text")  # spans whose sizes sum up to the prompt
+
+
+def write_report(result: DemoResult, folder: str | Path) -> Path:
+    """Write `report.html` into `folder` (made if it is not there) and return its path.
+
+    The page is complete or not there: an older one stays until the new one is whole.
+
+    Errors: `HookedAVError` when the folder cannot be written.
+    """
+    page = render_report(result)
+    folder = check_folder(folder)
+    path, part = folder / REPORT, folder / f".report.{uuid.uuid4().hex}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise _cannot_write(folder, f"{type(error).__name__}: {error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, if a report can be written there; nothing is made yet.
+
+    Errors: `HookedAVError` for a file in its place, or a folder without permission to write.
+
+    >>> check_folder("demo").name
+    'demo'
+    """
+    folder = Path(folder)
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise _cannot_write(folder, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot_write(folder, f"no permission to write in {nearest}")
+    if (folder / REPORT).is_dir():
+        raise _cannot_write(folder, f"{folder / REPORT} is a folder")
+    return folder
+
+
+def _cannot_write(folder: Path, got: str) -> HookedAVError:
+    return HookedAVError(
+        f"cannot write a report into {folder}",
+        expected="a folder that can be written, or that can be made",
+        got=got,
+        next_step="choose another folder",
+    )
+
+
+def render_report(result: DemoResult) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.jinja").render(
+        result=result,
+        origin=result.origin,
+        curves=result.curves,
+        counts=_counts(result),
+        layout=_image(plot_layout(result.inputs)),
+        knockout=_image(result.curves.plot()),
+        knockout_rows=list(_knockout_rows(result.curves)),
+        lens_rows=list(_lens_rows(result.lens)),
+        convention=result.lens.settings["convention"],
+        visible=visible,
+        tables=_tables(result),
+    )
+
+
+def _image(figure: Figure) -> str:
+    """A figure as the address of an image; inside an image no script can run, and ids of two figures never meet."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_text(figure).encode()).decode("ascii")
+
+
+def _counts(result: DemoResult) -> dict[str, int]:
+    return {name: len(result.inputs.spans[name]) for name in _COUNTED if name in result.inputs.spans}
+
+
+def _knockout_rows(curves: KnockoutCurves) -> Iterator[dict[str, Any]]:
+    """One row a layer: the layers cut, and the change and the new best token of each pathway."""
+    for layer, (first, last) in enumerate(curves.windows.tolist()):
+        yield {
+            "layer": layer,
+            "window": f"{first}–{last}" if last > first else str(first),
+            "cells": [
+                (float(curves.change_percent[pathway, layer]), curves.best_texts[pathway][layer])
+                for pathway in range(len(curves.pathways))
+            ],
+        }
+
+
+def _lens_rows(lens: LogitLens) -> Iterator[dict[str, Any]]:
+    """One row a layer, the last one on top, with its best tokens at the last position."""
+    for layer in reversed(range(len(lens.top_ids))):
+        texts, probabilities = lens.top_texts[layer][-1], lens.top_probabilities[layer, -1].tolist()
+        yield {"layer": layer, "cells": list(zip(texts, probabilities, strict=True))}
+
+
+def _tables(result: DemoResult) -> dict[str, dict[str, str]]:
+    """What made the page, under headings."""
+    used = dict(result.curves.settings)
+    versions = {name: str(used.pop(name)) for name in ("hooked_av", "torch", "transformers")}
+    versions |= {name: version(name) for name in ("numpy", "matplotlib")} | {"Python": platform.python_version()}
+    sampling = {name: str(value) for name, value in result.inputs.settings.get("sampling", {}).items()}
+    layers = "".join(sorted({key.partition(".")[0] for key in result.cached}))
+    cached = {key: str(list(shape)) for key, shape in result.cached.items()} if layers else {}
+    return {
+        "Run": {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in used.items()},
+        "Sampling of the clip": {**sampling, "max_pixels": sampling.get("max_pixels", "").replace("None", "released")},
+        "Versions": versions,
+        "Time, seconds": {name: f"{seconds:.2f}" for name, seconds in result.seconds.items()},
+        "Cached in the clean run": cached,
+    }

@@ -1,0 +1,153 @@
+"""The cache knows spans, owns its values, answers TransformerLens's keys, and says its size before the run."""
+
+import pytest
+import torch
+from support.thinkers import make_thinker, prompts
+from transformer_lens import ActivationCache
+
+from hooked_av.errors import HookNameError, MemoryBudgetError
+from hooked_av.model import HookedAVTransformer
+
+MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
+INPUTS = MODEL.inputs_from_tensors(**prompts()["audio in video"].tensors())
+CFG = MODEL.cfg
+LAZY = ("hook_attn_scores", "hook_pattern", "hook_result", "hook_logits")
+
+
+def cached(names_filter=None, **arguments):
+    with torch.no_grad():
+        return MODEL.run_with_cache(INPUTS, names_filter=names_filter, **arguments)
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """Every activation, by hand."""
+    kept = {}
+    fires = [n for n in MODEL.hook_dict if n != "hook_image_embed"]
+    with torch.no_grad():
+        MODEL.run_with_hooks(
+            INPUTS, fwd_hooks=[(n, lambda t, hook: kept.update({hook.name: t.clone()})) for n in fires]
+        )
+    return kept
+
+
+def test_by_default_all_that_grows_with_tokens_is_cached(everything):
+    logits, cache = cached()
+    assert isinstance(cache, ActivationCache)
+    assert set(cache.keys()) == {name for name in everything if not name.endswith(LAZY)}
+    assert all(torch.equal(cache[name], everything[name]) for name in cache)
+    with torch.no_grad():
+        assert torch.equal(logits, MODEL(INPUTS))
+
+
+@pytest.mark.parametrize("span", ["last", "audio", "item0.video", "boundary", "av - boundary"])
+def test_spans_work_as_filter_and_as_key(everything, span):
+    name = "blocks.1.hook_resid_post"
+    rows = INPUTS.spans.resolve(span).positions.tolist()
+    wanted = everything[name][:, rows]
+    _, narrow = cached(f"{name}@{span}")
+    assert list(narrow.keys()) == [f"{name}@{span}"]
+    assert torch.equal(narrow[f"{name}@{span}"], wanted)
+    _, full = cached(name)
+    assert torch.equal(full[f"{name}@{span}"], wanted)
+
+
+def test_attention_is_cached_by_queries_and_keys(everything):
+    rows, keys = (INPUTS.spans[s].positions.tolist() for s in ("last", "video"))
+    wanted = everything["blocks.2.attn.hook_pattern"][:, :, rows][..., keys]
+    _, cache = cached("blocks.*.attn.hook_pattern@last<-video")
+    torch.testing.assert_close(cache["blocks.2.attn.hook_pattern@last<-video"], wanted, rtol=1e-5, atol=1e-7)
+    _, full = cached("blocks.2.attn.hook_pattern")
+    assert torch.equal(full["blocks.2.attn.hook_pattern@last<-video"], wanted)
+
+
+def test_transformer_lens_keys_and_methods(everything):
+    _, cache = cached(["blocks.*", "ln_final.hook_scale", "hook_embed"])
+    assert torch.equal(cache["resid_post", 1], everything["blocks.1.hook_resid_post"])
+    assert torch.equal(cache["resid_post", -1], everything[f"blocks.{CFG.n_layers - 1}.hook_resid_post"])
+    assert torch.equal(cache["q", 0, "attn"], everything["blocks.0.attn.hook_q"])
+    assert torch.equal(cache["embed"], everything["hook_embed"])
+    stacked = cache.stack_activation("resid_pre")
+    assert torch.equal(stacked[2], everything["blocks.2.hook_resid_pre"])
+    resid = cache.accumulated_resid(layer=-1)
+    assert torch.equal(resid[-1], everything[f"blocks.{CFG.n_layers - 1}.hook_resid_post"])
+
+
+def test_callable_filters_and_lists(everything):
+    _, cache = cached(lambda name: name.endswith("hook_z"))
+    assert list(cache.keys()) == [f"blocks.{i}.attn.hook_z" for i in range(CFG.n_layers)]
+    _, cache = cached(["hook_embed", "blocks.0.hook_mlp_out"])
+    assert set(cache.keys()) == {"hook_embed", "blocks.0.hook_mlp_out"}
+
+
+def test_the_cache_owns_its_values(everything):
+    """A hook that edits in place after the cache has looked does not change what was cached."""
+    name = "blocks.1.hook_resid_post"
+    with torch.no_grad(), MODEL.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", lambda t, hook: [t.zero_(), None][1])]):
+        _, cache = MODEL.run_with_cache(INPUTS, names_filter=[name])
+    assert torch.equal(cache[name], everything[name])
+
+
+def test_a_cache_shows_what_earlier_hooks_did():
+    with torch.no_grad(), MODEL.hooks(fwd_hooks=[("blocks.1.hook_resid_post@audio", lambda t, hook: t * 0)]):
+        _, cache = MODEL.run_with_cache(INPUTS, names_filter="blocks.1.hook_resid_post")
+    assert cache["blocks.1.hook_resid_post@audio"].count_nonzero() == 0
+    assert cache["blocks.1.hook_resid_post@video"].count_nonzero() > 0
+
+
+def test_only_its_own_hooks_go_when_it_is_done():
+    seen = []
+    with torch.no_grad(), MODEL.hooks(fwd_hooks=[("hook_embed", lambda t, hook: seen.append(1))]):
+        MODEL.run_with_cache(INPUTS, names_filter="hook_embed")
+        MODEL(INPUTS)
+    assert len(seen) == 2
+    assert not any(point.is_hooked for point in MODEL.hook_dict.values())
+
+
+def test_the_batch_axis_goes_on_request():
+    _, cache = cached("blocks.0.hook_resid_post", remove_batch_dim=True)
+    assert cache["blocks.0.hook_resid_post"].shape == (INPUTS.n_pos, CFG.d_model)
+    assert cache["blocks.0.hook_resid_post@last"].shape == (1, CFG.d_model)
+
+
+def test_its_size_is_known_before_the_run(monkeypatch):
+    """The estimate equals the bytes that are then held, and a cache over budget is refused before anything runs."""
+    from hooked_av import hooking
+
+    for names in (
+        None,
+        "blocks.*.attn.hook_pattern",
+        ["blocks.*.attn.hook_result@audio", "hook_logits@last", "*embed"],
+    ):
+        estimates = []
+        real = hooking.cache_bytes
+        monkeypatch.setattr(hooking, "cache_bytes", lambda *a, real=real, e=estimates: e.append(real(*a)) or e[-1])
+        _, cache = cached(names)
+        monkeypatch.setattr(hooking, "cache_bytes", real)
+        assert estimates == [sum(t.numel() * t.element_size() for t in cache.values())]
+    monkeypatch.setattr(MODEL, "forward", lambda *a, **k: pytest.fail("it ran"))
+    with pytest.raises(MemoryBudgetError, match=r"does not fit(.|\n)*span of each"):
+        cached("blocks.*.attn.hook_pattern", max_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    "key, told",
+    [
+        ("blocks.1.attn.hook_pattern", "only when named"),
+        (("pattern", 1), "only when named"),
+        ("blocks.1.hook_resid_pots", "blocks.1.hook_resid_post"),
+        ("blocks.9.hook_resid_post", "blocks.1.hook_resid_post"),
+    ],
+)
+def test_what_is_not_cached_says_what_is(key, told):
+    _, cache = cached()
+    with pytest.raises(HookNameError, match="not in the cache") as caught:
+        cache[key]
+    assert told in str(caught.value)
+    assert key not in cache
+    assert "blocks.1.hook_resid_post@audio" in cache
+
+
+def test_a_filter_that_selects_nothing_is_refused():
+    with pytest.raises(HookNameError, match="nothing to cache"):
+        cached([])
