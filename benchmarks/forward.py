@@ -320,6 +320,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "allocator": "keeps freed memory" if os.environ.get("MALLOC_TRIM_THRESHOLD_") else "default",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

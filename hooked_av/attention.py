@@ -10,14 +10,14 @@ Axes: batch head kv_head pos d_head; query (rows asked for), key.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hooked_av.errors import HookedAVWarning
+from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.hooks import Run
 
 Queries = Float[Tensor, "batch head pos d_head"]
@@ -44,6 +44,15 @@ class Attend:
     starts: tuple[int, ...] = (0,)
     cuts: Mapping[int, Sequence[Cut]] = field(default_factory=dict)
     run: Run | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise InputsError(
+                "unknown attention backend",
+                expected=" or ".join(get_args(Backend)),
+                got=repr(self.backend),
+                next_step="set model.attn_implementation",
+            )
 
     def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
         """What each query reads, with this layer's cuts."""

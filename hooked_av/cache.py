@@ -10,11 +10,11 @@ import psutil
 import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
-from transformer_lens.utilities import get_act_name
+from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, MemoryBudgetError, nearest
-from hooked_av.hooks import HookName, HookPoint, Match, Run, Scope, ScopedHook
+from hooked_av.hooks import HookFunction, HookName, HookPoint, Match, Run, Scope, ScopedHook
 from hooked_av.inputs import AVInputs
 
 
@@ -37,7 +37,8 @@ class AVCache(ActivationCache):
     ) -> None:
         super().__init__(cache_dict, model, has_batch_dim)
         self._run = run
-        self._points = points
+        # which rows each activation holds (lazy ones may hold some only); the next run will overwrite the points' own
+        self._held = {name: (" ".join(point.axes), point.rows) for name, point in points.items()}
 
     def __getitem__(self, key: Any) -> Tensor:
         name = self._full_name(key)
@@ -64,17 +65,18 @@ class AVCache(ActivationCache):
     def _full_name(self, key: Any) -> str:
         if isinstance(key, str):
             return key if key in self.cache_dict or "." in key or key.startswith("hook_") else get_act_name(key)
-        name, layer, *rest = (*key, None)[: max(2, len(key))]
+        name, layer, *kind = key
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
-        return get_act_name(name, layer, *rest)
+        return get_act_name(name, layer, *kind)
 
     def _sliced(self, name: str, scope: Scope) -> Tensor:
         """A span of a full activation, cut out by the same code that hands spans to hooks."""
         tensor = self.cache_dict[name]
         found: list[Tensor] = []
-        point = HookPoint(" ".join(self._points[name].axes))
-        point.name = name
+        axes, rows = self._held[name]
+        point = HookPoint(axes)
+        point.name, point.rows = name, rows
 
         def keep(part: Tensor, *, hook: HookPoint) -> None:
             found.append(part)
@@ -87,21 +89,16 @@ class AVCache(ActivationCache):
         return f"AVCache of {len(self)} activations, {size / 1e6:.1f} MB"
 
 
-def keep_copy(cache: dict[str, Tensor], key: str, device: torch.device | str | None) -> Any:
+def keep_copy(
+    cache: dict[str, Tensor], key: str, device: torch.device | str | None, remove_batch_dim: bool = False
+) -> HookFunction:
     """A hook that stores a detached copy of what it sees."""
 
     def keep(tensor: Tensor, *, hook: HookPoint) -> None:
-        cache[key] = tensor.detach().to(device) if device is not None and _moves(tensor, device) else _copy(tensor)
+        copy = tensor.detach().to(device=device, copy=True)
+        cache[key] = copy[0] if remove_batch_dim and len(copy) == 1 else copy
 
     return keep
-
-
-def _moves(tensor: Tensor, device: torch.device | str) -> bool:
-    return torch.device(device) != tensor.device
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
 
 
 def cache_bytes(matches: Sequence[Match], inputs: AVInputs, cfg: DecoderConfig, dtype: torch.dtype, run: Run) -> int:

@@ -95,11 +95,11 @@ class Attention(AttentionViews, nn.Module):
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
         rot_q, rot_k = self.hook_rot_q(rotate(q, *tables)), self.hook_rot_k(rotate(k, *tables))
-        heads_first = [heads.transpose(1, 2) for heads in (rot_q, rot_k, v)]
-        z = attend.read(self.layer, *heads_first)
+        rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
+        z = attend.read(self.layer, rot_q, rot_k, v)
         rows = _wanted_rows(attend.run, x, self.hook_attn_scores, self.hook_pattern)
         if rows is not None:
-            z = self._observe(z, rows, *heads_first, attend)
+            z = self._observe(z, rows, rot_q, rot_k, v, attend)
         return self._project(self.hook_z(z.transpose(1, 2)), attend.run)
 
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:

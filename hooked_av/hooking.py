@@ -117,6 +117,40 @@ class SpanHooks(HookedRootModule):
             cache.remove_batch_dim(inputs.batch)
         return logits, cache
 
+    def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], list[Hook], list[Hook]]:
+        """The dict that hooks fill, and the hooks to pass on; gradients come under the name and `_grad`.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> kept, forward, backward = model.get_caching_hooks("blocks.1.hook_mlp_out@last", incl_bwd=True)
+        >>> with model.hooks(forward, backward):
+        ...     model("Hello world")[0, -1, 3].backward()
+        >>> sorted(kept)
+        ['blocks.1.hook_mlp_out@last', 'blocks.1.hook_mlp_out@last_grad']
+        """
+        kept = {} if cache is None else cache
+        wanted = names_filter if names_filter is not None else lambda name: not self.hook_dict[name].lazy
+        names = [wanted] if isinstance(wanted, str) or callable(wanted) else list(wanted)
+        keys = {match.key: None for name in names for match in match_names(name, self.hook_dict)}
+        forward: list[Hook] = [(key, keep_copy(kept, key, device, remove_batch_dim)) for key in keys]
+        backward: list[Hook] = [(key, keep_copy(kept, f"{key}_grad", device, remove_batch_dim)) for key in keys]
+        return kept, forward, backward if incl_bwd else []
+
+    def add_caching_hooks(self, names_filter: NamesFilter = None, incl_bwd: bool = False, **options: Any) -> dict:  # type: ignore[override]
+        """Hooks that fill the returned dict at every run, until `reset_hooks`."""
+        kept, forward, backward = self.get_caching_hooks(names_filter, incl_bwd, **options)
+        for direction, hooks in (("fwd", forward), ("bwd", backward)):
+            for name, hook in hooks:
+                self.add_hook(name, hook, direction)
+        return kept
+
     def _cached(self, names_filter: NamesFilter, run: Run) -> list[Match]:
         """What to cache; a name written out in full must be able to fire."""
         points = {name: point for name, point in self.hook_dict.items() if run.fires(name)}

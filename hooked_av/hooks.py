@@ -314,8 +314,17 @@ def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch
     wanted = run.positions(selector)
     if hook.rows is None:
         return wanted
-    # A lazy point holds the sorted union of what all its hooks asked for.
-    return torch.stack([torch.searchsorted(held, row) for held, row in zip(hook.rows, wanted, strict=True)])
+    # A lazy point holds some rows only, sorted: the union of what its hooks asked for, or `logits_at`.
+    index = torch.stack([torch.searchsorted(held, row) for held, row in zip(hook.rows, wanted, strict=True)])
+    index = index.clamp(max=hook.rows.shape[1] - 1)
+    if not torch.equal(hook.rows.gather(1, index), wanted):
+        raise SpanError(
+            f"span {selector!r} is not among the rows of {hook.name}",
+            expected=f"positions that were computed ({hook.rows.shape[1]} of them)",
+            got=selector,
+            next_step="leave logits_at out, or name a span inside it",
+        )
+    return index
 
 
 def _media_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch=1 span"]:

@@ -212,8 +212,8 @@ def read_sound(path: Path, track: SoundTrack, start: float, stop: float) -> Floa
 def _decoded_mono(path: Path, track: SoundTrack, first: int, last: int) -> Float32[np.ndarray, " sample"]:
     """Samples [first, last) of the track at its own rate, fewer where it ends earlier; gaps in its times are zeros."""
     sound, end, position = np.zeros(last - first, np.float32), 0, None
-    # Weights that sum to 1: by default FFmpeg adds the channels of 5.1 up to 1.7.
-    mixer = av.AudioResampler("flt", "mono", track.rate_hz, options={"rematrix_maxval": "1.0"})
+    # Whole numbers: for these FFmpeg's mixing weights sum to 1, for floats the channels of 5.1 add up to 1.7.
+    mixer = av.AudioResampler("s32", "mono", track.rate_hz)
     with opened(path) as container:
         stream = container.streams[track.stream_index]
         if track.seeks_exactly and first:
@@ -225,7 +225,7 @@ def _decoded_mono(path: Path, track: SoundTrack, first: int, last: int) -> Float
                 position = stated or 0
             if position >= last:
                 break
-            block = np.concatenate([part.to_ndarray()[0] for part in mixer.resample(frame)])
+            block = np.concatenate([part.to_ndarray()[0] for part in mixer.resample(frame)]) / np.float32(2**31)
             skip = max(0, first - position)
             begin = position + skip - first
             block = block[skip : skip + last - first - begin]

@@ -54,7 +54,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         for name in MEDIA_HOOKS:
             self.add_module(name, HookPoint("row d_model"))
         self.hook_inputs_embed = HookPoint("batch pos d_model")
-        self.attn_implementation = attn_implementation
+        self.attn_implementation: Backend = attn_implementation
         self._interventions: tuple[BlockAttention, ...] = ()
         self.eval()
         self.setup()

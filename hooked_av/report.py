@@ -6,6 +6,7 @@ Figures are SVG inside the page; nothing is fetched, and every text that came fr
 import base64
 import os
 import platform
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -132,15 +133,27 @@ def _lens_rows(lens: LogitLens) -> Iterator[dict[str, Any]]:
 def _tables(result: DemoResult) -> dict[str, dict[str, str]]:
     """What made the page, under headings."""
     used = dict(result.curves.settings)
-    versions = {name: str(used.pop(name)) for name in ("hooked_av", "torch", "transformers")}
+    versions = {name: used.pop(name) for name in ("hooked_av", "torch", "transformers")}
     versions |= {name: version(name) for name in ("numpy", "matplotlib")} | {"Python": platform.python_version()}
-    sampling = {name: str(value) for name, value in result.inputs.settings.get("sampling", {}).items()}
-    layers = "".join(sorted({key.partition(".")[0] for key in result.cached}))
-    cached = {key: str(list(shape)) for key, shape in result.cached.items()} if layers else {}
-    return {
-        "Run": {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in used.items()},
-        "Sampling of the clip": {**sampling, "max_pixels": sampling.get("max_pixels", "").replace("None", "released")},
+    tables = {
+        "Run": used,
+        "Sampling of the clip": result.inputs.settings.get("sampling", {}),
         "Versions": versions,
         "Time, seconds": {name: f"{seconds:.2f}" for name, seconds in result.seconds.items()},
-        "Cached in the clean run": cached,
+        "Cached in the clean run": _cached(result),
     }
+    return {heading: {name: _plain(value) for name, value in table.items()} for heading, table in tables.items()}
+
+
+def _cached(result: DemoResult) -> dict[str, str]:
+    """Shapes by name; the same activation of all layers is one row."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for key, shape in result.cached.items():
+        shapes.setdefault(re.sub(r"^blocks\.\d+", "blocks.*", key), []).append(shape)
+    return {key: f"{len(found)} × {list(found[0])}" for key, found in shapes.items()}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "released budget" if value is None else str(value)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hooked_av import attention
 from hooked_av.attention import Attend, Cut
-from hooked_av.errors import HookedAVWarning
+from hooked_av.errors import HookedAVWarning, InputsError
 
 N_HEADS, N_KV, N_POS, D_HEAD = 4, 2, 12, 8
 
@@ -86,6 +86,12 @@ def test_a_row_without_keys_reads_zero_and_is_reported():
 def test_a_pattern_row_without_keys_is_zero():
     scores = torch.tensor([[[[-torch.inf, -torch.inf], [0.0, -torch.inf]]]])
     assert attention.pattern_of(scores).tolist() == [[[[0, 0], [1, 0]]]]
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(InputsError, match="unknown attention backend"):
+        Attend("flash")
 
 
 def test_no_gradient_is_lost_or_not_a_number_at_an_empty_row():

@@ -5,7 +5,7 @@ import torch
 from support.thinkers import make_thinker, prompts
 from transformer_lens import ActivationCache
 
-from hooked_av.errors import HookNameError, MemoryBudgetError
+from hooked_av.errors import HookNameError, MemoryBudgetError, SpanError
 from hooked_av.model import HookedAVTransformer
 
 MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
@@ -151,3 +151,38 @@ def test_what_is_not_cached_says_what_is(key, told):
 def test_a_filter_that_selects_nothing_is_refused():
     with pytest.raises(HookNameError, match="nothing to cache"):
         cached([])
+
+
+def test_transformer_lens_caching_hooks_are_loud_and_scoped_too(everything):
+    name = "blocks.1.hook_resid_post"
+    with pytest.raises(HookNameError, match="no hook point has this name"):
+        MODEL.get_caching_hooks(["blocks.1.hook_resid_pots"])
+    kept = MODEL.add_caching_hooks([name, f"{name}@audio"])
+    with torch.no_grad():
+        MODEL(INPUTS)
+    MODEL.reset_hooks()
+    assert torch.equal(kept[name], everything[name])
+    assert torch.equal(kept[f"{name}@audio"], everything[name][:, INPUTS.spans["audio"].positions.tolist()])
+
+
+def test_gradients_are_cached_by_name():
+    name = "blocks.1.hook_resid_post"
+    kept, forward, backward = MODEL.get_caching_hooks(f"{name}@last", incl_bwd=True)
+    with MODEL.hooks(forward, backward):
+        MODEL(INPUTS)[0, -1, 3].backward()
+    received = []
+    with MODEL.hooks(bwd_hooks=[(name, lambda gradient, hook: received.append(gradient.clone()))]):
+        MODEL(INPUTS)[0, -1, 3].backward()
+    torch.testing.assert_close(kept[f"{name}@last_grad"], received[0][:, -1:])
+    MODEL.zero_grad()
+
+
+def test_logits_at_a_span_are_sliced_by_what_they_hold(everything):
+    with torch.no_grad():
+        _, cache = MODEL.run_with_cache(INPUTS, names_filter="hook_logits", logits_at="audio")
+    rows = INPUTS.spans.resolve("audio & item0").positions.tolist()
+    torch.testing.assert_close(cache["hook_logits@audio & item0"], everything["hook_logits"][:, rows])
+    with pytest.raises(SpanError, match="is not among the rows of hook_logits"):
+        cache["hook_logits@last"]
+    with pytest.raises(SpanError, match="is not among the rows of hook_logits"), torch.no_grad():
+        MODEL.run_with_hooks(INPUTS, fwd_hooks=[("hook_logits@video", lambda t, hook: None)], logits_at="audio")

@@ -48,6 +48,13 @@ def test_logits_are_equal_to_the_bit(pairs, attn, dtype, n_kv, kind):
     assert torch.equal(our_logits(model, tensors), published_logits(thinker, tensors))
 
 
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_eager_and_fused_agree(pairs, kind):
+    fused, eager = (pairs(attn, torch.float32, 2)[1] for attn in BACKENDS)
+    tensors = PROMPTS[kind].tensors()
+    torch.testing.assert_close(our_logits(eager, tensors), our_logits(fused, tensors), rtol=1e-5, atol=1e-5)
+
+
 def test_the_whole_omni_model_is_adopted_by_its_thinker(pairs):
     thinker, _ = pairs("sdpa", torch.float32, 2)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
@@ -200,7 +200,7 @@ def _number_runs(axes: Axes, order: list[Segment], cells: list[Cell], end_second
         left, right = min(cell.left for cell in run), max(cell.left + cell.width for cell in run)
         if (right - left) / end_seconds * _LANE_INCHES > 0.075 * len(segment.positions):
             axes.text((left + right) / 2, -0.045 / axes.bbox.height * axes.figure.dpi, segment.positions,
-                      transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=7.5)  # fmt: skip
+                      transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)  # fmt: skip
             axes.plot([left, right], [0, 0], color="black", linewidth=1.2, marker="|", markersize=5, clip_on=False,
                       solid_capstyle="butt")  # fmt: skip
 
@@ -227,15 +227,19 @@ def _draw_still(axes: Axes, clip: Clip | None, cells: list[Cell]) -> None:
 def _draw_scale(axes: Axes, order: list[Segment]) -> None:
     """All positions of the prompt on one scale."""
     for segment in order:
-        look = look_of(segment.span)
-        axes.add_patch(
-            Rectangle((segment.start, 0), segment.stop - segment.start, 1, facecolor=look.colour, edgecolor="white",
-                      hatch=look.hatch, linewidth=0, label=segment.span)  # fmt: skip
-        )
+        axes.add_patch(_bar(segment, (segment.start, 0), segment.stop - segment.start, 1))
     axes.set(xlim=(0, order[-1].stop), ylim=(0, 1), xlabel="position in the prompt")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axes.xaxis.labelpad = 1
     lane_label(axes, "prompt to scale")
+
+
+def _bar(segment: Segment, corner: tuple[float, float], width: float, height: float) -> Rectangle:
+    look = look_of(segment.span)
+    return Rectangle(
+        corner, width, height, facecolor=look.colour, edgecolor="white", hatch=look.hatch, linewidth=0,
+        label=segment.span,
+    )  # fmt: skip
 
 
 def _draw_order(axes: Axes, boxes: list[Box]) -> None:
@@ -243,13 +247,10 @@ def _draw_order(axes: Axes, boxes: list[Box]) -> None:
     n_lines = 1 + max(box.line for box in boxes)
     axes.set(xlim=(0, _LANE_INCHES), ylim=(n_lines * _BOX_INCHES, 0))
     for box in boxes:
-        top, look = box.line * _BOX_INCHES + 0.05, look_of(box.segment.span)
-        axes.add_patch(
-            Rectangle((box.left, top), box.width, 0.13, facecolor=look.colour, edgecolor="white", hatch=look.hatch,
-                      linewidth=0, label=box.segment.span)  # fmt: skip
-        )
+        top = box.line * _BOX_INCHES + 0.05
+        axes.add_patch(_bar(box.segment, (box.left, top), box.width, 0.13))
         axes.text(box.left, top + 0.16, box.segment.span, ha="left", va="top", fontsize=8.5, weight="bold")
-        axes.text(box.left, top + 0.32, box.segment.positions, ha="left", va="top", fontsize=7.5, color="#333333")
+        axes.text(box.left, top + 0.32, box.segment.positions, ha="left", va="top", fontsize=8, color="#333333")
     axes.text(-0.012, 1 - 0.12 / (n_lines * _BOX_INCHES), "prompt in order", transform=axes.transAxes, ha="right",
               va="center", weight="bold", fontsize=9)  # fmt: skip
     axes.text(-0.012, 1 - 0.3 / (n_lines * _BOX_INCHES), "not to scale", transform=axes.transAxes, ha="right",

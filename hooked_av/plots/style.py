@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ GREY, PALE = "#8A8A8A", "#DCDCDC"
 
 _PICTURE_DPI = 120  # of thumbnails; everything else is vector
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "figure.dpi": 96,
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that figures look alike everywhere
     "font.size": 9.5,
@@ -86,7 +87,9 @@ def svg_text(figure: Figure) -> str:
     """The figure as SVG text; equal figures give equal text."""
     buffer = io.StringIO()
     with figure_style():
-        figure.savefig(buffer, format="svg", dpi=_PICTURE_DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        figure.savefig(
+            buffer, format="svg", dpi=_PICTURE_DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Date": None}
+        )
     return buffer.getvalue()
 
 

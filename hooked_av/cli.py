@@ -1,0 +1,226 @@
+"""The command line: `hooked-av demo`.
+
+Heavy imports happen inside the commands, so that `--help` and `--version` answer at once.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hooked_av import __version__
+from hooked_av.errors import HookedAVError, HookedAVWarning
+
+if TYPE_CHECKING:
+    from hooked_av.demo import DemoResult, Origin
+    from hooked_av.families.omni_prepare import Sampling
+
+CLIP = Path(__file__).parent / "data" / "bigbuckbunny.mp4"
+ATTRIBUTION = (
+    "bigbuckbunny.mp4: 5.3 seconds of “Big Buck Bunny”, © 2008 Blender Foundation, www.bigbuckbunny.org, under "
+    "CC BY 3.0, https://creativecommons.org/licenses/by/3.0/. The clip itself is unchanged; frames are shown smaller."
+)
+QUESTION = "What do you hear?"
+RANDOM_LAYERS = 12  # enough for a window of three layers and a curve worth looking at
+RANDOM_MAX_PIXELS = 37_632  # 48 tokens for a pair of frames: seconds on two cores, and a layout that can be read
+
+
+class _Commands(click.Group):
+    """Our own errors are shown as their message, with exit code 1; all others keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _plain_warnings():
+                return super().invoke(ctx)
+        except HookedAVError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our own warnings without file and line, which would be of no use here."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, HookedAVWarning):
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `hooked-av demo` was asked to do."""
+
+    model: str | None
+    video: Path | None
+    question: str
+    options: tuple[str, ...]
+    start: float | None
+    stop: float | None
+    max_pixels: int | None
+    fps: float
+    out: Path
+    seed: int | None
+
+    @property
+    def sampling(self) -> "Sampling":
+        from hooked_av.families.omni_prepare import Sampling
+
+        small = RANDOM_MAX_PIXELS if self.model is None else None
+        return Sampling(fps=self.fps, max_pixels=self.max_pixels if self.max_pixels is not None else small)
+
+    @property
+    def origin(self) -> "Origin":
+        from hooked_av.demo import Origin
+
+        model = self.model or f"random_omni({RANDOM_LAYERS}, seed={self.seed or 0})"
+        own = self.video is not None
+        return Origin(model, self.model is None, (self.video or CLIP).name, "" if own else ATTRIBUTION)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hooked-av")
+def main() -> None:
+    """Mechanistic interpretability of audio-visual language models."""
+
+
+@main.command()
+@click.option("--model", metavar="PATH_OR_ID", help="Checkpoint folder or hub id (default: random weights).")
+@click.option("--video", type=click.Path(path_type=Path), metavar="FILE",
+              help="Film, sound or image (default: five seconds of Big Buck Bunny).")  # fmt: skip
+@click.option("--question", default=QUESTION, show_default=True, help="What is asked about the clip.")
+@click.option("--option", "options", multiple=True, metavar="TEXT", help="An answer option; give two or more.")
+@click.option("--start", type=float, metavar="SECONDS", help="Where in the file the clip begins.")
+@click.option("--stop", type=float, metavar="SECONDS", help="Where in the file the clip ends.")
+@click.option("--max-pixels", type=int, metavar="N",
+              help=f"Pixels of a frame, at most (default: {RANDOM_MAX_PIXELS:,}; with --model as released).")  # fmt: skip
+@click.option("--fps", type=float, default=2.0, show_default=True, help="Frames a second that the model sees.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="FOLDER",
+              help="Where report.html goes.")  # fmt: skip
+@click.option("--seed", type=int, help="Of the random weights (default: 0).")
+def demo(**given: Any) -> None:
+    """Run the whole path on one clip and write report.html.
+
+    Decodes the clip, builds the prompt, runs the model with a cache, cuts attention audio → question and
+    video → question layer by layer, and reads the logit lens at the last position.
+    """
+    run(DemoOptions(**given))
+
+
+def run(asked: DemoOptions) -> None:
+    """The demo from options to report; nothing is written unless all of it worked."""
+    _check(asked)
+    from hooked_av.demo import run_demo, stage
+    from hooked_av.media import Clip
+    from hooked_av.report import check_folder, write_report
+
+    check_folder(asked.out)
+    seconds: dict[str, float] = {}
+    with stage("open the clip", seconds, progress=True):
+        clip = Clip.from_file(asked.video or CLIP, asked.start or 0.0, asked.stop)
+    if asked.origin.random_weights:
+        _say_random()
+    with stage("load the model", seconds, progress=True):
+        model = _load(asked)
+    result = run_demo(
+        model, clip, asked.question, asked.options, origin=asked.origin, sampling=asked.sampling, progress=True
+    )
+    with stage("write the report", seconds, progress=True):
+        path = write_report(result, asked.out)
+    _show(result, path)
+
+
+def _check(asked: DemoOptions) -> None:
+    """What can be wrong without a model is refused before one is loaded."""
+    if asked.model is not None and asked.seed is not None:
+        raise click.UsageError("--seed is for random weights; it does nothing with --model")
+    from hooked_av.frames import VIDEO_BUDGET, sample_indices
+    from hooked_av.prompt import check_options, question_parts
+
+    question_parts(asked.question, check_options(asked.options), None)
+    sample_indices(1, 1.0, fps=asked.fps)
+    asked.sampling.budget(VIDEO_BUDGET)
+
+
+def _load(asked: DemoOptions) -> Any:
+    import torch
+
+    from hooked_av.model import HookedAVTransformer
+    from hooked_av.random_model import random_omni
+
+    if asked.model is None:
+        return random_omni(RANDOM_LAYERS, seed=asked.seed or 0)
+    return HookedAVTransformer.from_pretrained(asked.model, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _say_random() -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+
+    Console().print(
+        Panel(
+            "[bold]The model has RANDOM WEIGHTS: its answers and curves mean nothing.[/bold]\n"
+            "You see what the tool does, on a real clip, with the real tokenizer and prompt.\n"
+            "A trained model is to come. Give a checkpoint of your own with --model.",
+            title="[bold]RANDOM WEIGHTS[/bold]",
+            border_style="bold red",
+        )
+    )
+
+
+def _show(result: "DemoResult", path: Path) -> None:
+    """Summary, table and the place of the report."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from hooked_av.plots.text import visible
+
+    sampling, counts = result.inputs.settings["sampling"], result.inputs.spans
+    media = ", ".join(f"{len(counts[name])} {name}" for name in ("audio", "video", "image") if name in counts)
+    budget = "the released pixel budget" if sampling["max_pixels"] is None else f"{sampling['max_pixels']:,} pixels"
+    console = Console()
+    console.print()
+    console.print(Text(f"Clip:      {result.origin.clip}, {result.clip}"))
+    console.print(Text(f"Question:  {result.question}"))
+    console.print(Text(f"Prompt:    {result.inputs.n_pos} tokens ({media}); {sampling['fps']:g} frames a second, "
+                       f"at most {budget} a frame"))  # fmt: skip
+    warning = "  (random weights: it means nothing)" if result.origin.random_weights else ""
+    console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}{warning}"))
+    for note in result.notes:
+        console.print(Text(f"Note:      {note}"))
+    console.print(_table(result))
+    if result.origin.random_weights:
+        console.print("RANDOM WEIGHTS: the numbers above mean nothing.", style="bold red")
+    if result.origin.attribution:
+        console.print(Text(result.origin.attribution), style="dim")
+    click.echo(f"Report: {path}")
+
+
+def _table(result: "DemoResult") -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    from hooked_av.plots.text import shortened, visible
+
+    curves, lens = result.curves, result.lens
+    cut = "one layer" if curves.width == 1 else f"{curves.width} layers"
+    table = Table(title=f"Change of answer probability, attention cut in {cut} at a time; best token of the logit lens")
+    table.add_column("layer", justify="right")
+    for pathway in curves.pathways:
+        table.add_column(f"{pathway} %", justify="right")
+    table.add_column("lens token")
+    table.add_column("p", justify="right")
+    for layer, change in enumerate(curves.change_percent.T):
+        best, p = lens.top_texts[layer][-1][0], float(lens.top_probabilities[layer, -1, 0])
+        cells = [Text(f"{value:+.2f}") for value in change]
+        table.add_row(str(layer), *cells, Text(shortened(visible(best), 14)), f"{p:.3g}")
+    return table
