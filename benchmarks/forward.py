@@ -159,16 +159,17 @@ def cpu_seconds(run: Run) -> float:
 
 def time_pairs(runs: Mapping[str, Run], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """For each variant, (its seconds, the peer's seconds right next to it), in turns of who goes first."""
-    peer = runs[PEER]
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in runs if name != PEER}
+    gc.collect()
+    gc.freeze()  # the garbage of imports and loading is nobody's; what a run leaves behind stays its own
     for round_number in range(rounds):
-        gc.collect()
         for name in pairs:
             if round_number % 2:
-                seconds, peer_seconds = cpu_seconds(runs[name]), cpu_seconds(peer)
+                seconds, peer_seconds = cpu_seconds(runs[name]), cpu_seconds(runs[PEER])
             else:
-                peer_seconds, seconds = cpu_seconds(peer), cpu_seconds(runs[name])
+                peer_seconds, seconds = cpu_seconds(runs[PEER]), cpu_seconds(runs[name])
             pairs[name].append((seconds, peer_seconds))
+    gc.unfreeze()
     return pairs
 
 
@@ -209,7 +210,6 @@ def count_flops(run: Run) -> int:
 
 def peak_bytes(run: Run) -> int:
     """The largest sum of tensor bytes that a run held at one time, beyond what lived before it: exact, no sampling."""
-    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         run()
     with TemporaryDirectory() as folder:
@@ -237,7 +237,7 @@ def _peak(events: Sequence[Mapping[str, Any]]) -> int:
 # --- hook points -----------------------------------------------------------------------------------------------------
 
 
-def hook_point_cost(pair: Pair, inputs: AVInputs, n_calls: int = 200_000) -> dict[str, float]:
+def hook_point_cost(pair: Pair, inputs: AVInputs, n_calls: int) -> dict[str, float]:
     """What a hook point costs while nobody listens, next to calling an empty function, and how often it is called."""
     point, tensor = HookPoint("batch pos d_model"), torch.zeros(1)
 
@@ -292,8 +292,8 @@ def count_calls(model: HookedAVTransformer, inputs: AVInputs) -> int:
 
 
 @torch.no_grad()
-def measure(job: Job) -> dict[str, Any]:
-    """All figures of one job."""
+def measure(job: Job, n_calls: int = 200_000) -> dict[str, Any]:
+    """All figures of one job; `n_calls` of a hook point are timed."""
     pair = make_pair(job.shape)
     inputs = make_inputs(job.n_tokens, job.shape.d_vocab)
     runs = variants(pair, inputs)
@@ -310,7 +310,7 @@ def measure(job: Job) -> dict[str, Any]:
     peer_times = [(seconds, seconds) for timed in pairs.values() for _, seconds in timed]
     for name in runs:
         rows[name] |= summarise(peer_times if name == PEER else pairs[name])
-    return {**asdict(job), "variants": rows, "hook_points": hook_point_cost(pair, inputs)}
+    return {**asdict(job), "variants": rows, "hook_points": hook_point_cost(pair, inputs, n_calls)}
 
 
 def machine() -> dict[str, Any]:
@@ -359,7 +359,7 @@ def main(out: Path | None, quick: bool) -> None:
     console = Console(width=120)
     rows = []
     for job in QUICK_JOBS if quick else JOBS:
-        rows.append(measure(job))
+        rows.append(measure(job, **({"n_calls": 500} if quick else {})))
         console.print(table(rows[-1]))
         points = rows[-1]["hook_points"]
         console.print(

@@ -13,7 +13,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
-from hooked_av.errors import HookNameError, MemoryBudgetError, nearest
+from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
 from hooked_av.hooks import HookFunction, HookName, HookPoint, Match, Run, Scope, ScopedHook
 from hooked_av.inputs import AVInputs
 
@@ -61,6 +61,26 @@ class AVCache(ActivationCache):
         except HookNameError:
             return False
         return True
+
+    def remove_batch_dim(self, batch_size: int | None = None) -> "AVCache":
+        """Drop the batch axis of a cache of one prompt; encoder rows have none, and stay.
+
+        Errors: `InputsError` for a cache of several prompts.
+        """
+        batched = {key: HookName.parse(key).pattern for key in self.cache_dict}
+        batched = {key: name for key, name in batched.items() if self._held[name][0].startswith("batch")}
+        sizes = {len(self.cache_dict[key]) for key in batched}
+        if self.has_batch_dim and sizes - {1}:
+            raise InputsError(
+                "only a cache of one prompt can lose its batch axis",
+                expected="batch size 1",
+                got=sorted(sizes),
+                next_step="run the prompts one by one, or keep the axis",
+            )
+        if self.has_batch_dim:
+            self.cache_dict.update({key: self.cache_dict[key][0] for key in batched})
+        self.has_batch_dim = False
+        return self
 
     def _full_name(self, key: Any) -> str:
         if isinstance(key, str):

@@ -102,7 +102,7 @@ def main() -> None:
 @click.option("--start", type=float, metavar="SECONDS", help="Where in the file the clip begins.")
 @click.option("--stop", type=float, metavar="SECONDS", help="Where in the file the clip ends.")
 @click.option("--max-pixels", type=int, metavar="N",
-              help=f"Pixels of a frame, at most (default: {RANDOM_MAX_PIXELS:,}; with --model as released).")  # fmt: skip
+              help=f"Pixels of a frame, at most (default: {RANDOM_MAX_PIXELS:,}; --model: as released).")  # fmt: skip
 @click.option("--fps", type=float, default=2.0, show_default=True, help="Frames a second that the model sees.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="FOLDER",
               help="Where report.html goes.")  # fmt: skip

@@ -113,9 +113,7 @@ class SpanHooks(HookedRootModule):
                 self.hook_dict[match.name].add_hook(hook, level=self.context_level)
             logits = self(inputs, **forward_arguments)
         cache = AVCache(kept, self, run, self.hook_dict)
-        if remove_batch_dim:
-            cache.remove_batch_dim(inputs.batch)
-        return logits, cache
+        return logits, cache.remove_batch_dim() if remove_batch_dim else cache
 
     def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
         self,

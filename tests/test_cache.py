@@ -5,7 +5,7 @@ import torch
 from support.thinkers import make_thinker, prompts
 from transformer_lens import ActivationCache
 
-from hooked_av.errors import HookNameError, MemoryBudgetError, SpanError
+from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, SpanError
 from hooked_av.model import HookedAVTransformer
 
 MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
@@ -108,6 +108,14 @@ def test_the_batch_axis_goes_on_request():
     _, cache = cached("blocks.0.hook_resid_post", remove_batch_dim=True)
     assert cache["blocks.0.hook_resid_post"].shape == (INPUTS.n_pos, CFG.d_model)
     assert cache["blocks.0.hook_resid_post@last"].shape == (1, CFG.d_model)
+    one_row = "hook_audio_embed@rows"
+    rows = INPUTS.with_span("rows", list(INPUTS.spans["audio"])[:1])
+    with torch.no_grad():
+        _, cache = MODEL.run_with_cache(rows, names_filter=[one_row, "hook_embed"], remove_batch_dim=True)
+        assert cache[one_row].shape == (1, CFG.d_model), "encoder rows have no batch axis to lose"
+        assert cache["hook_embed"].shape == (INPUTS.n_pos, CFG.d_model)
+        with pytest.raises(InputsError, match="one prompt"):
+            MODEL.run_with_cache(MODEL.batch([INPUTS, INPUTS]), names_filter="hook_embed", remove_batch_dim=True)
 
 
 def test_its_size_is_known_before_the_run(monkeypatch):

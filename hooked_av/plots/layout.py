@@ -54,14 +54,14 @@ def plot_layout(inputs: AVInputs, item: int = 0) -> Drawing:
     cells, order = lane_cells(inputs, item), segments(inputs)
     boxes = flow(order, _LANE_INCHES)
     clip = inputs.clips[0][item] if inputs.clips and item < len(inputs.clips[0]) else None
+    end_seconds = _end_seconds(clip, cells)
     with figure_style():
         figure, axes = _stack(list(_lanes(clip, cells, boxes)))
         _draw_media(axes, clip, cells)
         for modality in (name for name in ("audio", "video") if name in cells):
-            _draw_tokens(axes[modality], modality, cells[modality])
-            _number_runs(axes[modality], order, cells[modality], _end_seconds(clip, cells))
-        _share_time([axes[name] for name in ("frames", "waveform", "audio", "video") if name in axes],
-                    _end_seconds(clip, cells))  # fmt: skip
+            _draw_tokens(axes[modality], modality, cells[modality], end_seconds)
+            _number_runs(axes[modality], order, cells[modality], end_seconds)
+        _share_time([axes[name] for name in ("frames", "waveform", "audio", "video") if name in axes], end_seconds)
         _draw_scale(axes["scale"], order)
         _draw_order(axes["order"], boxes)
     return figure
@@ -149,7 +149,7 @@ def _apart(starts: Sequence[float], distance: float) -> list[float]:
     return kept
 
 
-def _thumbnail(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+def _thumbnail(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "row column 3"]:
     height, width, _ = frame.shape
     size = (max(1, round(_THUMB_PIXELS * width / height)), _THUMB_PIXELS)
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
@@ -165,10 +165,13 @@ def _draw_waveform(axes: Axes, waveform: Float32[np.ndarray, " sample"]) -> None
     lane_label(axes, "sound", f"peak {peak:.2g}")
 
 
-def _draw_tokens(axes: Axes, modality: str, cells: list[Cell]) -> None:
-    axes.add_collection(_rectangles(cells, modality))
+def _draw_tokens(axes: Axes, modality: str, cells: list[Cell], end_seconds: float) -> None:
+    points = 72 * _LANE_INCHES / end_seconds  # in a second
+    axes.add_collection(_rectangles(cells, modality, min(0.5, 0.15 * points * cells[0].width)))
     if modality == "video":
-        axes.vlines(sorted(_group_starts(cells).values())[1:], 0, 1, color="white", linewidth=3)
+        starts = sorted(_group_starts(cells).values())
+        gap = min(3.0, 0.08 * points * end_seconds / len(starts))
+        axes.vlines(starts[1:], 0, 1, color="white", linewidth=gap)
     axes.set_ylim(0, 1)
     lane_label(axes, f"{modality} tokens", _arrangement(cells))
 
@@ -182,10 +185,12 @@ def _arrangement(cells: list[Cell]) -> str:
     return f"{n_groups} groups of\n{grid}" if n_groups > 1 else grid
 
 
-def _rectangles(cells: list[Cell], modality: str) -> PatchCollection:
+def _rectangles(cells: list[Cell], modality: str, edge_points: float = 0.5) -> PatchCollection:
     patches = [Rectangle((cell.left, cell.bottom), cell.width, cell.height) for cell in cells]
     look = look_of(modality)
-    collection = PatchCollection(patches, facecolor=look.colour, edgecolor="white", linewidth=0.5, label=modality)
+    collection = PatchCollection(
+        patches, facecolor=look.colour, edgecolor="white", linewidth=edge_points, label=modality
+    )
     collection.set_rasterized(len(cells) > MAX_VECTOR_CELLS)
     return collection
 

@@ -13,7 +13,7 @@ import numpy as np
 from hooked_av.inputs import AVInputs
 
 MEDIA = ("audio", "video", "image")
-MAX_BOXES = 60
+MAX_BOXES = 31
 BOX_GAP = 0.06  # inches between two boxes
 # The first of these spans that holds a token names it; options stand before `options`, which holds them all.
 _RANKED = ("last", "boundary", *MEDIA, "option_", "options", "instruction", "question", "answer_prefix", "system",
@@ -115,7 +115,7 @@ class Box:
 def flow(order: list[Segment], inches: float) -> list[Box]:
     """Boxes for segments in order, left to right and line by line, each wide enough for its own text.
 
-    The middle of an order of more than 60 segments becomes a single box.
+    The middle of an order of more than 31 segments becomes a single box.
 
     >>> [(box.line, round(box.left, 2)) for box in flow([Segment("audio", 0, 50), Segment("last", 50, 51)], 2.0)]
     [(0, 0.0), (1, 0.0)]
@@ -135,7 +135,7 @@ def flow(order: list[Segment], inches: float) -> list[Box]:
 def _elided(order: list[Segment]) -> list[Segment]:
     if len(order) <= MAX_BOXES:
         return order
-    half = (MAX_BOXES - 1) // 2
+    half = MAX_BOXES // 2
     head, tail = order[:half], order[-half:]
     middle = f"… {len(order) - 2 * half} more …"
     return [*head, Segment(middle, head[-1].stop, tail[0].start), *tail]

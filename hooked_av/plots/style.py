@@ -109,8 +109,7 @@ def bare(axes: Axes) -> None:
 
 def lane_label(axes: Axes, name: str, detail: str = "") -> None:
     """The name of a lane, and a smaller line beneath it, on the left."""
-    above = 0.5 if not detail else 0.53
-    axes.text(-0.012, above, name, transform=axes.transAxes, ha="right", va="bottom" if detail else "center",
-              weight="bold", fontsize=9, clip_on=False)  # fmt: skip
-    axes.text(-0.012, 0.47, detail, transform=axes.transAxes, ha="right", va="top", fontsize=8, color="#444444",
-              linespacing=1.15, clip_on=False)  # fmt: skip
+    place: dict[str, Any] = {"xy": (0, 0.5), "xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+    upper = "bottom" if detail else "center"
+    axes.annotate(name, xytext=(-8, 1 if detail else 0), va=upper, weight="bold", fontsize=9, **place)
+    axes.annotate(detail, xytext=(-8, -1), va="top", fontsize=8, color="#444444", linespacing=1.15, **place)

@@ -1,0 +1,54 @@
+"""Writes docs/hooks.md from the code: every hook point of a model, its axes, and when it exists.
+
+python docs/make_hooks.py
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+from hooked_av.hooks import HookPoint
+from hooked_av.model import HookedAVTransformer
+from hooked_av.random_model import random_omni_config
+
+PAGE = Path(__file__).parent / "hooks.md"
+WHEN = {
+    "hook_audio_embed": "inputs with sound",
+    "hook_video_embed": "inputs with video",
+    "hook_image_embed": "inputs with pictures",
+}
+HEAD = """# Hook points
+
+Names and shapes are TransformerLens's wherever the tensor is the same. This table is generated from the code
+(`python docs/make_hooks.py`); a test holds it to the model.
+
+*lazy* points are large: they are computed only where a hook or a cache asks for them, and only in the rows that are
+asked for (`blocks.5.attn.hook_pattern@last` costs one row a head). `run_with_cache()` without names leaves them out.
+
+Any name takes a span (`blocks.5.hook_resid_post@audio`), attention matrices take `@queries<-keys`
+(`blocks.5.attn.hook_pattern@question<-video`), and shell patterns work everywhere (`blocks.*.hook_resid_post@last`).
+
+| name | axes | exists |
+|---|---|---|
+"""
+
+
+def hook_table() -> str:
+    """The page's text."""
+    with torch.device("meta"):
+        model = HookedAVTransformer.from_hf(Thinker(random_omni_config(num_hidden_layers=1)))
+    rows = {re.sub(r"^blocks\.0\.", "blocks.i.", name): point for name, point in model.hook_dict.items()}
+    return HEAD + "".join(
+        f"| `{name}` | {' '.join(point.axes)} | {when(name, point)} |\n" for name, point in rows.items()
+    )
+
+
+def when(name: str, point: HookPoint) -> str:
+    """In which runs the point fires."""
+    return WHEN.get(name, "lazy" if point.lazy else "always")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(hook_table(), encoding="utf-8")
