@@ -1,12 +1,34 @@
 """What the documentation says is what the code does."""
 
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 import make_hooks  # noqa: E402
+import torch  # noqa: E402
 
 
 def test_the_hook_table_is_that_of_the_code():
     assert make_hooks.PAGE.read_text(encoding="utf-8") == make_hooks.hook_table(), "run python docs/make_hooks.py"
+
+
+def test_the_readmes_code_runs(monkeypatch, capsys):
+    """Every python block of the README, in order, from the repository's folder."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "Span('audio'" in capsys.readouterr().out
+    assert not torch.equal(names["silenced"], names["logits"])
+    assert names["cut"].shape == (1, 1, names["model"].cfg.d_vocab)
+
+
+def test_links_in_the_documentation_lead_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.thinkers import PromptMaker, thinker_config
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.errors import InputsError
+from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.omni import OmniFamily
 from hooked_av.positions import AudioPiece, AVPiece, OmniClock, TextRun, VisionPiece, omni_interleave, omni_positions
 
@@ -88,6 +88,17 @@ def test_a_batch_with_padding_equals_get_rope_index(thinker):
         tensors[name] = torch.cat(padded)
     inputs = FAMILY.inputs_from_tensors(**tensors)
     assert torch.equal(inputs.position_ids, published_positions(thinker, tensors)[0])
+
+
+def test_a_mix_that_transformers_cannot_count_is_said(thinker):
+    """A silent video beside one with sound: transformers has one flag for both."""
+    tensors = PromptMaker(0).text(3).av(3, 2, 2, 300).text(2).video(3, 2, 2).text(4).tensors()
+    with pytest.warns(HookedAVWarning, match="with and without sound"):
+        ours = FAMILY.inputs_from_tensors(**tensors).position_ids
+    assert not torch.equal(ours, published_positions(thinker, tensors)[0])
+    alone = FAMILY.inputs_from_tensors(**PromptMaker(0).video(3, 2, 2).tensors()).position_ids
+    start = int(ours[0, 0, -18])  # the silent video's begin token
+    assert torch.equal(ours[:, :, -18:-4], alone + start), "the silent video is counted as if it stood alone"
 
 
 @given(grid=GRIDS, n_audio=st.integers(1, 300), seconds=st.sampled_from(SECONDS))

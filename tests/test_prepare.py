@@ -192,6 +192,7 @@ def test_times_are_those_of_the_frames_that_were_sampled():
     assert inputs.features["video_second_per_grid"].tolist() == [1.0], "the model is told the nominal rate"
 
 
+@pytest.mark.filterwarnings("ignore:videos with and without sound")
 def test_several_items_and_text_in_between():
     still = av.Clip.from_image(np.full((60, 60, 3), 90, np.uint8))
     beep = av.Clip.from_arrays(waveform=np.sin(np.arange(16_000) / 9).astype(np.float32) * 0.3, sampling_rate_hz=16_000)

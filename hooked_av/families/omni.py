@@ -6,6 +6,7 @@ modules; only their outputs pass our hook points.
 Axes: batch pos; row (encoder output rows); axis (time, height, width); mel (frames of 10 ms).
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,14 +19,14 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 
 from hooked_av.checkpoint import renamed
 from hooked_av.config import DecoderConfig
-from hooked_av.errors import InputsError
+from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.omni_layout import OmniTokens, Supply, nominal_times, place_pieces
 from hooked_av.families.omni_prepare import MediaItem, Sampling, media_item, prompt_parts
 from hooked_av.family import Family
 from hooked_av.inputs import PAD_POSITION_ID, AVInputs, merge_features
-from hooked_av.layout import build_spans
+from hooked_av.layout import Placed, build_spans
 from hooked_av.media import Clip
-from hooked_av.positions import TextRun, omni_positions
+from hooked_av.positions import AVPiece, TextRun, VisionPiece, omni_positions
 from hooked_av.prompt import check_options, question_parts, refuse_special_tokens, refuse_unknown, tokenize
 from hooked_av.spans import Spans
 
@@ -165,7 +166,7 @@ class OmniFamily(Family):
         supply.check_empty()
         return AVInputs(
             ids[None],
-            omni_positions([part.piece for part in placed], self.tokens.clock)[:, None],
+            _positions(placed, self.tokens)[:, None],
             torch.ones(1, len(ids), dtype=torch.bool),
             (build_spans(placed, len(ids), [item.times for item in items], labels),),
             features,
@@ -195,11 +196,24 @@ class OmniFamily(Family):
         supply = Supply(features, self.tokens.merge)
         for row, real in zip(ids, mask, strict=True):
             placed = place_pieces(row[real].cpu(), supply, self.tokens, sound_in_video)
-            positions = omni_positions([part.piece for part in placed], self.tokens.clock)
+            positions = _positions(placed, self.tokens)
             times = [nominal_times(part) for part in placed if not isinstance(part.piece, TextRun)]
             spans = build_spans(placed, int(real.sum()), times, {})
             yield positions, spans.shifted(int(real.int().argmax()), len(row))
         supply.check_empty()
+
+
+def _positions(placed: Sequence[Placed], tokens: OmniTokens) -> Int64[Tensor, "axis=3 pos"]:
+    pieces = [part.piece for part in placed]
+    silent = any(isinstance(piece, VisionPiece) and piece.seconds_per_group is not None for piece in pieces)
+    if silent and any(isinstance(piece, AVPiece) for piece in pieces):
+        warnings.warn(
+            "videos with and without sound in one prompt: each gets its own kind of positions here; transformers has "
+            "one setting for the whole prompt, and its position ids differ",
+            HookedAVWarning,
+            stacklevel=2,
+        )
+    return omni_positions(pieces, tokens.clock)
 
 
 def _encode_sound(tower: Any, features: Mapping[str, Tensor]) -> Float[Tensor, "row d_model"]:
