@@ -120,7 +120,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         >>> small = av.Sampling(max_pixels=784)
         >>> inputs = av.random_omni(n_layers=2).prepare(clip, question="What moves?", sampling=small)
         >>> inputs.spans["question"]
-        Span('question', 3 positions: 24-26)
+        Span('question', 3 positions: 18-20)
         """
         items = [] if media is None else [media] if isinstance(media, (Clip, str)) else list(media)
         return self.family.prepare(items, **arguments).to(self.device)

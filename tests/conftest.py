@@ -1,9 +1,14 @@
 """Shapes in signatures are checked by jaxtyping and beartype under pytest only; test_shape_checks.py proves it."""
 
+import os
+
 import jaxtyping
 import pytest
 import support.typecheck  # noqa: F401 - the hook finds it by name
+import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers are the parallelism; threads on top of them only wait for each other
 jaxtyping.install_import_hook("hooked_av", "support.typecheck.checked")
 
 
