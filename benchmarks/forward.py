@@ -354,7 +354,7 @@ def table(row: Mapping[str, Any]) -> Table:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here, as JSON.")
 @click.option("--quick", is_flag=True, help="Tiny sizes: does the benchmark run? Its times mean nothing.")
 def main(out: Path | None, quick: bool) -> None:
-    """Measure a forward pass against transformers on the same weights (about seven minutes)."""
+    """Measure a forward pass against transformers on the same weights (about ten minutes)."""
     torch.set_num_threads(1)
     console = Console(width=120)
     rows = []

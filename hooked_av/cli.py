@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hooked_av import __version__
 from hooked_av.errors import HookedAVError, HookedAVWarning
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class DemoOptions:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="hooked-av")
+@click.version_option(package_name="hooked-av", prog_name="hooked-av")
 def main() -> None:
     """Mechanistic interpretability of audio-visual language models."""
 
@@ -158,6 +157,7 @@ def _load(asked: DemoOptions) -> Any:
     from hooked_av.random_model import random_omni
 
     if asked.model is None:
+        torch.set_num_threads(1)  # a toy this small is slower on several threads, many times so on a busy machine
         return random_omni(RANDOM_LAYERS, seed=asked.seed or 0)
     return HookedAVTransformer.from_pretrained(asked.model, device="cuda" if torch.cuda.is_available() else "cpu")
 

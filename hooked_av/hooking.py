@@ -169,8 +169,9 @@ class SpanHooks(HookedRootModule):
 
     def _check_can_fire(self, run: Run) -> None:
         """A hook that was named in full and cannot fire is an error, not a hook that never ran."""
-        for name, point in self.hook_dict.items():
-            if point.is_hooked and not run.fires(name) and any(getattr(h, "explicit", True) for h in point.listeners):
+        for name in run.media_rows:  # only these depend on the inputs
+            listeners = self.hook_dict[name].listeners
+            if not run.fires(name) and any(getattr(listener, "explicit", True) for listener in listeners):
                 raise HookError(
                     f"{name} cannot fire on these inputs",
                     expected="inputs that hold this modality",

@@ -283,7 +283,8 @@ class ScopedHook:
         edited = self.function(part, hook=hook)
         if edited is None:
             # An in-place edit of the selected rows edits a copy: without this it would be lost in silence.
-            if part.is_inference() or part._version == version:
+            # (Inference tensors do not count their edits, so there the rows always go back.)
+            if not part.is_inference() and part._version == version:
                 return None
             edited = part
         hook._check(part, edited)

@@ -58,6 +58,8 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
     model.encoders.update({name: _submodule(hf_model, name) for name in ("audio_tower", "visual")})
+    model.eval()
+    model.setup()
     _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)
     return model
 

@@ -150,7 +150,8 @@ def _cached(result: DemoResult) -> dict[str, str]:
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for key, shape in result.cached.items():
         shapes.setdefault(re.sub(r"^blocks\.\d+", "blocks.*", key), []).append(shape)
-    return {key: f"{len(found)} × {list(found[0])}" for key, found in shapes.items()}
+    unbroken = {ord(" "): "\N{NO-BREAK SPACE}"}
+    return {key: f"{len(found)} × {list(found[0])}".translate(unbroken) for key, found in shapes.items()}
 
 
 def _plain(value: Any) -> str:

@@ -134,24 +134,27 @@ class Spans(Mapping[str, Span]):
         self._spans = {name: self._checked(name, where) for name, where in positions.items()}
 
     def _checked(self, name: str, positions: Places) -> Span:
-        span = Span(name, positions)
         if not NAME.fullmatch(name):
             raise SpanError(
                 "a span needs a plain name", expected=NAME.pattern, got=repr(name), next_step="rename the span"
             )
+        return self._within(Span(name, positions))
+
+    def _within(self, span: Span) -> Span:
+        """The span, if it has positions and all are of this prompt."""
         if not len(span):
             raise SpanError(
-                f"span {name!r} is empty",
+                f"{span.name!r} selects no token",
                 expected="at least one position",
                 got="none",
-                next_step="leave the span out, or check how its positions were found",
+                next_step="print inputs.spans to see which tokens there are",
             )
         if span.positions[0] < 0 or span.positions[-1] >= self.n_pos:
             raise SpanError(
-                f"span {name!r} leaves the prompt",
+                f"span {span.name!r} leaves the prompt",
                 expected=f"positions 0 to {self.n_pos - 1}",
                 got=f"{span.positions[0]} to {span.positions[-1]}",
-                next_step="give positions of this prompt, counted from 0",
+                next_step="give positions of this prompt, counted from 0; spans of another prompt do not carry over",
             )
         return span
 
@@ -199,28 +202,7 @@ class Spans(Mapping[str, Span]):
         span = self[terms[0].group(2)]
         for term in terms[1:]:
             span = _ALGEBRA[term.group(1)](span, self[term.group(2)])
-        return self._nonempty(span, selector)
-
-    def _within(self, span: Span) -> Span:
-        self._nonempty(span, span.name)
-        if span.positions[0] < 0 or span.positions[-1] >= self.n_pos:
-            raise SpanError(
-                f"{span!r} leaves the prompt",
-                expected=f"positions 0 to {self.n_pos - 1}",
-                got=f"{span.positions[0]} to {span.positions[-1]}",
-                next_step="use positions of this prompt; spans of another prompt do not carry over",
-            )
-        return span
-
-    def _nonempty(self, span: Span, meaning: object) -> Span:
-        if not len(span):
-            raise SpanError(
-                f"{meaning} selects no token",
-                expected="at least one position",
-                got="none",
-                next_step="print inputs.spans to see which tokens there are",
-            )
-        return span
+        return self._within(span)
 
     def with_span(self, name: str, positions: "str | Span | Places") -> "Spans":
         """These spans and one more (or one replaced).
@@ -251,7 +233,7 @@ class Spans(Mapping[str, Span]):
         return self._where(np.isin(cells[:, 1], list(rows)) & np.isin(cells[:, 2], list(cols)), "this grid region")
 
     def _where(self, mask: np.ndarray, meaning: str) -> Span:
-        return self._nonempty(Span(meaning.replace(" ", "_"), np.flatnonzero(mask)), meaning)
+        return self._within(Span(meaning, np.flatnonzero(mask)))
 
     def shifted(self, offset: int, n_pos: int) -> "Spans":
         """The same spans in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""

@@ -184,6 +184,19 @@ def test_an_in_place_edit_of_a_span_is_not_lost(clean):
     assert not torch.equal(in_place, clean)
 
 
+@pytest.mark.parametrize(
+    "name", ["blocks.1.hook_resid_post@audio", "blocks.1.attn.hook_pattern@question", "hook_embed"]
+)
+def test_in_place_edits_count_in_inference_mode_too(name):
+    """Inference tensors keep no edit counter: nothing may be lost for that."""
+    edit = [(name, lambda t, hook: [t.mul_(0.5), None][1])]
+    with torch.no_grad():
+        wanted = run(fwd_hooks=edit)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(fwd_hooks=edit), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(run(fwd_hooks=[(name, lambda t, hook: None)]), MODEL(INPUTS), rtol=1e-5, atol=1e-5)
+
+
 def test_attention_takes_queries_and_keys():
     name, seen = "blocks.1.attn.hook_pattern", {}
     queries, keys = (INPUTS.spans[s].positions.tolist() for s in ("question", "video"))

@@ -69,7 +69,7 @@ def test_tokens_are_found_by_time_and_place():
         (lambda s: s.with_span("bad name", [1]), "plain name"),
         (lambda s: s.with_span("mine", [-1]), "leaves the prompt"),
         (lambda s: s.between(100, 101), "selects no token"),
-        (lambda s: s.frame(5), "frame group 5 selects no token"),
+        (lambda s: s.frame(5), "'frame group 5' selects no token"),
         (lambda s: s.region([9], [9]), "selects no token"),
     ],
 )
@@ -80,7 +80,7 @@ def test_errors_name_the_next_step(use, message):
 
 
 def test_an_empty_span_is_refused():
-    with pytest.raises(SpanError, match="'audio' is empty"):
+    with pytest.raises(SpanError, match="'audio' selects no token"):
         Spans(4, {"audio": []})
 
 

@@ -19,6 +19,7 @@ from hooked_av.results import Result, run_settings
 
 Convention = Literal["final_norm", "no_norm"]
 
+_READ = ("top_ids", "top_logits", "top_probabilities", "token_probabilities", "token_ranks")
 _CHUNK_LOGITS = 2**25  # vocabulary rows x positions unembedded at one time: 128 MiB in float32
 
 
@@ -89,27 +90,29 @@ def logit_lens(
     """
     inputs = inputs if isinstance(inputs, AVInputs) else AVInputs.from_tokens(model.to_tokens(inputs))
     _check(inputs, top_k, convention, model.cfg.d_vocab)
-    ids = torch.tensor([model.to_single_token(token) for token in tokens], dtype=torch.int64, device=model.device)
-    with torch.no_grad():
-        # the lens needs the residual stream only; one row of logits is the least that a forward pass gives
-        _, cache = model.run_with_cache(inputs, names_filter=f"blocks.*.hook_resid_post@{at}", logits_at="last")
-        layers = [_read(model, cache[f"blocks.{layer}.hook_resid_post@{at}"][0], ids, top_k, convention)
-                  for layer in range(model.cfg.n_layers)]  # fmt: skip
-    top_ids, top_logits, top_probabilities, probabilities, ranks = (
-        np.stack([layer[part] for layer in layers]) for part in range(5)
-    )
-    texts = tuple(tuple(tuple(model.to_string(int(i)) for i in row) for row in layer) for layer in top_ids)
+    named = [model.to_single_token(token) for token in tokens]
+    arrays = _arrays(model, inputs, at, named, top_k, convention)
+    texts = tuple(tuple(tuple(model.to_string(int(i)) for i in row) for row in layer) for layer in arrays["top_ids"])
     return LogitLens(
-        top_ids=top_ids,
-        top_logits=top_logits,
-        top_probabilities=top_probabilities,
-        token_probabilities=probabilities,
-        token_ranks=ranks,
+        **arrays,
         positions=np.array(inputs.spans.resolve(at).positions),
         top_texts=texts,
         tokens=tuple(tokens),
         settings=run_settings(model, inputs, at=at, convention=convention),
     )
+
+
+@torch.no_grad()
+def _arrays(
+    model: Any, inputs: AVInputs, at: str, named: Sequence[int], top_k: int, convention: str
+) -> dict[str, np.ndarray]:
+    """All layers, one after the other."""
+    names = [f"blocks.{layer}.hook_resid_post@{at}" for layer in range(model.cfg.n_layers)]
+    # the lens needs the residual stream only; one row of logits is the least that a forward pass gives
+    _, cache = model.run_with_cache(inputs, names_filter=names, logits_at="last")
+    ids = torch.tensor(named, dtype=torch.int64, device=model.device)
+    layers = [_read(model, cache[name][0], ids, top_k, convention) for name in names]
+    return {name: np.stack([layer[part] for layer in layers]) for part, name in enumerate(_READ)}
 
 
 def _read(
