@@ -178,9 +178,9 @@ class GatedMLP(MLPViews, nn.Module):
         self.hook_post = HookPoint("batch pos d_mlp")
 
     def forward(self, x: Resid) -> Resid:
-        pre = self.hook_pre(self.gate_proj(x))
-        pre_linear = self.hook_pre_linear(self.up_proj(x))
-        return self.down_proj(self.hook_post(nn.functional.silu(pre) * pre_linear))
+        # memory peaks here, so no name keeps what the next line no longer needs
+        gate = nn.functional.silu(self.hook_pre(self.gate_proj(x)))
+        return self.down_proj(self.hook_post(gate * self.hook_pre_linear(self.up_proj(x))))
 
 
 class Block(nn.Module):
@@ -199,6 +199,7 @@ class Block(nn.Module):
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
+        del attn_out  # memory peaks in the MLP
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
         return self.hook_resid_post(resid_mid + mlp_out)
 

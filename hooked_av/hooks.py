@@ -62,6 +62,14 @@ class HookPoint(LensHookPoint):
                 self._owners[id(handle)] = hook
         return result
 
+    def remove_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Remove hooks, TransformerLens's way, and let go of what they held: a caching hook holds its whole cache."""
+        if not (self.fwd_hooks or self.bwd_hooks):
+            return  # every hooks() context asks every point of the model, and most have none
+        super().remove_hooks(*args, **kwargs)
+        live = self._live_handles()
+        self._owners = {key: owner for key, owner in self._owners.items() if key in live}
+
     def _live_handles(self) -> set[int]:
         return {id(handle) for handle in (*self.fwd_hooks, *self.bwd_hooks)}
 

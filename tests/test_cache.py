@@ -1,5 +1,8 @@
 """The cache knows spans, owns its values, answers TransformerLens's keys, and says its size before the run."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from support.thinkers import make_thinker, prompts
@@ -86,6 +89,14 @@ def test_the_cache_owns_its_values(everything):
     with torch.no_grad(), MODEL.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", lambda t, hook: [t.zero_(), None][1])]):
         _, cache = MODEL.run_with_cache(INPUTS, names_filter=[name])
     assert torch.equal(cache[name], everything[name])
+
+
+def test_a_cache_that_is_dropped_is_freed():
+    _, cache = cached("blocks.0.hook_resid_post")
+    kept = weakref.ref(cache["blocks.0.hook_resid_post"])
+    del cache
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_cache_shows_what_earlier_hooks_did():

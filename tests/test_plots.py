@@ -22,6 +22,8 @@ from hooked_av.plots.segments import BOX_GAP, MAX_BOXES, Segment, flow, lane_cel
 from hooked_av.plots.style import LOOKS, Drawing, look_of, svg_text
 
 OKABE_ITO = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000"}
+# "several" mixes clips with and without sound on purpose
+pytestmark = pytest.mark.filterwarnings("ignore:videos with and without sound:hooked_av.HookedAVWarning")
 SMALL = av.Sampling(max_pixels=784 * 12)
 
 
@@ -161,6 +163,16 @@ def test_frames_stand_where_their_groups_begin(film_inputs):
     assert len(lefts) > 1
     assert set(lefts) <= set(starts)
     assert all(right <= left for right, left in zip(rights, [*lefts[1:], frames.get_xlim()[1]], strict=True))
+
+
+def test_frames_of_a_long_clip_are_large_enough_to_see(model):
+    inputs = model.prepare(film(40.0, sound=False, fps=2), question="What?", sampling=av.Sampling(max_pixels=784))
+    assert len(lane_cells(inputs)["video"]) >= 40  # too many groups to show each
+    frames = next(axes for axes in plot_layout(inputs).axes if axes.get_label() == "frames")
+    heights = [image.get_extent()[3] - image.get_extent()[2] for image in frames.images]
+    assert len(heights) >= 4
+    assert min(heights[:-1]) > 0.8
+    assert f"{len(heights)} shown" in [text.get_text() for text in frames.texts]
 
 
 def test_the_waveform_keeps_every_peak(model):

@@ -133,7 +133,7 @@ def _draw_frames(axes: Axes, clip: Clip, cells: list[Cell], end_seconds: float) 
             extent = (start, start + scale * full, 0.5 - scale / 2, 0.5 + scale / 2)
             axes.imshow(_thumbnail(clip.read_frames([number])[0]), extent=extent, aspect="auto")
     axes.set_ylim(0, 1)
-    lane_label(axes, "frames", f"{len(starts)} shown")
+    lane_label(axes, "frames", f"{len(axes.images)} shown")
 
 
 def _group_starts(cells: list[Cell]) -> dict[int, float]:
