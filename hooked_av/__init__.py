@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooked_av.analyses.knockout import KnockoutCurves as KnockoutCurves
+    from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
     from hooked_av.cache import AVCache as AVCache
@@ -57,6 +59,7 @@ _HOME = {
     "HookedAVWarning": "errors",
     "InputsError": "errors",
     "InterventionError": "errors",
+    "KnockoutCurves": "analyses.knockout",
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
@@ -65,6 +68,7 @@ _HOME = {
     "SpanError": "errors",
     "Spans": "spans",
     "block_attention": "interventions",
+    "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "random_omni": "random_model",
 }

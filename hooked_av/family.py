@@ -75,8 +75,8 @@ class Family(ABC):
         """The name under which our parameter is saved."""
 
     @abstractmethod
-    def decoder_config(self, *, tied: bool) -> DecoderConfig:
-        """The decoder's numbers."""
+    def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:
+        """The decoder's numbers; `model_name` is the folder or hub id that they came from."""
 
     # --- encoders ---
 

@@ -36,7 +36,8 @@ def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dty
     family = kind(kind.read_config(raw), *_processors(folder))
     tied = HEAD not in {kind.our_name(name) for name in tensor_names(shard_files(folder))}
     with torch.device("meta"):
-        model = cls(family.decoder_config(tied=tied), family, family.make_encoders())
+        decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
+        model = cls(decoder_config, family, family.make_encoders())
     load_weights(model, folder, kind.our_name, device, dtype)
     if tied:
         model.decoder.unembed.weight = model.decoder.embed.weight
@@ -54,7 +55,8 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
     with torch.device("meta"):
         # the encoders are transformers' own objects and come as they are
-        model = cls(family.decoder_config(tied=tied), family, nn.ModuleDict(), _backend(hf_model))
+        name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
+        model = cls(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
     model.encoders.update({name: _submodule(hf_model, name) for name in ("audio_tower", "visual")})
@@ -81,6 +83,12 @@ def save(model: Any, folder: Path) -> None:
             part.save_pretrained(unfinished)
         for path in sorted(Path(unfinished).iterdir()):
             path.replace(folder / path.name)
+
+
+def _short_name(folder_or_hub_id: str | Path) -> str:
+    """What results call the model: the hub id, or a folder's own name without its path."""
+    folder = Path(folder_or_hub_id).expanduser()
+    return folder.resolve().name if folder.is_dir() else str(folder_or_hub_id)
 
 
 def _family_of(model_type: str | None, where: str) -> type[Family]:

@@ -29,6 +29,7 @@ def random_omni(n_layers: int = 4, *, seed: int = 0, **text_config: Any) -> Hook
     2
     """
     config = random_omni_config(num_hidden_layers=n_layers, **text_config)
+    config.name_or_path = f"random_omni({n_layers}, seed={seed})"
     with _seeded(seed):
         thinker = Thinker(config)
         randomise(thinker)

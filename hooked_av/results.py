@@ -83,6 +83,7 @@ def run_settings(model: Any, inputs: AVInputs, **own: Any) -> dict[str, Any]:
     """What made a result: model, precision, attention backend, positions, versions, and the analysis's own settings."""
     return {
         "model": model.cfg.model_name,
+        "weights": model.fingerprint(),
         "n_layers": model.cfg.n_layers,
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "attention": model.attn_implementation,

@@ -58,6 +58,12 @@ def test_a_folder_of_transformers_loads_to_the_bit(folder, thinker):
     assert torch.equal(logits(HookedAVTransformer.from_pretrained(folder)), published_logits(thinker, TENSORS))
 
 
+def test_a_model_knows_where_it_came_from(folder, thinker):
+    model = HookedAVTransformer.from_pretrained(folder)
+    assert model.cfg.model_name == "thinker", "the folder's name, not the machine's path"
+    assert model.fingerprint() == HookedAVTransformer.from_hf(thinker).fingerprint()
+
+
 def test_released_names_load_and_speech_output_is_skipped(folder, thinker):
     def release(tensors):
         renamed = {f"thinker.{name}": tensor for name, tensor in tensors.items()}

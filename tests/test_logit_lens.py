@@ -93,6 +93,11 @@ def test_the_table_has_a_row_a_cell(lens):
     assert row.position == INPUTS.n_pos - 1
 
 
+def test_results_name_their_model_and_its_weights(lens):
+    assert lens.settings["model"] == "random_omni(3, seed=0)"
+    assert lens.settings["weights"] == MODEL.fingerprint() != av.random_omni(3, seed=1).fingerprint()
+
+
 @pytest.mark.usefixtures("as_a_user")
 def test_results_check_their_axes(lens):
     from dataclasses import replace

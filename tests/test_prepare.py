@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,15 @@ def test_times_are_those_of_the_frames_that_were_sampled():
 
 
 @pytest.mark.filterwarnings("ignore:videos with and without sound")
+def test_a_rate_that_the_clip_cannot_keep_is_said():
+    short = av.Clip.from_arrays(frames=np.zeros((10, 56, 56, 3), np.uint8), fps=10)
+    with pytest.warns(av.HookedAVWarning, match=r"0\.50 s a group apart, but the model is told 1 s"):
+        MODEL.prepare(short, question="Who?", sampling=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", av.HookedAVWarning)
+        MODEL.prepare(short, question="Who?", sampling=Sampling(fps=4, max_pixels=56 * 56))
+
+
 def test_several_items_and_text_in_between():
     still = av.Clip.from_image(np.full((60, 60, 3), 90, np.uint8))
     beep = av.Clip.from_arrays(waveform=np.sin(np.arange(16_000) / 9).astype(np.float32) * 0.3, sampling_rate_hz=16_000)

@@ -96,8 +96,8 @@ class OmniFamily(Family):
         """
         return renamed(our_name, [(ours, theirs) for theirs, ours in RENAMES])
 
-    def decoder_config(self, *, tied: bool) -> DecoderConfig:
-        return DecoderConfig.from_hf(self.hf_config.text_config, tied=tied, model_name=self.name)
+    def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:
+        return DecoderConfig.from_hf(self.hf_config.text_config, tied=tied, model_name=model_name)
 
     # --- encoders ---
 

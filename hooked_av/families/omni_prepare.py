@@ -4,6 +4,7 @@ Sampling and resizing follow qwen-omni-utils, features follow transformers' proc
 template's text. Budgets may be set smaller, and are recorded.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hooked_av.errors import InputsError
+from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.omni_layout import SECONDS_PER_AUDIO_TOKEN, OmniTokens, audio_tokens
 from hooked_av.frames import IMAGE_BUDGET, VIDEO_BUDGET, PixelBudget, patchify, resize_in_float, sample_indices
 from hooked_av.layout import ItemTimes
@@ -25,6 +26,7 @@ from hooked_av.prompt import Part
 DEFAULT_SYSTEM = "You are a helpful assistant."  # what the released chat template puts in when there is none
 MAX_SOUND_SECONDS = 300
 HOP_SAMPLES = 160  # 10 ms, one mel frame
+_DRIFT = 1.25  # how far the true and the told rate of frames may differ without a word
 _EDGE_HOPS = 4  # zeros after the sound, so that its last frames see the padding that the released processor gives
 
 
@@ -121,7 +123,19 @@ def _video(
     groups, rows, cols = grid.tolist()
     piece = VisionPiece((groups, rows // tokens.merge, cols // tokens.merge), 2 / sampling.fps)
     edges = np.append(clip.frame_seconds[indices[::2]], clip.duration_seconds)
+    _say_if_far_apart(clip.duration_seconds / groups, 2 / sampling.fps)
     return features, piece, edges
+
+
+def _say_if_far_apart(true_seconds: float, told_seconds: float) -> None:
+    """A clip too short, too long or too slow for its rate: picture and sound drift apart in the prompt."""
+    if not 1 / _DRIFT <= true_seconds / told_seconds <= _DRIFT:
+        warnings.warn(
+            f"the frames sampled are {true_seconds:.2f} s a group apart, but the model is told {told_seconds:g} s, as "
+            "the released processor does: choose fps, min_frames and max_frames that this clip can keep",
+            HookedAVWarning,
+            stacklevel=2,
+        )
 
 
 def _sound(clip: Clip, extractor: Any) -> tuple[dict[str, Tensor], AudioPiece]:
