@@ -14,7 +14,8 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
-from hooked_av.hooks import HookFunction, HookName, HookPoint, Match, Run, Scope, ScopedHook
+from hooked_av.hook_names import HookName, Match, Scope
+from hooked_av.hooks import HookFunction, HookPoint, Run, ScopedHook
 from hooked_av.inputs import AVInputs
 
 
@@ -42,6 +43,7 @@ class AVCache(ActivationCache):
 
     def __getitem__(self, key: Any) -> Tensor:
         name = self._full_name(key)
+        name = name if "@" not in name else HookName.parse(name).key(name.partition("@")[0])
         if name in self.cache_dict:
             return self.cache_dict[name]
         parsed = HookName.parse(name)
@@ -61,6 +63,17 @@ class AVCache(ActivationCache):
         except HookNameError:
             return False
         return True
+
+    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens's parts of the residual stream; "embed" is the merged sequence, media rows included."""
+        text_only = self.cache_dict.get("hook_embed")
+        self.cache_dict["hook_embed"] = self["hook_inputs_embed"]
+        try:
+            return super().decompose_resid(*args, **kwargs)
+        finally:
+            del self.cache_dict["hook_embed"]
+            if text_only is not None:
+                self.cache_dict["hook_embed"] = text_only
 
     def remove_batch_dim(self, batch_size: int | None = None) -> "AVCache":
         """Drop the batch axis of a cache of one prompt; encoder rows have none, and stay.
@@ -116,8 +129,10 @@ def keep_copy(
 
     def keep(tensor: Tensor, *, hook: HookPoint) -> None:
         copy = tensor.detach().to(device=device, copy=True)
-        cache[key] = copy[0] if remove_batch_dim and len(copy) == 1 else copy
+        has_batch = hook.axes[0] == "batch"
+        cache[key] = copy[0] if remove_batch_dim and has_batch and len(copy) == 1 else copy
 
+    keep.reads_only = True  # type: ignore[attr-defined] - hook points need not use what a reader saw
     return keep
 
 

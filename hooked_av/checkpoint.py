@@ -5,7 +5,6 @@ list, and leaves nothing half-loaded.
 """
 
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hooked_av.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -62,6 +59,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all present."""
+    if (folder / INDEX).is_file() and (folder / SINGLE).is_file():
+        raise CheckpointError(
+            "two checkpoints in one folder",
+            expected=f"either {SINGLE} or {INDEX}",
+            got="both",
+            next_step="remove the older one",
+        )
     if (folder / INDEX).is_file():
         names = sorted(set(read_json(folder, INDEX)["weight_map"].values()))
     elif (folder / SINGLE).is_file():

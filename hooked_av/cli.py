@@ -224,3 +224,7 @@ def _table(result: "DemoResult") -> Any:
         cells = [Text(f"{value:+.2f}") for value in change]
         table.add_row(str(layer), *cells, Text(shortened(visible(best), 14)), f"{p:.3g}")
     return table
+
+
+if __name__ == "__main__":
+    main()

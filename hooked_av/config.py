@@ -89,6 +89,7 @@ class DecoderConfig:
 class ModelConfig(DecoderConfig):
     """The decoder's numbers with the place and precision that a model has now, as TransformerLens's `model.cfg`."""
 
+    attn_only: bool = False  # TransformerLens's caches ask
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 

@@ -36,15 +36,21 @@ class RMSNorm(nn.Module):
 
     def forward(self, resid: Resid) -> Resid:
         x = resid.float()
-        variance = x.pow(2).mean(-1, keepdim=True) + self.eps
+        variance = self._variance(x)
         normalized = x * torch.rsqrt(variance)
         if self.hook_scale.is_hooked:
-            scale = variance.sqrt()
-            version = version_of(scale)
-            edited = self.hook_scale(scale)
+            edited, live = _through(self.hook_scale, None, variance.sqrt())
             # x / sqrt differs from x * rsqrt in the last bit: used only if the hook changed something
-            normalized = x / edited if is_live(scale, version, edited) else normalized
+            normalized = x / edited if live else normalized
         return self.weight * self.hook_normalized(normalized.to(resid.dtype))
+
+    def normalise(self, resid: Resid) -> Resid:
+        """The same without hook points, for a lens on some other activation."""
+        x = resid.float()
+        return self.weight * (x * torch.rsqrt(self._variance(x))).to(resid.dtype)
+
+    def _variance(self, x: Resid) -> Float[Tensor, "batch pos 1"]:
+        return x.pow(2).mean(-1, keepdim=True) + self.eps
 
 
 class Rotary:
@@ -147,14 +153,14 @@ def _wanted_rows(run: Run | None, like: Tensor, *points: HookPoint) -> Rows | No
     return torch.arange(like.shape[1], device=like.device).expand(like.shape[0], -1)
 
 
-def _through(point: HookPoint, rows: Rows, tensor: Tensor) -> tuple[Tensor, bool]:
+def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tensor, bool]:
     """A lazy activation through its hook point: what came back, and whether it must be used."""
     if not point.is_hooked:
         return tensor, False
     point.rows = rows
     version = version_of(tensor)
     edited = point(tensor)
-    return edited, is_live(tensor, version, edited)
+    return edited, not point.only_reads and is_live(tensor, version, edited)
 
 
 def _gather(q: Float[Tensor, "batch head pos d_head"], rows: Rows) -> Float[Tensor, "batch head query d_head"]:

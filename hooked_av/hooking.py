@@ -10,7 +10,8 @@ from transformer_lens import HookedRootModule
 
 from hooked_av.cache import AVCache, cache_bytes, check_budget, keep_copy
 from hooked_av.errors import HookError, HookNameError
-from hooked_av.hooks import HookFunction, HookPoint, Match, NamesFilter, Run, ScopedHook, match_names
+from hooked_av.hook_names import Match, NamesFilter, match_names
+from hooked_av.hooks import HookFunction, HookPoint, Run, ScopedHook
 from hooked_av.inputs import AVInputs
 
 Hook = tuple[str | Callable[[str], bool], HookFunction]
@@ -81,7 +82,8 @@ class SpanHooks(HookedRootModule):
         ]
 
     def _scoped(self, match: Match, function: HookFunction) -> ScopedHook:
-        return ScopedHook(function, match.scope, match.explicit, lambda: self._run)
+        reads_only = getattr(function, "reads_only", False)
+        return ScopedHook(function, match.scope, match.explicit, lambda: self._run, reads_only)
 
     def run_with_cache(  # type: ignore[override] - names_filter takes patterns and spans; the cache is an AVCache
         self,

@@ -1,28 +1,28 @@
-"""Hook points with declared axes, hook names, and names scoped to spans.
+"""Hook points with declared axes, and hooks scoped to spans.
 
-A hook name is TransformerLens's (`blocks.5.hook_resid_post`), may be a shell pattern (`blocks.*.hook_resid_post`), and
-may carry a span: `blocks.5.hook_resid_post@audio` hands the hook the audio rows only, and what it returns is written
-back there. Attention matrices take `@queries<-keys`: `blocks.5.attn.hook_pattern@question<-video`.
+A hook behind a name with a span sees the span's rows only, and what it returns is written back there.
 
 Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows selected by a span).
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint as LensHookPoint
+from transformer_lens.hook_points import LensHandle
 
-from hooked_av.errors import HookError, HookNameError, SpanError, nearest
+from hooked_av.errors import HookError, SpanError
+from hooked_av.hook_names import Scope
 from hooked_av.spans import Spans
 
 HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 _ROW_AXES = ("pos", "query", "row")
 
@@ -43,24 +43,58 @@ class HookPoint(LensHookPoint):
         self.lazy = lazy  # computed only where a hook asks for it, because it is large
         self.rows: Int64[Tensor, "batch span"] | None = None
         self._owners: dict[int, Any] = {}  # what was hooked, by identity of TransformerLens's handle
+        self._gradient_hooks: OrderedDict[int, HookFunction] = OrderedDict()
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if not self._forward_hooks and not self._backward_hooks:
+        if not self._forward_hooks and not self._gradient_hooks:
             return tensor
         out = super().__call__(tensor)
         self._check(tensor, out)
+        if self._gradient_hooks and out.requires_grad:
+            # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
+            # whatever runs come between forward and backward.
+            out = out.view_as(out)
+            out.register_hook(partial(self._on_gradient, {id(h): _run_of(h) for h in self.listeners}, self.rows))
         return out
+
+    def _on_gradient(self, runs: "Mapping[int, Run | None]", rows: Tensor | None, gradient: Tensor) -> Tensor:
+        held, self.rows = self.rows, rows
+        try:
+            for function in list(self._gradient_hooks.values()):
+                if isinstance(function, ScopedHook):
+                    function = replace(function, current_run=partial(runs.get, id(function)))
+                edited = function(gradient, hook=self)
+                edited = edited[0] if isinstance(edited, tuple) else edited  # as TransformerLens allows
+                if edited is not None:
+                    self._check(gradient, edited)
+                    gradient = edited
+        finally:
+            self.rows = held
+        return gradient
 
     def add_hook(self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any) -> Any:
         """Add a hook, TransformerLens's way, and remember which rows it asks for."""
-        handles = self.fwd_hooks if dir == "fwd" else self.bwd_hooks
-        before = {id(handle) for handle in handles}
-        self._owners = {key: owner for key, owner in self._owners.items() if key in self._live_handles()}
-        result = super().add_hook(hook, dir, *args, **kwargs)
-        for handle in handles:
-            if id(handle) not in before:
-                self._owners[id(handle)] = hook
+        before = self._live_handles()
+        self._owners = {key: owner for key, owner in self._owners.items() if key in before}
+        if dir == "bwd":
+            result = self._add_gradient_hook(hook, *args, **kwargs)
+        else:
+            result = super().add_hook(hook, dir, *args, **kwargs)
+        for new in self._live_handles() - before:
+            self._owners[new] = hook
         return result
+
+    def _add_gradient_hook(
+        self, hook: HookFunction, is_permanent: bool = False, level: int | None = None, prepend: bool = False
+    ) -> LensHandle:
+        """A hook on the gradient of what passes here; it returns None or another gradient."""
+        removable = RemovableHandle(self._gradient_hooks)
+        self._gradient_hooks[removable.id] = hook
+        if prepend:
+            self._gradient_hooks.move_to_end(removable.id, last=False)
+        handle = LensHandle(removable, is_permanent, level)
+        self.bwd_hooks.insert(0 if prepend else len(self.bwd_hooks), handle)
+        return handle
 
     def remove_hooks(self, *args: Any, **kwargs: Any) -> None:
         """Remove hooks, TransformerLens's way, and let go of what they held: a caching hook holds its whole cache."""
@@ -80,7 +114,12 @@ class HookPoint(LensHookPoint):
 
     @property
     def is_hooked(self) -> bool:
-        return bool(self._forward_hooks or self._backward_hooks)
+        return bool(self._forward_hooks or self._gradient_hooks)
+
+    @property
+    def only_reads(self) -> bool:
+        """Are all listeners known to change nothing (caches), so that what comes back need not be used?"""
+        return not self._gradient_hooks and all(getattr(hook, "reads_only", False) for hook in self.listeners)
 
     def _check(self, tensor: Tensor, out: Any) -> None:
         if not isinstance(out, Tensor):
@@ -126,109 +165,6 @@ def is_live(before: Tensor, version: int, after: Tensor) -> bool:
 def version_of(tensor: Tensor) -> int:
     """The in-place edit counter (inference tensors keep none; `is_live` counts them as edited)."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-# --- names -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scope:
-    """The part of an activation that a name's `@...` selects; None means all."""
-
-    queries: str | None
-    keys: str | None = None
-
-
-@dataclass(frozen=True)
-class HookName:
-    """A hook name or pattern and its scope.
-
-    >>> HookName.parse("blocks.5.attn.hook_pattern@question<-video")
-    HookName(pattern='blocks.5.attn.hook_pattern', scope=Scope(queries='question', keys='video'))
-    """
-
-    pattern: str
-    scope: Scope | None
-
-    @classmethod
-    def parse(cls, text: str) -> "HookName":
-        pattern, at, selection = text.partition("@")
-        if not at:
-            return cls(text, None)
-        queries, arrow, keys = (part.strip() for part in selection.partition("<-"))
-        if not (queries or keys) or (arrow and not keys):
-            raise HookNameError(
-                "this hook name has an empty span",
-                expected="name@span or name@queries<-keys",
-                got=repr(text),
-                next_step="name a span after '@', or leave '@' out",
-            )
-        return cls(pattern, Scope(queries or None, keys or None))
-
-    @property
-    def is_pattern(self) -> bool:
-        return any(mark in self.pattern for mark in "*?[")
-
-    def key(self, name: str) -> str:
-        """The cache key of one matched name: with the scope, as the user wrote it."""
-        if self.scope is None:
-            return name
-        arrow = f"<-{self.scope.keys}" if self.scope.keys else ""
-        return f"{name}@{self.scope.queries or ''}{arrow}"
-
-
-@dataclass(frozen=True)
-class Match:
-    """One hook point that a user's name, pattern or filter selected."""
-
-    name: str
-    scope: Scope | None
-    key: str
-    explicit: bool  # written out in full, so it must fire
-
-
-def match_names(wanted: str | Callable[[str], bool], points: Mapping[str, HookPoint]) -> list[Match]:
-    """The hook points that a name, shell pattern or predicate selects.
-
-    Errors: `HookNameError` if there are none, with the nearest names; or if `<-keys` is used where there are no keys.
-    """
-    if callable(wanted):
-        found = [Match(name, None, name, False) for name in points if wanted(name)]
-        return found or _no_match("a filter function", points)
-    parsed = HookName.parse(wanted)
-    names = [name for name in points if fnmatchcase(name, parsed.pattern)]
-    if not names:
-        return _no_match(parsed.pattern, points)
-    matches = [Match(name, parsed.scope, parsed.key(name), not parsed.is_pattern) for name in names]
-    for match in matches:
-        _check_scope(match, points[match.name])
-    return matches
-
-
-def _no_match(what: str, points: Iterable[str]) -> list[Match]:
-    layer = re.search(r"blocks\.(\d+)\.", what)
-    alike = points if layer is None else [p for p in points if f".{layer.group(1)}." in p] or points
-    raise HookNameError(
-        "no hook point has this name",
-        expected=nearest(what, alike),
-        got=what,
-        next_step="see list(model.hook_dict) for all names",
-    )
-
-
-def _check_scope(match: Match, point: HookPoint) -> None:
-    if match.scope is None:
-        return
-    if match.scope.keys and "key" not in point.axes:
-        raise HookNameError(
-            f"{match.name} has no key axis",
-            expected="'<-keys' on hook_attn_scores and hook_pattern only",
-            got=match.key,
-            next_step=f"write {match.name}@{match.scope.queries or 'span'}",
-        )
-
-
-# --- spans at run time -------------------------------------------------------------------------------------------
 
 
 class Run:
@@ -279,6 +215,7 @@ class ScopedHook:
     scope: Scope | None
     explicit: bool
     current_run: Callable[[], Run | None]
+    reads_only: bool = False
 
     def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
         if self.scope is None:
@@ -288,15 +225,16 @@ class ScopedHook:
         for axis, index in picks:
             part = _take(part, axis, index)
         version = version_of(part)
-        edited = self.function(part, hook=hook)
+        edited: Any = self.function(part, hook=hook)
+        edited = edited[0] if isinstance(edited, tuple) else edited  # gradient hooks may return (gradient,)
         if edited is None:
-            # An in-place edit of the selected rows edits a copy: without this it would be lost in silence.
+            # The rows are a copy: an in-place edit, or a gradient that the caller waits for, needs them put back.
             # (Inference tensors do not count their edits, so there the rows always go back.)
-            if not part.is_inference() and part._version == version:
+            if not part.is_inference() and part._version == version and not part.retains_grad:
                 return None
             edited = part
         hook._check(part, edited)
-        return _put_back(tensor, picks, edited)
+        return _put_back(tensor, picks, cast(Tensor, edited))
 
     def _picks(self, hook: HookPoint) -> list[tuple[int, Tensor]]:
         run, scope = self.current_run(), self.scope
@@ -314,6 +252,10 @@ class ScopedHook:
         if scope.keys is not None:
             picks.append((hook.axes.index("key"), run.positions(scope.keys)))
         return picks
+
+
+def _run_of(listener: Any) -> Run | None:
+    return listener.current_run() if isinstance(listener, ScopedHook) else None
 
 
 def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch span"]:

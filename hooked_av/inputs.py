@@ -187,9 +187,8 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 def _shared_settings(prompts: Sequence[AVInputs]) -> dict[str, Any]:
     first = dict(prompts[0].settings)
     for prompt in prompts[1:]:
-        differing = {
-            key for key in {*first, *prompt.settings} - {"items"} if first.get(key) != prompt.settings.get(key, None)
-        }
+        # a prompt without media has no sampling to differ in
+        differing = {key for key in first.keys() & prompt.settings if first[key] != prompt.settings[key]}
         if differing:
             raise InputsError(
                 "prompts made with different settings cannot share a batch",
@@ -197,7 +196,19 @@ def _shared_settings(prompts: Sequence[AVInputs]) -> dict[str, Any]:
                 got=[{key: p.settings.get(key) for key in sorted(differing)} for p in prompts],
                 next_step="prepare all prompts of a batch with the same arguments",
             )
+        first |= prompt.settings
     return first
+
+
+def check_same_shape(input_ids: Tensor, attention_mask: Tensor) -> None:
+    """Refuse ids that are not [batch, pos], and a mask of another shape."""
+    if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
+        raise InputsError(
+            "input_ids and attention_mask do not fit",
+            expected="both [batch, pos]",
+            got=f"{list(input_ids.shape)} and {list(attention_mask.shape)}",
+            next_step="add a batch axis (input_ids[None]); take both from the same processor call",
+        )
 
 
 def _check_shapes(inputs: AVInputs) -> None:

@@ -3,8 +3,9 @@
 `keys` are read from, `queries` are reading: information flows from keys to queries ("audio → question").
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from hooked_av.attention import Cut
@@ -37,9 +38,7 @@ class BlockAttention:
         return Cut(run.positions(self.queries), run.positions(self.keys), self.heads)
 
 
-def block_attention(
-    *, keys: str, queries: str, layers: int | Iterable[int], heads: int | Iterable[int] | None = None
-) -> BlockAttention:
+def block_attention(*, keys: str, queries: str, layers: Any, heads: Any = None) -> BlockAttention:
     """What happens to the answer when `queries` cannot read `keys` in these layers?
 
     The blocked keys are taken out before the softmax, so the rest renormalises (attention knockout, Geva et al. 2023).
@@ -79,13 +78,16 @@ def cuts_by_layer(interventions: Sequence[Any], run: Run, cfg: DecoderConfig) ->
     return cuts
 
 
-def _numbers(what: str, values: int | Iterable[int]) -> tuple[int, ...]:
-    numbers = (values,) if isinstance(values, int) else tuple(sorted(set(values)))
-    if not numbers:
+def _numbers(what: str, values: Any) -> tuple[int, ...]:
+    given = [values] if isinstance(values, (Integral, str)) else list(values)
+    if not given or not all(isinstance(value, Integral) for value in given):
         raise InterventionError(
-            f"no {what} to cut", expected="at least one", got="none", next_step=f"name the {what}: {what}=range(2, 6)"
+            f"no {what} to cut" if not given else f"{what} are numbers",
+            expected="one number, or several",
+            got=given,
+            next_step=f"name the {what}: {what}=range(2, 6)",
         )
-    return numbers
+    return tuple(sorted({int(value) for value in given}))
 
 
 def _check_range(what: str, numbers: tuple[int, ...], n: int, spec: str) -> None:

@@ -35,6 +35,12 @@ def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dty
     kind = _family_of(raw.get("model_type"), f"config.json of {folder.name}")
     family = kind(kind.read_config(raw), *_processors(folder))
     tied = HEAD not in {kind.our_name(name) for name in tensor_names(shard_files(folder))}
+    if tied and not family.hf_config.tie_word_embeddings:
+        warnings.warn(
+            f"{folder.name} holds no lm_head.weight: the embedding is used for it, though config.json does not say so",
+            HookedAVWarning,
+            stacklevel=3,
+        )
     with torch.device("meta"):
         decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
         model = cls(decoder_config, family, family.make_encoders())
@@ -81,8 +87,13 @@ def save(model: Any, folder: Path) -> None:
         save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
         for part in (config, *model.family.processors):
             part.save_pretrained(unfinished)
-        for path in sorted(Path(unfinished).iterdir()):
+        written = sorted(Path(unfinished).iterdir())
+        for path in written:
             path.replace(folder / path.name)
+    # shards and index of a checkpoint that stood here before would be read instead of the new ones
+    for stale in {*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}:
+        if stale.name not in {path.name for path in written}:
+            stale.unlink()
 
 
 def _short_name(folder_or_hub_id: str | Path) -> str:

@@ -22,7 +22,7 @@ from hooked_av.hooking import SpanHooks
 from hooked_av.hooks import HookPoint, Run
 from hooked_av.inputs import AVInputs, stack_inputs
 from hooked_av.interventions import BlockAttention, cuts_by_layer
-from hooked_av.media import Clip
+from hooked_av.prompt import media_list
 from hooked_av.tokens import TextTokens
 from hooked_av.weights import ModelViews
 
@@ -102,11 +102,11 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
 
     # --- inputs ---
 
-    def prepare(self, media: Clip | str | Sequence[Clip | str] | None = None, **arguments: Any) -> AVInputs:
+    def prepare(self, media: Any = None, **arguments: Any) -> AVInputs:
         """A prompt from media and a question, laid out, sampled and encoded as the released processor does.
 
         Args:
-            media: a clip (with or without sound), a sound, a picture, or several of them with text in between.
+            media: a `Clip` (with or without sound, a sound, a picture), or a list of them with text in between.
             question: what is asked.
             options: answer options, lettered A, B, ... in the prompt; `instruction` follows them.
             answer_prefix: text that begins the answer.
@@ -122,8 +122,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         >>> inputs.spans["question"]
         Span('question', 3 positions: 18-20)
         """
-        items = [] if media is None else [media] if isinstance(media, (Clip, str)) else list(media)
-        return self.family.prepare(items, **arguments).to(self.device)
+        return self.family.prepare(media_list(media), **arguments).to(self.device)
 
     def inputs_from_tensors(self, **tensors: Any) -> AVInputs:
         """The same inputs from the tensors that the family's published processor returns, under its own names.
@@ -142,16 +141,18 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         self,
         inputs: AVInputs | str | Sequence[str] | Int64[Tensor, "batch pos"],
         *,
-        interventions: Sequence[Any] = (),
+        interventions: Any = (),
         logits_at: str | None = None,
     ) -> Float[Tensor, "batch query d_vocab"]:
         """Logits at every position, or at a span only (`logits_at="last"` saves the memory of the others).
 
-        Text or token ids run as text-only input. `interventions` add to those of an open `model.intervene`.
+        Text or token ids run as text-only input. `interventions` (one spec or several) add to those of an open
+        `model.intervene`.
         """
         inputs = self._as_inputs(inputs)
         run = self._run = self._begin(inputs)
-        cuts = cuts_by_layer((*self._interventions, *interventions), run, self.decoder.cfg)
+        more = interventions if isinstance(interventions, Sequence) else (interventions,)
+        cuts = cuts_by_layer((*self._interventions, *more), run, self.decoder.cfg)
         rows = "all" if logits_at is None else run.positions(logits_at)
         embeds = self._embed(inputs, run)
         attend = Attend(self.attn_implementation, inputs.starts, cuts, run)
@@ -209,6 +210,20 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
             self._interventions = before
 
     # --- shape ---
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "HookedAVTransformer":
+        """What `.to()` and `.cuda()` do; computed tables of the encoders keep float32, as after loading in `dtype`."""
+        tables = {
+            name: table
+            for name, table in self.named_buffers()
+            if table.is_floating_point() and name not in self.state_dict()
+        }
+        super()._apply(fn, recurse)
+        for name, table in tables.items():
+            owner, _, leaf = name.rpartition(".")
+            moved = self.get_buffer(name).device
+            self.get_submodule(owner).register_buffer(leaf, table.to(moved), persistent=False)
+        return self
 
     @property
     def cfg(self) -> ModelConfig:

@@ -6,6 +6,7 @@ start of the next: "?\\n" is one token); each token belongs to the part that hol
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
@@ -14,7 +15,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+from hooked_av.media import Clip
 
+_MEDIA_SUFFIXES = {
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wav", ".mp3", ".flac", ".ogg", ".m4a"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"),
+}
 OPTION_INSTRUCTION = "Answer with the option's letter."
 
 
@@ -49,6 +55,25 @@ def _own_words(text: str, what: str) -> str:
             f"an empty {what}", expected=f"{what} text", got=repr(text), next_step=f"say what the {what} is"
         )
     return text
+
+
+def media_list(media: Any) -> list[Clip | str]:
+    """Clips, and texts between them, from what a user passed as media.
+
+    Errors: `InputsError` for anything else; a path is not opened on the quiet, and never read as text.
+    """
+    items = [] if media is None else list(media) if isinstance(media, (list, tuple)) else [media]
+    texts = [item for item in items if isinstance(item, str)]
+    paths = [text for text in texts if Path(text).suffix.lower() in _MEDIA_SUFFIXES]
+    others = [item for item in items if not isinstance(item, (Clip, str))]
+    if paths or others or (texts and len(texts) == len(items)):
+        raise InputsError(
+            "media are clips",
+            expected="a Clip, or a list of clips with text in between",
+            got=", ".join(repr(item)[:60] if isinstance(item, str) else type(item).__name__ for item in items),
+            next_step='open files first: av.Clip.from_file("clip.mp4"), av.Clip.from_image("x.png")',
+        )
+    return items
 
 
 def check_options(options: Sequence[str]) -> tuple[str, ...]:

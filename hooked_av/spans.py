@@ -8,7 +8,7 @@ Axes: pos (token of one prompt), span (positions of one span, in order).
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -35,7 +35,7 @@ class Span:
 
     def __init__(self, name: str, positions: Places) -> None:
         self.name = name
-        self.positions: Int64[np.ndarray, " span"] = np.unique(np.fromiter(positions, dtype=np.int64))
+        self.positions: Int64[np.ndarray, " span"] = np.unique(_whole_numbers(name, positions))
         self.positions.flags.writeable = False
 
     def __or__(self, other: "Span") -> "Span":
@@ -104,6 +104,19 @@ class TokenPlaces:
         places.seconds[offset:stop], places.cells[offset:stop] = self.seconds, self.cells
         places.items[offset:stop] = self.items
         return places
+
+
+def _whole_numbers(name: str, positions: Places) -> Int64[np.ndarray, " position"]:
+    """Positions as integers; a mask or fractions would be read as something else, so they are refused."""
+    given = np.asarray(positions if isinstance(positions, np.ndarray) else list(positions))
+    if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
+        raise SpanError(
+            f"span {name!r} needs token positions",
+            expected="whole numbers in one row",
+            got=f"{given.dtype} {list(given.shape)}",
+            next_step="turn a mask into positions first: mask.nonzero()[0]",
+        )
+    return given.astype(np.int64)
 
 
 class Spans(Mapping[str, Span]):
@@ -224,13 +237,19 @@ class Spans(Mapping[str, Span]):
         return self._where(inside, f"seconds {start_seconds:g} to {stop_seconds:g}")
 
     def frame(self, group: int) -> Span:
-        """Vision tokens of one frame group (the encoder joins two frames into one group)."""
-        return self._where(self.places.cells[:, 0] == group, f"frame group {group}")
+        """Vision tokens of one frame group, counted from 0 (the encoder joins two frames into one group).
+
+        With several clips in a prompt intersect with one, as for `between`.
+        """
+        return self._where(self._cells([group], 0), f"frame group {group}")
 
     def region(self, rows: Iterable[int], cols: Iterable[int]) -> Span:
-        """Vision tokens in these rows and columns of the grid, in every frame group."""
-        cells = self.places.cells
-        return self._where(np.isin(cells[:, 1], list(rows)) & np.isin(cells[:, 2], list(cols)), "this grid region")
+        """Vision tokens in these rows and columns of the grid, counted from 0, in every frame group (of every clip)."""
+        return self._where(self._cells(rows, 1) & self._cells(cols, 2), "this grid region")
+
+    def _cells(self, wanted: Iterable[int], axis: int) -> np.ndarray:
+        """Tokens whose frame group, row or column is one of these; -1 marks tokens that have none."""
+        return np.isin(self.places.cells[:, axis], [number for number in wanted if number >= 0])
 
     def _where(self, mask: np.ndarray, meaning: str) -> Span:
         return self._within(Span(meaning, np.flatnonzero(mask)))
@@ -239,10 +258,6 @@ class Spans(Mapping[str, Span]):
         """The same spans in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""
         moved = {name: (span.positions + offset) for name, span in self._spans.items()}
         return Spans(n_pos, moved, self.places.shifted(offset, n_pos))
-
-    def with_places(self, places: TokenPlaces) -> "Spans":
-        """The same spans with other times and cells."""
-        return Spans(self.n_pos, self._spans, replace(places))
 
 
 _ALGEBRA = {"|": Span.__or__, "&": Span.__and__, "-": Span.__sub__}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
@@ -46,6 +46,14 @@ class TextTokens:
             text = text.input_ids
         tokens = self.to_tokens(text) if isinstance(text, str) else text
         return [self.to_string(token) for token in tokens.flatten().tolist()]
+
+    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:
+        """What a token's logit reads from the normalised residual stream: its unembedding times the final gain.
+
+        TransformerLens's `cache.logit_attrs` asks for it. Nothing is folded here, so the gain belongs to the direction.
+        """
+        ids = torch.as_tensor(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
+        return self.decoder.unembed.weight[ids] * self.decoder.ln_final.weight
 
     def to_single_token(self, text: str) -> int:
         """The id of text that is exactly one token.

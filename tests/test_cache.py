@@ -49,7 +49,7 @@ def test_spans_work_as_filter_and_as_key(everything, span):
     rows = INPUTS.spans.resolve(span).positions.tolist()
     wanted = everything[name][:, rows]
     _, narrow = cached(f"{name}@{span}")
-    assert list(narrow.keys()) == [f"{name}@{span}"]
+    assert list(narrow.keys()) == [f"{name}@{span.replace(' ', '')}"]
     assert torch.equal(narrow[f"{name}@{span}"], wanted)
     _, full = cached(name)
     assert torch.equal(full[f"{name}@{span}"], wanted)
@@ -74,6 +74,22 @@ def test_transformer_lens_keys_and_methods(everything):
     assert torch.equal(stacked[2], everything["blocks.2.hook_resid_pre"])
     resid = cache.accumulated_resid(layer=-1)
     assert torch.equal(resid[-1], everything[f"blocks.{CFG.n_layers - 1}.hook_resid_post"])
+
+
+def test_transformer_lens_decompositions_add_up():
+    """Parts of the residual stream sum to it, and their contributions to the answer's logit."""
+    with torch.no_grad():
+        logits, cache = MODEL.run_with_cache(INPUTS)
+        answer = int(logits[0, -1].argmax())
+        parts, labels = cache.decompose_resid(return_labels=True)
+        torch.testing.assert_close(parts.sum(dim=0), cache["resid_post", -1], rtol=1e-4, atol=1e-4)
+        assert labels[0] == "embed"
+        assert torch.equal(parts[0], cache["hook_inputs_embed"]), "media rows count as embedded"
+        assert not torch.equal(parts[0], cache["hook_embed"])
+        whole = cache.logit_attrs(cache.accumulated_resid(), tokens=answer)
+        torch.testing.assert_close(whole[-1, 0], logits[0, :, answer], rtol=1e-4, atol=1e-4)
+        heads = cache.stack_head_results(layer=1)
+        torch.testing.assert_close(heads.sum(dim=0), cache["attn_out", 0], rtol=1e-4, atol=1e-4)
 
 
 def test_callable_filters_and_lists(everything):
@@ -194,6 +210,36 @@ def test_gradients_are_cached_by_name():
         MODEL(INPUTS)[0, -1, 3].backward()
     torch.testing.assert_close(kept[f"{name}@last_grad"], received[0][:, -1:])
     MODEL.zero_grad()
+
+
+def test_a_gradient_belongs_to_the_run_that_it_came_from():
+    """Another forward pass in between, with the span elsewhere, changes nothing."""
+    name = "blocks.1.hook_resid_post"
+    here, there = INPUTS.with_span("mine", [2, 3]), INPUTS.with_span("mine", [50, 51])
+    received = {}
+    for key, between in {"alone": None, "with another": there}.items():
+        kept, _, backward = MODEL.get_caching_hooks([f"{name}@mine", "blocks.1.attn.hook_pattern@mine"], incl_bwd=True)
+        with MODEL.hooks(bwd_hooks=backward):
+            logits = MODEL(here)
+            if between is not None:
+                MODEL(between)
+            logits[0, -1, 3].backward()
+        received[key] = kept
+    assert len(received["alone"]) == 2
+    for key, gradient in received["alone"].items():
+        assert torch.equal(received["with another"][key], gradient)
+        assert gradient.abs().sum() > 0
+    MODEL.zero_grad()
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_caching_never_changes_the_logits(mode):
+    """With gradients on, and in inference mode, where edits cannot be told: caches are known to change nothing."""
+    with mode():
+        _, cache = MODEL.run_with_cache(INPUTS)
+        logits, _ = MODEL.run_with_cache(INPUTS, names_filter=["blocks.*.attn.hook_*", "*hook_scale", "hook_logits"])
+        assert torch.equal(logits, MODEL(INPUTS))
+        assert len(cache) > 50
 
 
 def test_logits_at_a_span_are_sliced_by_what_they_hold(everything):

@@ -6,7 +6,8 @@ from support.thinkers import make_thinker, prompts
 from torch import nn
 
 from hooked_av.errors import HookError, HookNameError, SpanError
-from hooked_av.hooks import HookName, HookPoint
+from hooked_av.hook_names import HookName
+from hooked_av.hooks import HookPoint
 from hooked_av.model import HookedAVTransformer
 
 MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
@@ -195,6 +196,39 @@ def test_in_place_edits_count_in_inference_mode_too(name):
     with torch.inference_mode():
         torch.testing.assert_close(run(fwd_hooks=edit), wanted, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(run(fwd_hooks=[(name, lambda t, hook: None)]), MODEL(INPUTS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["blocks.2.hook_resid_post@last", "blocks.2.attn.hook_pattern@last"])
+def test_a_span_kept_by_a_hook_gets_its_gradient(name):
+    """retain_grad on the rows that a hook was handed, which are a copy."""
+    kept, received = {}, []
+
+    def keep(rows, hook):
+        rows.retain_grad()
+        kept["rows"] = rows
+
+    gradients = [(name, lambda gradient, hook: received.append(gradient.clone()))]
+    with MODEL.hooks(fwd_hooks=[(name, keep)], bwd_hooks=gradients):
+        MODEL(INPUTS)[0, -1, 7].backward()
+    assert kept["rows"].grad.abs().sum() > 0
+    torch.testing.assert_close(kept["rows"].grad, received[0])
+    MODEL.zero_grad()
+
+
+def test_a_gradient_hook_edits_the_gradient():
+    name = "blocks.1.hook_resid_post"
+
+    def slope(*hooks):
+        MODEL.zero_grad()
+        with MODEL.hooks(bwd_hooks=list(hooks)):
+            MODEL(INPUTS)[0, -1, 7].backward()
+        return MODEL.W_E.grad.abs().sum().item()
+
+    assert slope((name, lambda gradient, hook: gradient * 0)) == 0
+    assert 0 < slope((f"{name}@audio", lambda gradient, hook: (gradient * 0,))) != slope()
+    with pytest.raises(HookError, match="changed the form"):
+        slope((name, lambda gradient, hook: gradient[:, :1]))
+    MODEL.zero_grad()
 
 
 def test_attention_takes_queries_and_keys():

@@ -152,6 +152,8 @@ def swapped(made, a, b):
         ({"input_ids": torch.tensor([[1, VIDEO, 2]])}, "outside any media block"),
         (swapped(tensors("audio in video"), 10, 20), "interleaved order"),
         ({"input_ids": torch.tensor([[1, 2, 3, 4]]), "attention_mask": torch.tensor([[1, 0, 0, 1]])}, "unbroken run"),
+        ({"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 3)}, "do not fit"),
+        (tensors("audio", feature_attention_mask=torch.ones(1, 7)), "does not match feature_attention_mask"),
         ({"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.zeros(1, 2)}, "an empty prompt"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Attention cuts: specs are checked, equal transformers with a 4-D mask, and obey the oracles of causality."""
 
+import numpy as np
 import pytest
 import torch
 from support.thinkers import make_thinker, prompts
@@ -133,6 +134,12 @@ def test_a_row_with_no_key_left_is_reported():
         assert logits(spec).isfinite().all()
 
 
+def test_one_spec_needs_no_list_and_numpy_numbers_are_numbers():
+    spec = block("audio", "question", np.int64(1))
+    with torch.no_grad():
+        assert torch.equal(MODEL(INPUTS, interventions=spec), logits(block("audio", "question", 1)))
+
+
 def test_specs_are_values():
     one, other = block("audio", "question", [2, 1]), block("audio", "question", (1, 2))
     assert one == other
@@ -151,6 +158,8 @@ def test_specs_are_values():
         (lambda: logits(block("audio", "question", [0], heads=[4])), "no such heads"),
         (lambda: MODEL.intervene(block("audio", "question", [7])).__enter__(), "no such layers"),
         (lambda: logits(lambda x: x), "not an intervention"),
+        (lambda: block("audio", "question", "all"), "layers are numbers"),
+        (lambda: block("audio", "question", [0.5]), "layers are numbers"),
     ],
 )
 def test_specs_that_do_not_fit_are_refused(make, message):

@@ -110,7 +110,8 @@ def test_a_rounded_table_of_transformers_is_said(folder):
 
 def test_a_head_that_is_not_stored_is_tied(folder):
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight") is None)
-    model = HookedAVTransformer.from_pretrained(folder)
+    with pytest.warns(HookedAVWarning, match=r"holds no lm_head\.weight"):
+        model = HookedAVTransformer.from_pretrained(folder)
     assert model.cfg.tied
     assert model.unembed.weight is model.embed.weight
     assert logits(model).isfinite().all()
@@ -149,6 +150,28 @@ def test_saving_over_the_folder_that_a_model_was_read_from_is_safe(folder, think
     assert torch.equal(logits(model), published_logits(thinker, TENSORS))
     assert torch.equal(logits(HookedAVTransformer.from_pretrained(folder)), published_logits(thinker, TENSORS))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing unfinished is left"
+
+
+def test_saving_over_a_sharded_checkpoint_leaves_nothing_of_it(thinker, tmp_path):
+    """transformers' index would be read instead of the new file, and the edit be lost."""
+    thinker.save_pretrained(tmp_path, max_shard_size="100KB")
+    model = HookedAVTransformer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.ln_final.weight.mul_(2)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(HookedAVTransformer.from_pretrained(tmp_path)), logits(model))
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="two checkpoints"):
+        HookedAVTransformer.from_pretrained(tmp_path)
+
+
+def test_moving_to_bfloat16_is_loading_in_bfloat16(folder):
+    """The encoders' computed tables stay exact too."""
+    loaded = HookedAVTransformer.from_pretrained(folder, dtype=torch.bfloat16)
+    moved = HookedAVTransformer.from_pretrained(folder).to(torch.bfloat16)
+    assert torch.equal(logits(moved), logits(loaded))
+    assert moved.encoders["visual"].rotary_pos_emb.inv_freq.dtype == torch.float32
 
 
 def test_a_model_without_tokenizer_says_so(folder):

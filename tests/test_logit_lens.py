@@ -120,6 +120,20 @@ def test_bad_arguments_are_refused(arguments, error, message):
         av.logit_lens(MODEL, INPUTS, **arguments)
 
 
+def test_tokens_that_were_named_have_a_table(lens):
+    frame = lens.tokens_frame()
+    assert frame.token.tolist() == TOKENS * 3
+    assert frame[(frame.layer == 2) & (frame.token == " eight")]["rank"].item() == lens.token_ranks[2, 0, 1]
+    assert av.logit_lens(MODEL, INPUTS, tokens=" three").tokens == (" three",)
+
+
+def test_hooks_on_the_final_norm_do_not_see_the_lens():
+    fired = []
+    with MODEL.hooks(fwd_hooks=[("ln_final.hook_normalized@question", lambda rows, hook: fired.append(rows.shape))]):
+        av.logit_lens(MODEL, INPUTS)
+    assert len(fired) == 1, "once, in the forward pass"
+
+
 def test_a_batch_is_refused():
     with pytest.raises(InputsError, match="2 prompts"):
         av.logit_lens(MODEL, MODEL.batch([INPUTS, INPUTS]))

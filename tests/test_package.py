@@ -24,6 +24,7 @@ ORDER = [
     "prompt",
     "layout",
     "config",
+    "hook_names",
     "hooks",
     "weights",
     "attention",
@@ -36,6 +37,8 @@ ORDER = [
     "family",
     "families",
     "families.omni_layout",
+    "families.salmonn_audio",
+    "families.salmonn_layout",
     "families.omni_prepare",
     "families.omni",
     "tokens",
@@ -51,6 +54,7 @@ ORDER = [
     "demo",
     "report",
     "cli",
+    "__main__",
     "__init__",
 ]
 MAX_FILE_LINES = 400

@@ -240,7 +240,12 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
         (None, {"question": ""}, "an empty question"),
         (None, {"question": "  \n"}, "an empty question"),
         (None, {"question": "What is <|VIDEO|>?"}, "special tokens"),
-        ("<|im_end|>", {"question": "Why?"}, "special tokens"),
+        (["<|im_end|>", QUIET], {"question": "Why?"}, "special tokens"),
+        ("clip.mp4", {"question": "Why?"}, "media are clips(.|\n)*from_file"),
+        (["see this", "a.wav", QUIET], {"question": "Why?"}, "media are clips"),
+        ("a thought", {"question": "Why?"}, "media are clips"),
+        (Path("clip.mp4"), {"question": "Why?"}, "media are clips(.|\n)*Path"),
+        (np.zeros((2, 28, 28, 3), np.uint8), {"question": "Why?"}, "media are clips(.|\n)*ndarray"),
         (None, {"question": "Why?", "options": ["a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", "a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", ""]}, "an empty option"),
@@ -252,7 +257,10 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
     ],
 )  # fmt: skip
 def test_bad_questions_and_media_are_refused(media, arguments, message):
-    clip = av.Clip.from_arrays(**media) if isinstance(media, dict) else media
+    made = [
+        av.Clip.from_arrays(**m) if isinstance(m, dict) else m for m in (media if isinstance(media, list) else [media])
+    ]
+    clip = made if isinstance(media, list) else made[0]
     with pytest.raises(InputsError, match=message):
         MODEL.prepare(clip, **arguments)
 

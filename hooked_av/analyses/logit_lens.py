@@ -44,8 +44,21 @@ class LogitLens(Result):
     top_texts: tuple[tuple[tuple[str, ...], ...], ...]  # [layer][position][rank]
     tokens: tuple[str, ...]
 
+    def tokens_frame(self) -> pd.DataFrame:
+        """The tokens that were followed (an answer trace): one row a layer, position and token."""
+        layers, positions, tokens = (index.ravel() for index in np.indices(self.token_ranks.shape))
+        return pd.DataFrame(
+            {
+                "layer": layers,
+                "position": self.positions[positions],
+                "token": np.array(self.tokens, dtype=object)[tokens],
+                "rank": self.token_ranks.ravel(),
+                "probability": self.token_probabilities.ravel(),
+            }
+        )
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer, position and rank."""
+        """The best tokens: one row a layer, position and rank. Tokens that were named are in `tokens_frame`."""
         layers, positions, ranks = np.indices(self.top_ids.shape)
         return pd.DataFrame(
             {
@@ -66,7 +79,7 @@ def logit_lens(
     at: str = "last",
     *,
     top_k: int = 5,
-    tokens: Sequence[str] = (),
+    tokens: str | Sequence[str] = (),
     convention: Convention = "final_norm",
 ) -> LogitLens:
     """What would the model answer after each layer?
@@ -85,11 +98,12 @@ def logit_lens(
     >>> import hooked_av as av
     >>> model = av.random_omni(n_layers=2)
     >>> lens = av.logit_lens(model, model.prepare(question="Which digit do you hear?"), tokens=[" three"])
-    >>> lens.top_ids.shape, lens.token_ranks.shape
-    ((2, 1, 5), (2, 1, 1))
+    >>> lens.top_ids.shape, lens.tokens_frame()["token"].tolist()
+    ((2, 1, 5), [' three', ' three'])
     """
     inputs = inputs if isinstance(inputs, AVInputs) else AVInputs.from_tokens(model.to_tokens(inputs))
     _check(inputs, top_k, convention, model.cfg.d_vocab)
+    tokens = (tokens,) if isinstance(tokens, str) else tuple(tokens)
     named = [model.to_single_token(token) for token in tokens]
     arrays = _arrays(model, inputs, at, named, top_k, convention)
     texts = tuple(tuple(tuple(model.to_string(int(i)) for i in row) for row in layer) for layer in arrays["top_ids"])
@@ -97,7 +111,7 @@ def logit_lens(
         **arrays,
         positions=np.array(inputs.spans.resolve(at).positions),
         top_texts=texts,
-        tokens=tuple(tokens),
+        tokens=tokens,
         settings=run_settings(model, inputs, at=at, convention=convention),
     )
 
@@ -122,7 +136,7 @@ def _read(
     rows = max(1, _CHUNK_LOGITS // model.cfg.d_vocab)
     parts = []
     for chunk in resid.split(rows):
-        normed = model.ln_final(chunk[None])[0] if convention == "final_norm" else chunk
+        normed = model.ln_final.normalise(chunk[None])[0] if convention == "final_norm" else chunk
         logits = model.unembed(normed).float()
         probabilities = logits.softmax(dim=-1)
         best = logits.topk(top_k, dim=-1)

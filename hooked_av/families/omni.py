@@ -23,7 +23,7 @@ from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.omni_layout import OmniTokens, Supply, nominal_times, place_pieces
 from hooked_av.families.omni_prepare import MediaItem, Sampling, media_item, prompt_parts
 from hooked_av.family import Family
-from hooked_av.inputs import PAD_POSITION_ID, AVInputs, merge_features
+from hooked_av.inputs import PAD_POSITION_ID, AVInputs, check_same_shape, merge_features
 from hooked_av.layout import Placed, build_spans
 from hooked_av.media import Clip
 from hooked_av.positions import AVPiece, TextRun, VisionPiece, omni_positions
@@ -132,7 +132,7 @@ class OmniFamily(Family):
         question: str,
         options: Sequence[str] = (),
         instruction: str | None = None,
-        answer_prefix: str = "",
+        answer_prefix: str | None = None,
         system: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         **unknown: Any,
@@ -140,6 +140,7 @@ class OmniFamily(Family):
         refuse_unknown(unknown, "question, options, instruction, answer_prefix, system, sampling")
         options = check_options(options)
         between = [item for item in media if isinstance(item, str)]
+        answer_prefix = answer_prefix or ""
         texts = [question, *options, instruction or "", answer_prefix, system or "", *between]
         asked = question_parts(question, options, instruction)
         refuse_special_tokens(texts, self.tokenizer)
@@ -170,7 +171,7 @@ class OmniFamily(Family):
             torch.ones(1, len(ids), dtype=torch.bool),
             (build_spans(placed, len(ids), [item.times for item in items], labels),),
             features,
-            {"family": self.name, "positions": "released", "sampling": asdict(sampling)},
+            {"family": self.name, "positions": "released", **({"sampling": asdict(sampling)} if items else {})},
             (clips,),
         )
 
@@ -183,6 +184,7 @@ class OmniFamily(Family):
     ) -> AVInputs:
         given = _checked_features(features)
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        check_same_shape(input_ids, mask)
         rows = list(self._read_rows(input_ids, mask, given, use_audio_in_video))
         position_ids = torch.full((3, *input_ids.shape), PAD_POSITION_ID, device=input_ids.device)
         for row, (positions, _) in enumerate(rows):
@@ -237,6 +239,13 @@ def _checked_features(features: Mapping[str, Any]) -> dict[str, Tensor]:
             expected=f"input_ids, attention_mask, use_audio_in_video, and whole groups of {FEATURE_GROUPS}",
             got=f"unknown {unknown}" if unknown else f"without {sorted(absent)}",
             next_step="pass what transformers' processor returned, under its names",
+        )
+    if "input_features" in given and given["input_features"].shape[::2] != given["feature_attention_mask"].shape:
+        raise InputsError(
+            "input_features does not match feature_attention_mask",
+            expected="[sound, mel bin, frame] and [sound, frame]",
+            got=[list(given[name].shape) for name in FEATURE_GROUPS[0]],
+            next_step="take both from the same processor call",
         )
     for pixels, grid in (FEATURE_GROUPS[1], FEATURE_GROUPS[2][:2]):
         if pixels in given and len(given[pixels]) != int(given[grid].prod(-1).sum()):
