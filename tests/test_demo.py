@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import subprocess
+import sys
 import wave
 from html.parser import HTMLParser
 from pathlib import Path
@@ -382,3 +383,9 @@ def test_the_page_renders_without_a_network(result, tmp_path):
     assert has((0, 114, 178)) > 5_000  # video tokens
     dark_rows = (pixels.min(axis=-1) < 120).any(axis=1)
     assert dark_rows[:2000].mean() > 0.4  # text and figures down the page
+
+
+def test_the_package_runs_as_a_module():
+    for module in ("hooked_av", "hooked_av.cli"):
+        out = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+        assert out.stdout == f"hooked-av, version {av.__version__}\n"
