@@ -139,7 +139,8 @@ def _with_layer_outputs(thinker: Any, run: Run) -> Tensor:
     def keep(_module: nn.Module, _arguments: Any, output: Any) -> None:
         kept.append((output if isinstance(output, Tensor) else output[0]).clone())
 
-    handles = [layer.register_forward_hook(keep) for layer in thinker.model.language_model.layers]
+    text_model = getattr(thinker.model, "language_model", thinker.model)  # one level down since transformers 5.21
+    handles = [layer.register_forward_hook(keep) for layer in text_model.layers]
     try:
         return run()
     finally:

@@ -40,7 +40,8 @@ def published_with_mask(queries, keys, layers):
     def additive(mask):
         return torch.zeros(1, 1, n_pos, n_pos).masked_fill(~mask, torch.finfo(torch.float32).min)
 
-    for index, layer in enumerate(thinker.model.language_model.layers):
+    text_model = getattr(thinker.model, "language_model", thinker.model)  # one level down since transformers 5.21
+    for index, layer in enumerate(text_model.layers):
         mask = additive(cut if index in layers else causal)
         layer.register_forward_pre_hook(
             lambda module, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
