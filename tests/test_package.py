@@ -36,6 +36,7 @@ ORDER = [
     "checkpoint",
     "family",
     "families",
+    "families.blocks",
     "families.omni_layout",
     "families.salmonn_audio",
     "families.salmonn_layout",

@@ -3,7 +3,7 @@
 Axes: pos (token of one prompt).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+from hooked_av.families.blocks import check_block, merged_grid, read_blocks
 from hooked_av.layout import ItemTimes, Placed
-from hooked_av.positions import AudioPiece, AVPiece, OmniClock, TextRun, VisionPiece, omni_interleave
+from hooked_av.positions import AudioPiece, AVPiece, OmniClock, VisionPiece, omni_interleave
 
 SECONDS_PER_AUDIO_TOKEN = 0.04
 
@@ -59,9 +60,9 @@ class Supply:
         seconds = features.get("video_second_per_grid")
         self.left: dict[str, list[Any]] = {
             "audio": [AudioPiece(n) for n in lengths],
-            "image": [VisionPiece(_cells(grid, merge), None) for grid in features.get("image_grid_thw", [])],
+            "image": [VisionPiece(merged_grid(grid, merge), None) for grid in features.get("image_grid_thw", [])],
             "video": [
-                VisionPiece(_cells(grid, merge), float(second))
+                VisionPiece(merged_grid(grid, merge), float(second))
                 for grid, second in zip(
                     features.get("video_grid_thw", []), [] if seconds is None else seconds, strict=True
                 )
@@ -98,40 +99,23 @@ def audio_tokens(n_mel: int) -> int:
     return ((n_mel - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def _cells(grid_thw: Tensor, merge: int) -> tuple[int, int, int]:
-    groups, rows, cols = (int(n) for n in grid_thw)
-    return groups, rows // merge, cols // merge
-
-
 def place_pieces(ids: Int64[Tensor, " pos"], supply: Supply, tokens: OmniTokens, sound_in_video: bool) -> list[Placed]:
     """Read a prompt's layout from its ids, and check it against the features, token by token."""
-    row, placed, at, text_from = ids.tolist(), [], 0, 0
-    while at < len(row):
-        part = _media_at(row, at, supply, tokens, sound_in_video)
-        if part is None:
-            at += 1
-            continue
-        if at > text_from:
-            placed.append(Placed(TextRun(at - text_from), text_from))
-        placed.append(part)
-        at = text_from = int(part.bounds[-1]) + 1
-    if at > text_from:
-        placed.append(Placed(TextRun(at - text_from), text_from))
-    _check_text(row, placed, tokens)
-    return placed
+    row = ids.tolist()
+    return read_blocks(row, lambda at: _media_at(row, at, supply, tokens, sound_in_video), tokens)
 
 
 def _media_at(row: list[int], at: int, supply: Supply, tokens: OmniTokens, sound_in_video: bool) -> Placed | None:
     ahead = row[at + 1] if at + 1 < len(row) else None
     begin = row[at]
     if begin == tokens.audio_begin and ahead == tokens.audio:
-        return _checked(Placed(supply.take("audio", at), at), row, tokens)
+        return check_block(Placed(supply.take("audio", at), at), row, tokens, [tokens.audio_end])
     if begin != tokens.vision_begin or ahead not in (tokens.image, tokens.video, tokens.audio_begin):
         return None
     if ahead == tokens.image:
-        return _checked(Placed(supply.take("image", at), at), row, tokens)
+        return check_block(Placed(supply.take("image", at), at), row, tokens, [tokens.vision_end])
     if ahead == tokens.video:
-        return _checked(Placed(supply.take("video", at), at), row, tokens)
+        return check_block(Placed(supply.take("video", at), at), row, tokens, [tokens.vision_end])
     if not sound_in_video:
         raise InputsError(
             f"a video with sound inside at position {at}",
@@ -140,42 +124,8 @@ def _media_at(row: list[int], at: int, supply: Supply, tokens: OmniTokens, sound
             next_step="pass use_audio_in_video=True",
         )
     piece = AVPiece(supply.take("video", at), supply.take("audio", at))
-    return _checked(Placed(piece, at, omni_interleave(piece, tokens.clock).numpy()), row, tokens)
-
-
-def _checked(part: Placed, row: list[int], tokens: OmniTokens) -> Placed:
-    """The block's tokens must be exactly what its features imply: no row more, no row less, ends in place."""
-    expected = {}
-    for modality, positions in part.streams.items():
-        expected |= dict.fromkeys(positions.tolist(), tokens.modality(modality))
-    ends = {AudioPiece: [tokens.audio_end], VisionPiece: [tokens.vision_end]}
-    after = ends.get(type(part.piece), [tokens.audio_end, tokens.vision_end])
-    expected |= dict(zip(part.bounds[part.n_bounds :].tolist(), after, strict=True))
-    wrong = [at for at, token in sorted(expected.items()) if at >= len(row) or row[at] != token]
-    if wrong:
-        counts = {name: len(positions) for name, positions in part.streams.items()}
-        raise InputsError(
-            f"the media block at position {part.start} does not match its features",
-            expected=f"{counts} placeholder tokens in their interleaved order, then the end token",
-            got=f"first difference at position {wrong[0]}: "
-            + (f"token {row[wrong[0]]}" if wrong[0] < len(row) else "the prompt ends"),
-            next_step="make input_ids and features with the same processor call",
-        )
-    return part
-
-
-def _check_text(row: list[int], placed: Sequence[Placed], tokens: OmniTokens) -> None:
-    media = {tokens.audio: "audio", tokens.image: "image", tokens.video: "video"}
-    for part in placed:
-        if isinstance(part.piece, TextRun):
-            stray = [at for at in part.body.tolist() if row[at] in media]
-            if stray:
-                raise InputsError(
-                    f"a {media[row[stray[0]]]} placeholder outside any media block",
-                    expected="begin token, placeholders, end token",
-                    got=f"token {row[stray[0]]} at position {stray[0]}",
-                    next_step="keep the begin and end tokens around media",
-                )
+    part = Placed(piece, at, omni_interleave(piece, tokens.clock).numpy())
+    return check_block(part, row, tokens, [tokens.audio_end, tokens.vision_end])
 
 
 def nominal_times(part: Placed) -> ItemTimes:

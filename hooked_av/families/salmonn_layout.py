@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+from hooked_av.families.blocks import check_block, merged_grid, read_blocks
 from hooked_av.families.omni_layout import Supply
 from hooked_av.families.salmonn_audio import SoundWindows, holds_sound
 from hooked_av.layout import ItemTimes, Placed
@@ -260,8 +261,8 @@ class SalmonnSupply(Supply):
             )
         self.left: dict[str, list[Any]] = {
             "audio": [None] * len(features.get("audio_feature", ())),
-            "image": [VisionPiece(_cells(grid, merge), None) for grid in images],
-            "video": [VisionPiece(_cells(g, merge), float(s)) for g, s in zip(videos, seconds, strict=True)],
+            "image": [VisionPiece(merged_grid(grid, merge), None) for grid in images],
+            "video": [VisionPiece(merged_grid(g, merge), float(s)) for g, s in zip(videos, seconds, strict=True)],
         }
 
     def sound(self, n_tokens: int, at: int, windows: SoundWindows) -> AudioPiece:
@@ -284,18 +285,9 @@ def place_pieces(ids: Int64[Tensor, " pos"], supply: SalmonnSupply, tokens: Salm
 
     Errors: `InputsError` where a block does not match its features, and for mixes that the model cannot take.
     """
-    row, placed, at, text_from = ids.tolist(), [], 0, 0
-    while at < len(row):
-        part = _media_at(row, at, supply, tokens)
-        if part is None:
-            at += 1
-            continue
-        placed += [SalmonnPlaced(TextRun(at - text_from), text_from)] if at > text_from else []
-        placed.append(part)
-        at = text_from = int(part.bounds[-1]) + 1
-    placed += [SalmonnPlaced(TextRun(at - text_from), text_from)] if at > text_from else []
+    row = ids.tolist()
+    placed = read_blocks(row, lambda at: _media_at(row, at, supply, tokens), tokens, SalmonnPlaced)
     check_published(part.piece for part in placed)
-    _check_text(row, placed, tokens)
     return placed
 
 
@@ -326,56 +318,21 @@ def nominal_times(part: Placed, windows: SoundWindows) -> ItemTimes:
     return ItemTimes(windows.seconds_per_token, np.arange(vision.grid[0] + 1) * vision.seconds_per_group)
 
 
-def _cells(grid_thw: Tensor, merge: int) -> tuple[int, int, int]:
-    groups, rows, cols = (int(n) for n in grid_thw)
-    return groups, rows // merge, cols // merge
-
-
 def _media_at(row: list[int], at: int, supply: SalmonnSupply, tokens: SalmonnTokens) -> Placed | None:
     ahead = row[at + 1] if at + 1 < len(row) else None
     if row[at] != tokens.vision_begin or ahead not in (tokens.image, tokens.video, tokens.audio):
         return None
     if ahead == tokens.image:
-        return _checked(SalmonnPlaced(supply.take("image", at), at), row, tokens)
+        return check_block(SalmonnPlaced(supply.take("image", at), at), row, tokens, [tokens.vision_end])
     # How many blocks of sound belong here is said by the prompt alone: audio_feature joins those of all sounds.
     stop = row.index(tokens.vision_end, at) if tokens.vision_end in row[at:] else len(row)
     n_audio = row[at:stop].count(tokens.audio)
     if ahead == tokens.audio:
-        return _checked(SalmonnPlaced(supply.sound(n_audio, at, tokens.windows), at), row, tokens)
+        return check_block(
+            SalmonnPlaced(supply.sound(n_audio, at, tokens.windows), at), row, tokens, [tokens.vision_end]
+        )
     video = supply.take("video", at)
     if not n_audio:
-        return _checked(SalmonnPlaced(video, at), row, tokens)
+        return check_block(SalmonnPlaced(video, at), row, tokens, [tokens.vision_end])
     piece = AVPiece(video, supply.sound(n_audio, at, tokens.windows))
-    return _checked(SalmonnPlaced(piece, at, salmonn_interleave(piece).numpy()), row, tokens)
-
-
-def _checked(part: SalmonnPlaced, row: list[int], tokens: SalmonnTokens) -> SalmonnPlaced:
-    """The block's tokens must be exactly what its features imply: no row more, no row less, ends in place."""
-    expected: dict[int, int] = {}
-    for modality, positions in part.streams.items():
-        expected |= dict.fromkeys(positions.tolist(), tokens.modality(modality))
-    expected[int(part.bounds[-1])] = tokens.vision_end
-    wrong = [at for at, token in sorted(expected.items()) if at >= len(row) or row[at] != token]
-    if wrong:
-        counts = {name: len(positions) for name, positions in part.streams.items()}
-        raise InputsError(
-            f"the media block at position {part.start} does not match its features",
-            expected=f"{counts} placeholder tokens in their interleaved order, then vision_end",
-            got=f"first difference at position {wrong[0]}: "
-            + (f"token {row[wrong[0]]}" if wrong[0] < len(row) else "the prompt ends"),
-            next_step="make input_ids, grids and second_per_grid with the same processor call",
-        )
-    return part
-
-
-def _check_text(row: list[int], placed: Sequence[Placed], tokens: SalmonnTokens) -> None:
-    media = {tokens.audio: "audio", tokens.image: "image", tokens.video: "video"}
-    texts = [part.body.tolist() for part in placed if isinstance(part.piece, TextRun)]
-    stray = [at for body in texts for at in body if row[at] in media]
-    if stray:
-        raise InputsError(
-            f"a {media[row[stray[0]]]} placeholder outside any media block",
-            expected="vision_start, placeholders, vision_end",
-            got=f"token {row[stray[0]]} at position {stray[0]}",
-            next_step="keep vision_start and vision_end around media",
-        )
+    return check_block(SalmonnPlaced(piece, at, salmonn_interleave(piece).numpy()), row, tokens, [tokens.vision_end])
