@@ -54,6 +54,7 @@ def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dty
 
 def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> Any:
     """`cls` around the tensors of a loaded transformers model."""
+    name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
     hf_model = getattr(hf_model, "thinker", hf_model)
     kind = _family_of(getattr(hf_model.config, "model_type", None), type(hf_model).__name__)
     family = kind(hf_model.config, tokenizer, feature_extractor)
@@ -61,7 +62,6 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
     with torch.device("meta"):
         # the encoders are transformers' own objects and come as they are
-        name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
         model = cls(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.thinkers import make_thinker, prompts, published_logits
 from torch import nn
+from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 from hooked_av import decoder
 from hooked_av.model import HookedAVTransformer
@@ -56,16 +57,15 @@ def test_eager_and_fused_agree(pairs, kind):
 
 
 def test_the_whole_omni_model_is_adopted_by_its_thinker(pairs):
-    thinker, _ = pairs("sdpa", torch.float32, 2)
-
-    class Omni(nn.Module):  # the whole Omni also carries a talker, which takes gigabytes even when tiny
-        def __init__(self):
-            super().__init__()
-            self.thinker = thinker
-
+    """transformers' whole class on the meta device: its talker takes gigabytes even when the thinker is tiny."""
+    with torch.device("meta"):
+        whole = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig())
+        model = HookedAVTransformer.from_hf(whole)
+    assert {id(p) for p in model.parameters()} == {id(p) for p in whole.thinker.parameters()}
+    whole.thinker, _ = pairs("sdpa", torch.float32, 2)
     tensors = PROMPTS["interleaved"].tensors()
-    logits = our_logits(HookedAVTransformer.from_hf(Omni()), tensors)
-    assert torch.equal(logits, published_logits(thinker, tensors))
+    logits = our_logits(HookedAVTransformer.from_hf(whole), tensors)
+    assert torch.equal(logits, published_logits(whole.thinker, tensors))
 
 
 def test_left_padded_batch_equals_transformers(pairs):
