@@ -21,6 +21,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     architecture: ClassVar[str]  # the transformers class that reads what we save
+    encoder_names: ClassVar[tuple[str, ...]]  # our names, and transformers', of the encoders
 
     def __init__(self, hf_config: Any, tokenizer: Any = None, feature_extractor: Any = None) -> None:
         self.hf_config = hf_config

@@ -65,7 +65,7 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
         model = cls(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
-    model.encoders.update({name: _submodule(hf_model, name) for name in ("audio_tower", "visual")})
+    model.encoders.update({name: _submodule(hf_model, name) for name in kind.encoder_names})
     model.eval()
     model.setup()
     _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)

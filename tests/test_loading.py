@@ -51,7 +51,8 @@ def test_from_hf_copies_no_tensor(thinker):
     theirs = {parameter.data_ptr() for parameter in thinker.parameters()}
     ours = {parameter.data_ptr() for parameter in model.parameters()}
     assert ours == theirs
-    assert any(module is model.encoders["visual"] for module in thinker.modules())
+    assert all(any(module is tower for module in thinker.modules()) for tower in model.encoders.values())
+    assert set(model.encoders) == {"audio_tower", "visual"}
 
 
 def test_a_folder_of_transformers_loads_to_the_bit(folder, thinker):

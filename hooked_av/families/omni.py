@@ -62,6 +62,7 @@ class OmniFamily(Family):
 
     name = "qwen2_5_omni"
     architecture = "Qwen2_5OmniThinkerForConditionalGeneration"
+    encoder_names = ("audio_tower", "visual")
 
     def __init__(self, hf_config: Any, tokenizer: Any = None, feature_extractor: Any = None) -> None:
         super().__init__(hf_config, tokenizer, feature_extractor)

@@ -1,7 +1,7 @@
 """Rebuild the Qwen2.5-Omni tokenizer that the package carries from the ranks in the dashscope wheel.
 
     pip download --no-deps --dest /tmp dashscope==2.0.2
-    python tests/data/make_tokenizer.py /tmp/dashscope-2.0.2-py3-none-any.whl hooked_av/data/tokenizer
+    python tests/data/make_tokenizer.py dashscope-2.0.2-py3-none-any.whl hooked_av/data/tokenizer
 
 The wheel (Apache-2.0, Alibaba Cloud) holds `qwen.tiktoken`: one line a token, base64 bytes and rank. A byte-level BPE
 wants the vocabulary (rank -> token, which is the token's id) and the merges. A token's merge is the pair of pieces that
