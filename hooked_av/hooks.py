@@ -75,7 +75,6 @@ class HookPoint(LensHookPoint):
     def add_hook(self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any) -> Any:
         """Add a hook, TransformerLens's way, and remember which rows it asks for."""
         before = self._live_handles()
-        self._owners = {key: owner for key, owner in self._owners.items() if key in before}
         if dir == "bwd":
             result = self._add_gradient_hook(hook, *args, **kwargs)
         else:

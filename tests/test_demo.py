@@ -23,16 +23,8 @@ from hooked_av.errors import HookedAVError
 from hooked_av.report import REPORT, check_folder, render_report, write_report
 
 SMALL = av.Sampling(max_pixels=784 * 6)
+pytestmark = pytest.mark.usefixtures("one_thread")
 RANDOM = Origin("random_omni", random_weights=True, clip="clip.mp4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Toy models run fastest on one thread; several only wait for each other when other tests run beside these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

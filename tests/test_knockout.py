@@ -10,15 +10,7 @@ from hooked_av.cli import CLIP
 from hooked_av.errors import InputsError, InterventionError, SpanError
 
 SMALL = av.Sampling(max_pixels=784 * 6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Toy models run fastest on one thread; several only wait for each other when other tests run beside these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

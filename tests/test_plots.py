@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pytest
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import to_rgb
@@ -23,17 +22,11 @@ from hooked_av.plots.style import LOOKS, Drawing, look_of, svg_text
 
 OKABE_ITO = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000"}
 # "several" mixes clips with and without sound on purpose
-pytestmark = pytest.mark.filterwarnings("ignore:videos with and without sound:hooked_av.HookedAVWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:videos with and without sound:hooked_av.HookedAVWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 SMALL = av.Sampling(max_pixels=784 * 12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Toy models run fastest on one thread; several only wait for each other when other tests run beside these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
