@@ -36,8 +36,9 @@ demo: $(CORE)  ## install the package, run the demo
 test: lint  ## lint, types, and the tests that are not slow and need no browser
 	$(PY) -m pytest -n $(WORKERS) -m "not slow and not browser and not network"
 
+# By file, so that one worker alone loads the language model (half a minute, half a gigabyte).
 test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not network"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not network"
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py

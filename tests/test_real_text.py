@@ -21,12 +21,7 @@ from hooked_av.random_model import mel_extractor, random_omni_config
 PROMPT = "The capital of France is"
 PLACES = {"country": 3, "last": 4}
 TEXTS = [PROMPT, "Hello", "def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n" * 4]
-# one worker loads the model (half a minute) for all of these tests
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("real text"),
-    pytest.mark.usefixtures("one_thread"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="session")
