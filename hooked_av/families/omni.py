@@ -135,11 +135,12 @@ class OmniFamily(Family):
         instruction: str | None = None,
         answer_prefix: str | None = None,
         system: str | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        sampling: Sampling | None = None,
         **unknown: Any,
     ) -> AVInputs:
         refuse_unknown(unknown, "question, options, instruction, answer_prefix, system, sampling")
         options = check_options(options)
+        sampling = sampling or Sampling.of(self._feature_extractor)
         between = [item for item in media if isinstance(item, str)]
         answer_prefix = answer_prefix or ""
         texts = [question, *options, instruction or "", answer_prefix, system or "", *between]

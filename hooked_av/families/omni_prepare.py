@@ -6,7 +6,7 @@ template's text. Budgets may be set smaller, and are recorded.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,18 @@ class Sampling:
     min_frames: int = 4
     max_frames: int = 768
     max_pixels: int | None = None
+
+    @classmethod
+    def of(cls, preprocessor: Any) -> "Sampling":
+        """What a checkpoint's preprocessor_config.json says of it, under these names; the rest as released.
+
+        Its `max_pixels` counts only where it is below the released budget, which is that of another step
+        (qwen-omni-utils) in the released checkpoints.
+        """
+        said = {field.name: getattr(preprocessor, field.name, None) for field in fields(cls)}
+        if said["max_pixels"] is not None and said["max_pixels"] >= VIDEO_BUDGET.max_pixels:
+            said["max_pixels"] = None
+        return cls(**{name: value for name, value in said.items() if value is not None})
 
     def budget(self, released: PixelBudget) -> PixelBudget:
         """The released budget, or a smaller one where `max_pixels` says so."""

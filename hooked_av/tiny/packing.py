@@ -1,0 +1,179 @@
+"""Many questions about one scene in one row: the media are read once, and no question sees another.
+
+    [ system, media, padding | question 1, padding | question 2, padding | ... ]
+      n_shared positions       n_slot positions      n_slot positions
+
+Every question stands at the positions that it would have alone, and reads the media and itself only. So a packed row
+gives what its prompts give one by one (a test compares them), at a fraction of the cost.
+
+Axes: batch (scenes), pos, slot (questions of a row), answer (tokens that are learned from), head, kv_head, row (encoder
+rows of the batch, in prompt order).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+from hooked_av.attention import Keys, Queries
+from hooked_av.families.omni_prepare import prompt_parts
+from hooked_av.inputs import PAD_POSITION_ID
+from hooked_av.prompt import question_parts
+from hooked_av.tiny.questions import Question
+
+_NO_TARGET = -100
+
+
+class Media(Protocol):
+    """Where the encoder rows of a batch come from."""
+
+    def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]: ...
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One question (or caption) of a row: its tokens, and the tokens to be answered after the last of them."""
+
+    form: str
+    tokens: tuple[int, ...]
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PackedScene:
+    """The shared part of a row, as `model.prepare` lays it out, and its questions."""
+
+    shared_ids: Int64[Tensor, " pos"]
+    shared_positions: Int64[Tensor, "axis=3 pos"]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Several packed scenes of one shape."""
+
+    input_ids: Int64[Tensor, "batch pos"]
+    position_ids: Int64[Tensor, "axis=3 batch pos"]
+    n_shared: int
+    n_slot: int
+    shared: Bool[Tensor, "batch shared"]  # which positions of the shared part are no padding
+    media: Media
+    answer_rows: Int64[Tensor, "batch answer"]
+    targets: Int64[Tensor, "batch answer"]
+    forms: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class PackedAttend:
+    """Attention in which each question reads the shared part and itself; stands in for `attention.Attend`."""
+
+    n_shared: int
+    n_slot: int
+    allowed: Bool[Tensor, "batch_slot 1 query key"]
+    cuts: Any = None
+    run: Any = None
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> "PackedAttend":
+        n_slots = (batch.input_ids.shape[1] - batch.n_shared) // batch.n_slot
+        own = torch.ones(batch.n_slot, batch.n_slot, dtype=torch.bool, device=batch.shared.device).tril()
+        shared = repeat(batch.shared, "b p -> (b s) 1 q p", s=n_slots, q=batch.n_slot)
+        own = repeat(own, "q k -> b 1 q k", b=len(shared))
+        return cls(batch.n_shared, batch.n_slot, torch.cat([shared, own], dim=-1))
+
+    def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
+        shared_q, slot_q = q[:, :, : self.n_shared], self._by_slot(q)
+        shared_k, shared_v = k[:, :, : self.n_shared], v[:, :, : self.n_shared]
+        shared_z = scaled_dot_product_attention(shared_q, shared_k, shared_v, is_causal=True, enable_gqa=True)
+        n_slots = len(slot_q) // len(q)
+        keys, values = (
+            torch.cat([repeat(whole[:, :, : self.n_shared], "b h p d -> (b s) h p d", s=n_slots), self._by_slot(whole)],
+                      dim=2)
+            for whole in (k, v)
+        )  # fmt: skip
+        z = scaled_dot_product_attention(slot_q, keys, values, attn_mask=self.allowed, enable_gqa=True)
+        return torch.cat([shared_z, rearrange(z, "(b s) h l d -> b h (s l) d", s=n_slots)], dim=2)
+
+    def _by_slot(self, heads: Float[Tensor, "batch any pos d_head"]) -> Float[Tensor, "batch_slot any query d_head"]:
+        return rearrange(heads[:, :, self.n_shared :], "b h (s l) d -> (b s) h l d", l=self.n_slot)
+
+
+def question_slot(model: Any, question: Question) -> Slot:
+    """A question and its answer token."""
+    return Slot(
+        question.form,
+        question_tokens(model.family.tokenizer, question.text, question.options),
+        (model.to_single_token(question.target),),
+    )
+
+
+@lru_cache(maxsize=10_000)
+def question_tokens(tokenizer: Any, text: str, options: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """What follows the media in a prompt, as `model.prepare` writes it."""
+    template = prompt_parts(None, [], question_parts(text, options, None), "")
+    asked = "".join(part.text for part in template[2:])  # without system prompt and user header
+    return tuple(tokenizer(asked, add_special_tokens=False)["input_ids"])
+
+
+def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
+    """One batch of packed scenes; a row with fewer questions than others ends in empty slots."""
+    n_shared = max(len(scene.shared_ids) for scene in scenes)
+    n_slot = max(len(slot.tokens) for scene in scenes for slot in scene.slots)
+    n_slots = max(len(scene.slots) for scene in scenes)
+    n_pos = n_shared + n_slots * n_slot
+    ids = torch.zeros(len(scenes), n_pos, dtype=torch.int64)
+    positions = torch.full((3, len(scenes), n_pos), PAD_POSITION_ID)
+    shared = torch.zeros(len(scenes), n_shared, dtype=torch.bool)
+    answers: list[list[tuple[int, int, str]]] = []
+    for row, scene in enumerate(scenes):
+        length = len(scene.shared_ids)
+        ids[row, :length], shared[row, :length] = scene.shared_ids, True
+        positions[:, row, :length] = scene.shared_positions
+        begin = int(scene.shared_positions[0, -1]) + 1
+        answers.append([])
+        for number, slot in enumerate(scene.slots):
+            at, length = n_shared + number * n_slot, len(slot.tokens)
+            ids[row, at : at + length] = torch.tensor(slot.tokens)
+            positions[:, row, at : at + length] = begin + torch.arange(length)
+            last = at + length - len(slot.answers)
+            answers[-1] += [(last + i, answer, slot.form) for i, answer in enumerate(slot.answers)]
+    n_answers = max(map(len, answers))
+    filled = [[*row, *[(0, _NO_TARGET, "")] * (n_answers - len(row))] for row in answers]
+    return PackedBatch(
+        ids, positions, n_shared, n_slot, shared, media,
+        torch.tensor([[at for at, _, _ in row] for row in filled]),
+        torch.tensor([[target for _, target, _ in row] for row in filled]),
+        tuple(tuple(form for _, _, form in row) for row in filled),
+    )  # fmt: skip
+
+
+def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
+    """Logits wherever an answer is learned."""
+    embeds = model.decoder.embed(batch.input_ids)
+    for modality, rows in batch.media.rows(model).items():
+        places = (batch.input_ids.flatten() == model.family.placeholder(modality)).nonzero().flatten()
+        embeds = embeds.flatten(0, 1).index_put((places,), rows).view_as(embeds)
+    return model.decoder(embeds, batch.position_ids, PackedAttend.of(batch), batch.answer_rows)
+
+
+def packed_loss(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> Float[Tensor, ""]:
+    """Mean cross entropy over all answers."""
+    return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=_NO_TARGET)
+
+
+def count_right(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> dict[str, tuple[int, int]]:
+    """Right answers and answers of each form of question."""
+    right = (logits.argmax(dim=-1) == batch.targets).tolist()
+    counts: dict[str, tuple[int, int]] = {}
+    for forms, marks in zip(batch.forms, right, strict=True):
+        for form, mark in zip(forms, marks, strict=True):
+            n_right, n = counts.get(form, (0, 0))
+            counts[form] = (n_right + mark, n + 1)
+    counts.pop("", None)
+    return counts
