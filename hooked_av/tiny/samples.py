@@ -1,0 +1,107 @@
+"""The sample clips of the package: a few short films with a manifest of questions, made from held-out material.
+
+    hooked_av/tiny/clips/*.mp4, manifest.jsonl     written by `make_samples`, read by `read_samples`
+
+Pictures are scikit-learn's handwritten digits, voices are espeak-ng's; neither has been trained on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hooked_av.media import Clip
+from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
+from hooked_av.tiny.scenes import Item, Look, Scene, render
+
+FOLDER = Path(__file__).parent / "clips"
+MANIFEST = "manifest.jsonl"
+FPS = 10
+SAMPLES_SEED = 7
+# File name -> digits shown and spoken, second by second.
+FILMS: Mapping[str, Item] = {
+    "three-and-eight": Item((3, 8), (5, 1)),
+    "two-seconds": Item((7, 2), (2, 6)),
+    "same-digit": Item((4, 9, 1), (4, 0, 7)),
+    "three-seconds": Item((0, 5, 6), (8, 3, 9)),
+    "four-is-spoken-twice": Item((1, 7, 3, 2), (4, 6, 4, 0)),
+    "four-seconds": Item((9, 6, 0, 8), (1, 3, 7, 5)),
+}
+# Film, question, options, answer.
+QUESTIONS: Sequence[tuple[str, str, tuple[str, ...], str]] = (
+    ("three-and-eight", "Which digit is shown second?", (), "eight"),
+    ("three-and-eight", "Which digit is spoken first?", (), "five"),
+    ("three-and-eight", "Which digit is spoken second?", ("three", "one", "eight"), "B"),
+    ("two-seconds", "Which digit is shown when six is spoken?", (), "two"),
+    ("two-seconds", "What is the shown digit plus the spoken digit in second two?", (), "eight"),
+    ("two-seconds", "Which digit do you see in second one?", (), "seven"),
+    ("same-digit", "Is the first shown digit the same as the first spoken?", (), "yes"),
+    ("same-digit", "Is the second shown digit the same as the second spoken?", (), "no"),
+    ("same-digit", "What is the third spoken digit?", (), "seven"),
+    ("three-seconds", "Which digit is spoken when five is shown?", (), "three"),
+    ("three-seconds", "Which digit is shown third?", (), "six"),
+    ("three-seconds", "What is the shown digit plus the spoken digit in second one?", (), "eight"),
+    ("four-is-spoken-twice", "How often is four spoken?", (), "two"),
+    ("four-is-spoken-twice", "How many times do you see seven?", (), "one"),
+    ("four-is-spoken-twice", "Which digit do you see when you hear six?", (), "seven"),
+    ("four-seconds", "Which digit is spoken third?", (), "seven"),
+    ("four-seconds", "What is the fourth shown digit?", (), "eight"),
+    ("four-seconds", "Which digit is shown first?", ("six", "nine"), "B"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one of the films."""
+
+    path: Path
+    question: str
+    options: tuple[str, ...]
+    answer: str
+
+    @cached_property
+    def clip(self) -> Clip:
+        """The film, decoded."""
+        return Clip.from_file(self.path)
+
+
+def read_samples(folder: Path = FOLDER) -> list[Sample]:
+    """The sample questions that come with the package.
+
+    >>> sample = read_samples()[0]
+    >>> sample.question, sample.answer, sample.clip
+    ('Which digit is shown second?', 'eight', Clip(audiovisual, 2.00 s, 20 frames of 56x56 at 10 fps, sound of 2.00 s))
+    """
+    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+    return [
+        Sample(folder / row["clip"], row["question"], tuple(row["options"]), row["answer"])
+        for row in map(json.loads, lines)
+    ]
+
+
+def make_samples(folder: Path) -> None:
+    """Write films and manifest; needs scikit-learn and espeak-ng."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = Digits(read_images(held_out=True), speak(HELD_OUT_VOICES))
+    for number, (name, item) in enumerate(FILMS.items()):
+        rng = np.random.default_rng([SAMPLES_SEED, number])
+        (clip,) = render(Scene((item,)), digits, rng, Look(fps=FPS, picture_noise=10))
+        clip.save(folder / f"{name}.mp4")
+    rows = [{"clip": f"{film}.mp4", "question": q, "options": options, "answer": a} for film, q, options, a in QUESTIONS]
+    (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def share_right(model: Any, samples: Sequence[Sample]) -> float:
+    """The share of samples that a model answers rightly, through the whole decode path."""
+    answers = [answer(model, sample) for sample in samples]
+    return float(np.mean([said == sample.answer for said, sample in zip(answers, samples, strict=True)]))
+
+
+def answer(model: Any, sample: Sample) -> str:
+    """What a model says to a sample: its most likely next token."""
+    inputs = model.prepare(sample.clip, question=sample.question, options=sample.options)
+    return model.to_string(int(model(inputs, logits_at="last")[0, -1].argmax()))
