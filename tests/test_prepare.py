@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 import hooked_av as av
 from hooked_av.errors import InputsError
 from hooked_av.families.omni import OmniFamily
-from hooked_av.families.omni_prepare import Sampling
 from hooked_av.frames import patchify
 from hooked_av.random_model import mel_extractor, random_omni, random_omni_config
+from hooked_av.sampling import Sampling
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 sys.path.insert(0, str(REFERENCE))
