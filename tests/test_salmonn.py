@@ -295,7 +295,7 @@ def test_a_2plus_folder_is_told_from_plain_qwen_by_its_class(folder):
     plain = load_folder(folder)
     assert type(plain.family) is QwenVLFamily
     assert set(plain.encoders) == {"visual"}
-    with pytest.raises(InputsError, match="unknown.*audio_feature"):
+    with pytest.raises(InputsError, match=r"unknown.*audio_feature"):
         CASES["audio_train"].inputs(plain, positions="train")
 
 
@@ -349,8 +349,9 @@ def test_what_is_saved_is_the_published_layout(folder, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
     published = json.loads((folder / "config.json").read_text())
-    for name in ("model_type", "architectures", "hidden_size", "rope_theta", "rope_scaling", "audio_config", "rms_norm_eps",
-                 "audio_token_id", "vision_start_token_id", "tie_word_embeddings", "num_key_value_heads"):  # fmt: skip
+    for name in ("model_type", "architectures", "hidden_size", "rope_theta", "rope_scaling", "audio_config",
+                 "rms_norm_eps", "audio_token_id", "vision_start_token_id", "tie_word_embeddings",
+                 "num_key_value_heads"):  # fmt: skip
         assert saved[name] == published[name], name
     assert "text_config" not in saved
     for name in ("depth", "hidden_size", "fullatt_block_indexes", "window_size", "model_type", "tokens_per_second"):
@@ -473,11 +474,8 @@ RELEASED = {
     "72B": ({"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
              "intermediate_size": 29568, "vocab_size": 152064}, 3456),
 }  # fmt: skip
-PUBLISHED_TOTALS = {
-    "3B": 4_989_146_112,
-    "7B": 9_220_244_992,
-}  # of the published class; 3B with its tied head counted twice
-QWEN2_5_72B = 72_706_203_648  # the language model alone, as its own model card counts it
+PUBLISHED_TOTALS = {"3B": 4_989_146_112, "7B": 9_220_244_992}  # of the published class; a tied head is counted twice
+QWEN2_5_72B = 72_706_203_648  # the language model alone: 80 layers, two tables and a norm of Qwen2.5-72B's sizes
 
 
 @pytest.mark.parametrize("size", RELEASED)
