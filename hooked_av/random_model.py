@@ -30,7 +30,7 @@ def random_omni(n_layers: int = 4, *, seed: int = 0, **text_config: Any) -> Hook
     """
     config = random_omni_config(num_hidden_layers=n_layers, **text_config)
     config.name_or_path = f"random_omni({n_layers}, seed={seed})"
-    with _seeded(seed):
+    with seeded(seed):
         thinker = Thinker(config)
         randomise(thinker)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
@@ -85,7 +85,7 @@ def randomise(thinker: torch.nn.Module) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """A seed for the length of a block, without touching the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -54,6 +54,7 @@ ORDER = [
     "loading",
     "model",
     "random_model",
+    "random_salmonn",
     "plots.*",
     "results",
     "analyses.*",

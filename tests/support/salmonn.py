@@ -1,13 +1,15 @@
 """video-SALMONN 2+ for tests: the published class's tiny checkpoint and numbers, and prompts of every kind."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLTextModel
 
 from hooked_av.errors import HookedAVWarning
 from hooked_av.inputs import AVInputs
@@ -62,6 +64,27 @@ def cases() -> dict[str, Case]:
         case, name = key.split(".")
         found.setdefault(case, {})[name] = tensor
     return {name: Case(name, tensors) for name, tensors in found.items()}
+
+
+def reference_decoder(inputs: AVInputs) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """transformers' Qwen2.5-VL text model, eager, and what runs it on our embeddings and positions, to logits.
+
+    The published decoder is the same, operation by operation.
+    """
+    model = load_folder()
+    with torch.no_grad():
+        _, cache = model.run_with_cache(inputs, names_filter="hook_inputs_embed")
+    text_model = Qwen2_5_VLTextModel._from_config(
+        model.family.hf_config.text_config, attn_implementation="eager"
+    ).eval()
+    stored = load_file(FOLDER / "model.safetensors").items()
+    text_model.load_state_dict({n.removeprefix("model."): t for n, t in stored if n.startswith("model.")})
+
+    def run() -> Tensor:
+        out = text_model(inputs_embeds=cache["hook_inputs_embed"], position_ids=inputs.position_ids)
+        return model.unembed(out.last_hidden_state)
+
+    return text_model, run
 
 
 class SalmonnPrompt:
