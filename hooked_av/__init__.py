@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.random_model import random_omni as random_omni
-    from hooked_av.random_salmonn import random_salmonn as random_salmonn
+    from hooked_av.random_model import random_salmonn as random_salmonn
     from hooked_av.sampling import Sampling as Sampling
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
@@ -72,7 +72,7 @@ _HOME = {
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "random_omni": "random_model",
-    "random_salmonn": "random_salmonn",
+    "random_salmonn": "random_model",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

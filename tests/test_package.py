@@ -54,7 +54,6 @@ ORDER = [
     "loading",
     "model",
     "random_model",
-    "random_salmonn",
     "plots.*",
     "results",
     "analyses.*",

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from hooked_av.inputs import AVInputs
 from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_omni
-from hooked_av.random_salmonn import random_salmonn
+from hooked_av.random_model import random_omni, random_salmonn
 from support.salmonn import SalmonnPrompt, load_folder, reference_decoder, salmonn_prompts
 from support.thinkers import PromptMaker, make_thinker, prompts
 
