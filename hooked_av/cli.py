@@ -194,7 +194,7 @@ def _show(result: "DemoResult", path: Path) -> None:
     console.print(Text(f"Clip:      {result.origin.clip}, {result.clip}"))
     console.print(Text(f"Question:  {result.question}"))
     console.print(Text(f"Prompt:    {result.inputs.n_pos} tokens ({media}); {sampling['fps']:g} frames a second, "
-                       f"at most {budget} a frame"))  # fmt: skip
+                       f"at most {budget} a frame; positions: {result.inputs.settings['positions']}"))  # fmt: skip
     warning = "  (random weights: it means nothing)" if result.origin.random_weights else ""
     console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}{warning}"))
     for note in result.notes:
