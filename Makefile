@@ -24,7 +24,7 @@ REAL := .venv/real-text-$(HERE)
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test test-all bench lint format clean
+.PHONY: help demo demo-salmonn test test-all bench lint format clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,10 @@ help:  ## this list
 
 demo: $(CORE)  ## install the package, run the demo
 	.venv/bin/hooked-av demo
+
+demo-salmonn: $(CORE)  ## the same on a checkpoint folder of video-SALMONN 2+ (small, random weights)
+	$(PY) examples/make_salmonn_folder.py demo/random-salmonn
+	.venv/bin/hooked-av demo --model demo/random-salmonn --max-pixels 4704 --out demo/salmonn
 
 test: lint  ## lint, types, and the tests that are not slow and need no browser
 	$(PY) -m pytest -n $(WORKERS) -m "not slow and not browser and not network"

@@ -9,15 +9,18 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
+from hooked_av.families.salmonn import SalmonnFamily
 from hooked_av.hooks import HookPoint
 from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_omni_config
+from hooked_av.random_model import random_omni_config, random_salmonn_config
 
 PAGE = Path(__file__).parent / "hooks.md"
 WHEN = {
     "hook_audio_embed": "inputs with sound",
     "hook_video_embed": "inputs with video",
     "hook_image_embed": "inputs with pictures",
+    "audio.hook_windows": "video-SALMONN 2+, inputs with sound: the encoder frames of each half second",
+    "audio.hook_rows": "video-SALMONN 2+, inputs with sound: the Q-Former's output, before the projection",
 }
 HEAD = """# Hook points
 
@@ -39,10 +42,20 @@ def hook_table() -> str:
     """The page's text."""
     with torch.device("meta"):
         model = HookedAVTransformer.from_hf(Thinker(random_omni_config(num_hidden_layers=1)))
-    rows = {re.sub(r"^blocks\.0\.", "blocks.i.", name): point for name, point in model.hook_dict.items()}
+    points = {**model.hook_dict, **_audio_branch()}
+    rows = {re.sub(r"^blocks\.0\.", "blocks.i.", name): point for name, point in points.items()}
     return HEAD + "".join(
         f"| `{name}` | {' '.join(point.axes)} | {when(name, point)} |\n" for name, point in rows.items()
     )
+
+
+def _audio_branch() -> dict[str, HookPoint]:
+    """The points that only video-SALMONN 2+ has."""
+    raw = random_salmonn_config(num_hidden_layers=1)
+    family = SalmonnFamily(SalmonnFamily.read_config(raw))
+    with torch.device("meta"):
+        model = HookedAVTransformer(family.decoder_config(tied=True, model_name=""), family, family.make_encoders())
+    return {name: model.hook_dict[name] for name in family.encoder_hooks}
 
 
 def when(name: str, point: HookPoint) -> str:

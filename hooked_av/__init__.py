@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from hooked_av.errors import MediaError as MediaError
     from hooked_av.errors import MemoryBudgetError as MemoryBudgetError
     from hooked_av.errors import SpanError as SpanError
-    from hooked_av.families.omni_prepare import Sampling as Sampling
     from hooked_av.hooks import HookPoint as HookPoint
     from hooked_av.inputs import AVInputs as AVInputs
     from hooked_av.interventions import BlockAttention as BlockAttention
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.random_model import random_omni as random_omni
+    from hooked_av.random_model import random_salmonn as random_salmonn
+    from hooked_av.sampling import Sampling as Sampling
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
 
@@ -63,7 +64,7 @@ _HOME = {
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
-    "Sampling": "families.omni_prepare",
+    "Sampling": "sampling",
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",
@@ -71,6 +72,7 @@ _HOME = {
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "random_omni": "random_model",
+    "random_salmonn": "random_model",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -152,7 +152,8 @@ def _elements(match: Match, inputs: AVInputs, cfg: DecoderConfig, run: Run) -> i
     widths |= dict.fromkeys(("hook_pre", "hook_pre_linear", "hook_post"), cfg.d_mlp)
     leaf = match.name.rpartition(".")[2]
     if match.name in run.media_rows:
-        return len(run.media_rows[match.name]) * cfg.d_model
+        n_rows = len(run.media_index(match.name, scope.queries) if scope.queries else run.media_rows[match.name])
+        return n_rows * run.row_sizes.get(match.name, cfg.d_model)
     return inputs.batch * rows * widths.get(leaf, cfg.d_model)
 
 

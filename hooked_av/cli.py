@@ -16,7 +16,7 @@ from hooked_av.errors import HookedAVError, HookedAVWarning
 
 if TYPE_CHECKING:
     from hooked_av.demo import DemoResult, Origin
-    from hooked_av.families.omni_prepare import Sampling
+    from hooked_av.sampling import Sampling
 
 CLIP = Path(__file__).parent / "data" / "bigbuckbunny.mp4"
 ATTRIBUTION = (
@@ -66,13 +66,13 @@ class DemoOptions:
     start: float | None
     stop: float | None
     max_pixels: int | None
-    fps: float
+    fps: float | None
     out: Path
     seed: int | None
 
     @property
     def sampling(self) -> "Sampling":
-        from hooked_av.families.omni_prepare import Sampling
+        from hooked_av.sampling import Sampling
 
         small = RANDOM_MAX_PIXELS if self.model is None else None
         return Sampling(fps=self.fps, max_pixels=self.max_pixels if self.max_pixels is not None else small)
@@ -102,7 +102,7 @@ def main() -> None:
 @click.option("--stop", type=float, metavar="SECONDS", help="Where in the file the clip ends.")
 @click.option("--max-pixels", type=int, metavar="N",
               help=f"Pixels of a frame, at most (default: {RANDOM_MAX_PIXELS:,}; --model: as released).")  # fmt: skip
-@click.option("--fps", type=float, default=2.0, show_default=True, help="Frames a second that the model sees.")
+@click.option("--fps", type=float, metavar="N", help="Frames a second that the model sees (default: as released).")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="FOLDER",
               help="Where report.html goes.")  # fmt: skip
 @click.option("--seed", type=int, help="Of the random weights (default: 0).")
@@ -142,12 +142,14 @@ def _check(asked: DemoOptions) -> None:
     """What can be wrong without a model is refused before one is loaded."""
     if asked.model is not None and asked.seed is not None:
         raise click.UsageError("--seed is for random weights; it does nothing with --model")
-    from hooked_av.frames import VIDEO_BUDGET, sample_indices
+    from hooked_av.frames import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
     from hooked_av.prompt import check_options, question_parts
+    from hooked_av.sampling import ResolvedSampling
 
     question_parts(asked.question, check_options(asked.options), None)
-    sample_indices(1, 1.0, fps=asked.fps)
-    asked.sampling.budget(VIDEO_BUDGET)
+    seen = asked.sampling.resolved(ResolvedSampling(SAMPLED_FPS, MIN_FRAMES, MAX_FRAMES))
+    sample_indices(1, 1.0, fps=seen.fps)
+    seen.budget(VIDEO_BUDGET)
 
 
 def _load(asked: DemoOptions) -> Any:
@@ -192,7 +194,7 @@ def _show(result: "DemoResult", path: Path) -> None:
     console.print(Text(f"Clip:      {result.origin.clip}, {result.clip}"))
     console.print(Text(f"Question:  {result.question}"))
     console.print(Text(f"Prompt:    {result.inputs.n_pos} tokens ({media}); {sampling['fps']:g} frames a second, "
-                       f"at most {budget} a frame"))  # fmt: skip
+                       f"at most {budget} a frame; positions: {result.inputs.settings['positions']}"))  # fmt: skip
     warning = "  (random weights: it means nothing)" if result.origin.random_weights else ""
     console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}{warning}"))
     for note in result.notes:

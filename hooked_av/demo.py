@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.knockout import KnockoutCurves, knockout_curves
 from hooked_av.analyses.logit_lens import LogitLens, logit_lens
-from hooked_av.families.omni_prepare import Sampling
 from hooked_av.inputs import AVInputs
 from hooked_av.media import SILENCE_PEAK, Clip
+from hooked_av.sampling import Sampling
 
 MODALITIES = ("audio", "video", "image")
 CACHED = ("blocks.*.hook_resid_post@question", "blocks.*.hook_resid_post@last")

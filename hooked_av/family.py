@@ -5,15 +5,29 @@ The model knows families by this interface only; a new family is one more file i
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import InputsError
 from hooked_av.inputs import AVInputs
 from hooked_av.media import Clip
+
+
+@dataclass(frozen=True)
+class EncoderHook:
+    """A hook point inside an encoder: whose rows pass there, one for `every` so many tokens, and numbers in a row."""
+
+    modality: str
+    row_size: int
+    every: int = 1
 
 
 class Family(ABC):
@@ -22,6 +36,7 @@ class Family(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]  # the transformers class that reads what we save
     encoder_names: ClassVar[tuple[str, ...]]  # our names, and transformers', of the encoders
+    hears: ClassVar[bool] = True
 
     def __init__(self, hf_config: Any, tokenizer: Any = None, feature_extractor: Any = None) -> None:
         self.hf_config = hf_config
@@ -65,6 +80,19 @@ class Family(ABC):
     def read_config(cls, raw: dict[str, Any]) -> Any:
         """The transformers config of a checkpoint's config.json."""
 
+    @classmethod
+    def read_extractor(cls, folder: Path, hf_config: Any) -> Any:
+        """The mel extractor of a checkpoint folder; None if its files are not there, or nothing is heard."""
+        there = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+        return WhisperFeatureExtractor.from_pretrained(folder) if cls.hears and there else None
+
+    def write_config(self, folder: Path, *, tied: bool) -> None:
+        """Write config.json for the class that `architecture` names."""
+        config = deepcopy(self.hf_config)
+        config.tie_word_embeddings = tied
+        config.architectures = [self.architecture]
+        config.save_pretrained(folder)
+
     @staticmethod
     @abstractmethod
     def our_name(checkpoint_name: str) -> str | None:
@@ -84,6 +112,11 @@ class Family(ABC):
     @abstractmethod
     def make_encoders(self) -> nn.ModuleDict:
         """The encoders without weights."""
+
+    @property
+    def encoder_hooks(self) -> Mapping[str, EncoderHook]:
+        """The hook points inside the encoders, by name."""
+        return MappingProxyType({})
 
     @staticmethod
     @abstractmethod

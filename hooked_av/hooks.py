@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
@@ -170,11 +171,16 @@ class Run:
     """What the hooks of one forward pass need to know of its inputs: where each span is."""
 
     def __init__(
-        self, row_spans: Sequence[Spans], device: torch.device, media_rows: Mapping[str, Int64[Tensor, " row"]]
+        self,
+        row_spans: Sequence[Spans],
+        device: torch.device,
+        media_rows: Mapping[str, Int64[Tensor, " row"]],
+        row_sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.row_spans = tuple(row_spans)
         self.device = device
         self.media_rows = media_rows  # hook name -> flat (batch * pos) place of each encoder output row
+        self.row_sizes = row_sizes  # hook name -> numbers in such a row, where it is not d_model
         self._found: dict[str, Tensor] = {}
 
     def positions(self, selector: str) -> Int64[Tensor, "batch span"]:
@@ -194,6 +200,11 @@ class Run:
     def fires(self, name: str) -> bool:
         """Whether this run reaches a hook point: encoder outputs need inputs of their modality."""
         return name not in self.media_rows or len(self.media_rows[name]) > 0
+
+    def media_index(self, name: str, selector: str) -> Int64[Tensor, " span"]:
+        """Which encoder rows of a hook point belong to a span's positions."""
+        starts = torch.arange(len(self.row_spans), device=self.device)[:, None] * self.row_spans[0].n_pos
+        return torch.isin(self.media_rows[name], (self.positions(selector) + starts).flatten()).nonzero().flatten()
 
     def union(self, selectors: Sequence[str]) -> Int64[Tensor, "batch span"]:
         """The positions that any of the selectors names (every position, where rows would differ in their number)."""
@@ -278,10 +289,7 @@ def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch
 
 
 def _media_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch=1 span"]:
-    places = run.media_rows[str(hook.name)]
-    n_pos = run.row_spans[0].n_pos
-    flat = (run.positions(selector) + torch.arange(len(run.row_spans), device=run.device)[:, None] * n_pos).flatten()
-    index = torch.isin(places, flat).nonzero().flatten()
+    index = run.media_index(str(hook.name), selector)
     if not len(index):
         raise SpanError(
             f"span {selector!r} holds no row of {hook.name}",

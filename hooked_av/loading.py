@@ -3,9 +3,10 @@
 Numbers are never changed: tensors are adopted or read as they are stored.
 """
 
+import json
 import logging
 import warnings
-from copy import deepcopy
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,34 +14,45 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
-from transformers import AutoTokenizer, WhisperFeatureExtractor
+from transformers import AutoTokenizer
 
 from hooked_av.attention import Backend
-from hooked_av.checkpoint import load_weights, read_json, resolve_folder, set_parameter, shard_files, tensor_names
+from hooked_av.checkpoint import (
+    INDEX,
+    SINGLE,
+    load_weights,
+    read_json,
+    resolve_folder,
+    set_parameter,
+    shard_files,
+    tensor_names,
+)
 from hooked_av.errors import CheckpointError, HookedAVWarning
 from hooked_av.families.omni import MODEL_TYPES as OMNI_MODEL_TYPES
 from hooked_av.families.omni import OmniFamily
+from hooked_av.families.qwen_vl import QwenVLFamily
+from hooked_av.families.salmonn import SalmonnFamily
 from hooked_av.family import Family
+from hooked_av.generation_defaults import GenerationDefaults
 
 logger = logging.getLogger(__name__)
 
 HEAD = "decoder.unembed.weight"
-FAMILIES: dict[str, type[Family]] = dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily)
+FAMILIES: dict[str, type[Family]] = {**dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily), "qwen2_5_vl": QwenVLFamily}
+GENERATION_CONFIG = "generation_config.json"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+SALMONN_IDS = "tsinghua-ee/video-SALMONN2_plus_3B_full, ..._7B_full or ..._72B_full"
 
 
 def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> Any:
     """`cls` from a checkpoint folder or hub id."""
     folder = resolve_folder(folder_or_hub_id)
+    _refuse_adapter(folder)
     raw = read_json(folder, "config.json")
-    kind = _family_of(raw.get("model_type"), f"config.json of {folder.name}")
-    family = kind(kind.read_config(raw), *_processors(folder))
-    tied = HEAD not in {kind.our_name(name) for name in tensor_names(shard_files(folder))}
-    if tied and not family.hf_config.tie_word_embeddings:
-        warnings.warn(
-            f"{folder.name} holds no lm_head.weight: the embedding is used for it, though config.json does not say so",
-            HookedAVWarning,
-            stacklevel=3,
-        )
+    kind = _family_of(raw, f"config.json of {folder.name}")
+    config = kind.read_config(raw)
+    family = kind(config, *_processors(folder, kind, config))
+    tied = _is_tied(folder, family)
     with torch.device("meta"):
         decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
         model = cls(decoder_config, family, family.make_encoders())
@@ -49,14 +61,31 @@ def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dty
         model.decoder.unembed.weight = model.decoder.embed.weight
     for encoder in model.encoders.values():
         _rebuild_buffers(encoder, torch.device(device))
+    if (folder / GENERATION_CONFIG).is_file():
+        model.generation_defaults = GenerationDefaults.from_dict(read_json(folder, GENERATION_CONFIG))
     return model
+
+
+def _is_tied(folder: Path, family: Family) -> bool:
+    """Does the embedding serve as the head? What the files hold decides; a config that says otherwise is told."""
+    names = tensor_names(shard_files(folder))
+    if any(".lora_" in name for name in names):
+        raise _adapter(folder.name, "LoRA tensors among the weights")
+    tied = HEAD not in {family.our_name(name) for name in names}
+    if tied and not family.hf_config.tie_word_embeddings:
+        warnings.warn(
+            f"{folder.name} holds no lm_head.weight: the embedding is used for it, though config.json does not say so",
+            HookedAVWarning,
+            stacklevel=4,
+        )
+    return tied
 
 
 def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> Any:
     """`cls` around the tensors of a loaded transformers model."""
     name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
     hf_model = getattr(hf_model, "thinker", hf_model)
-    kind = _family_of(getattr(hf_model.config, "model_type", None), type(hf_model).__name__)
+    kind = _adopted_family(hf_model)
     family = kind(hf_model.config, tokenizer, feature_extractor)
     named = {kind.our_name(name): tensor for name, tensor in hf_model.named_parameters(remove_duplicate=False)}
     tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
@@ -68,6 +97,8 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     model.encoders.update({name: _submodule(hf_model, name) for name in kind.encoder_names})
     model.eval()
     model.setup()
+    said = getattr(hf_model, "generation_config", None)
+    model.generation_defaults = GenerationDefaults.from_dict({} if said is None else said.to_diff_dict())
     _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)
     return model
 
@@ -80,13 +111,15 @@ def save(model: Any, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()}
-    config = deepcopy(model.family.hf_config)
-    config.tie_word_embeddings = model.decoder.cfg.tied
-    config.architectures = [model.family.architecture]
+    generation = model.generation_defaults.to_dict()
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
         save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
-        for part in (config, *model.family.processors):
+        for part in model.family.processors:
             part.save_pretrained(unfinished)
+        model.family.write_config(Path(unfinished), tied=model.decoder.cfg.tied)
+        if generation:
+            text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
+            (Path(unfinished) / GENERATION_CONFIG).write_text(text, encoding="utf-8")
         written = sorted(Path(unfinished).iterdir())
         for path in written:
             path.replace(folder / path.name)
@@ -102,25 +135,66 @@ def _short_name(folder_or_hub_id: str | Path) -> str:
     return folder.resolve().name if folder.is_dir() else str(folder_or_hub_id)
 
 
-def _family_of(model_type: str | None, where: str) -> type[Family]:
+def _family_of(raw: Mapping[str, Any], where: str) -> type[Family]:
+    model_type, classes = raw.get("model_type"), raw.get("architectures") or []
+    if model_type == "video_salmonn_2" or "VideoSALMONN2ForCausalLM" in classes:
+        raise CheckpointError(
+            "the original video-SALMONN 2 is not supported: it has another vision tower (SigLIP), 1-D positions and "
+            "deals its sound out evenly",
+            expected="video-SALMONN 2+, its successor",
+            got=where,
+            next_step=f"load {SALMONN_IDS}",
+        )
     if model_type not in FAMILIES:
         raise CheckpointError(
             f"no model family for {where}",
             expected=f"model_type {', '.join(FAMILIES)}",
             got=f"model_type {model_type}",
-            next_step="load Qwen/Qwen2.5-Omni-3B, Qwen/Qwen2.5-Omni-7B, or a folder that save_pretrained wrote",
+            next_step="load Qwen/Qwen2.5-Omni-3B, Qwen/Qwen2.5-Omni-7B, a video-SALMONN 2+ "
+            "(tsinghua-ee/video-SALMONN2_plus_3B_full), or a folder that save_pretrained wrote",
         )
-    return FAMILIES[model_type]
+    # video-SALMONN 2+ has the model_type of Qwen2.5-VL: only the class that its config names tells them apart
+    is_salmonn = SalmonnFamily.architecture in classes or (not classes and "audio_config" in raw)
+    return SalmonnFamily if is_salmonn and model_type == "qwen2_5_vl" else FAMILIES[model_type]
 
 
-def _processors(folder: Path) -> tuple[Any, Any]:
+def _adopted_family(hf_model: Any) -> type[Family]:
+    """The family of a loaded transformers model, which cannot be video-SALMONN 2+."""
+    config = hf_model.config
+    if SalmonnFamily.architecture in (getattr(config, "architectures", None) or []):
+        raise CheckpointError(
+            "transformers has no class for video-SALMONN 2+: this model lost its audio branch when it was loaded",
+            expected="HookedAVTransformer.from_pretrained(folder or hub id)",
+            got=type(hf_model).__name__,
+            next_step="load the checkpoint with from_pretrained",
+        )
+    return _family_of({"model_type": getattr(config, "model_type", None)}, type(hf_model).__name__)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """A folder with adapter files and no weights of its own."""
+    found = [name for name in ADAPTER_FILES if (folder / name).is_file()]
+    if found and not any((folder / name).is_file() for name in (INDEX, SINGLE)):
+        raise _adapter(folder.name, ", ".join(found))
+
+
+def _adapter(where: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where} is a LoRA adapter, not a model. One of video-SALMONN 2+ cannot be whole either: audio.q_tokens, the "
+        "Q-Former's query, is a bare parameter that no adapter holds, and the value in its base is another one",
+        expected="merged weights",
+        got=got,
+        next_step=f"load the merged model: {SALMONN_IDS}",
+    )
+
+
+def _processors(folder: Path, kind: type[Family], hf_config: Any) -> tuple[Any, Any]:
     """Tokenizer and mel extractor of a folder; None for one whose files are not there (said, not guessed)."""
-    tokenizer = extractor = None
+    tokenizer = None
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        extractor = WhisperFeatureExtractor.from_pretrained(folder)
-    for what, processor in (("tokenizer", tokenizer), ("preprocessor", extractor)):
+    extractor = kind.read_extractor(folder, hf_config)
+    for what, processor in (("tokenizer", tokenizer), *([("preprocessor", extractor)] if kind.hears else [])):
         if processor is None:
             warnings.warn(
                 f"{folder} has no {what} files; model.prepare needs them, inputs_from_tensors does not",

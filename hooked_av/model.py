@@ -17,7 +17,8 @@ from hooked_av.attention import Attend, Backend
 from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder import HookedDecoder
 from hooked_av.errors import InputsError
-from hooked_av.family import Family
+from hooked_av.family import EncoderHook, Family
+from hooked_av.generation_defaults import GenerationDefaults
 from hooked_av.hooking import SpanHooks
 from hooked_av.hooks import HookPoint, Run
 from hooked_av.inputs import AVInputs, stack_inputs
@@ -55,15 +56,16 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
             self.add_module(name, HookPoint("row d_model"))
         self.hook_inputs_embed = HookPoint("batch pos d_model")
         self.attn_implementation: Backend = attn_implementation
+        self.generation_defaults = GenerationDefaults()
         self._interventions: tuple[BlockAttention, ...] = ()
         self.eval()
         self.setup()
 
     def setup(self) -> None:
-        """Name the hook points as TransformerLens does: `blocks.0...`, without the decoder's own prefix."""
+        """Name the hook points as TransformerLens does: `blocks.0...`, without the prefix of decoder or encoders."""
         self.mod_dict, self.hook_dict = {}, {}
         for path, module in self.named_modules():
-            name = path.removeprefix("decoder.")
+            name = path.removeprefix("decoder.").removeprefix("encoders.")
             if not name or isinstance(module, HookedDecoder):
                 continue
             if isinstance(module, HookPoint):
@@ -78,7 +80,8 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         """A loaded transformers model, hooked: adopts its tensors and encoders without a copy.
 
         Args:
-            hf_model: `Qwen2_5OmniThinkerForConditionalGeneration`, or the whole `Qwen2_5OmniForConditionalGeneration`.
+            hf_model: `Qwen2_5OmniThinkerForConditionalGeneration`, the whole `Qwen2_5OmniForConditionalGeneration`, or
+                `Qwen2_5_VLForConditionalGeneration`. (transformers has no class for video-SALMONN 2+.)
             tokenizer, feature_extractor: transformers' own, needed for `prepare` and text.
 
         Errors: `CheckpointError` for another class, or a config that asks for other arithmetic.
@@ -112,6 +115,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
             answer_prefix: text that begins the answer.
             system: system prompt (None: the released default).
             sampling: `Sampling(fps=, max_frames=, max_pixels=)`, if less than the released budget is wanted.
+            positions: the family's position mode, where it has several (video-SALMONN 2+: "generate" or "train").
 
         Errors: `InputsError` for an empty question, special tokens in text, or media the model does not take.
 
@@ -178,11 +182,13 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
                 next_step="use this model's own tokenizer",
             )
         flat = inputs.input_ids.flatten()
+        embeds = {name: EncoderHook(modality, self.decoder.cfg.d_model) for name, modality in MEDIA_HOOKS.items()}
+        points = {**embeds, **self.family.encoder_hooks}
         places = {
-            name: (flat == self.family.placeholder(modality)).nonzero().flatten()
-            for name, modality in MEDIA_HOOKS.items()
+            name: (flat == self.family.placeholder(point.modality)).nonzero().flatten()[:: point.every]
+            for name, point in points.items()
         }
-        run = Run(inputs.row_spans, self.device, places)
+        run = Run(inputs.row_spans, self.device, places, {name: point.row_size for name, point in points.items()})
         self._check_can_fire(run)
         return run
 

@@ -20,6 +20,16 @@ def as_a_user():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="module", params=["omni", "salmonn"])
+def each_family(request):
+    """Runs a module's tests once for every model family: its `use` sets the model and the inputs they share."""
+    from support.families import FAMILIES  # imports the package, whose shape checks the hook above must see first
+
+    family = FAMILIES[request.param]
+    request.module.use(family)
+    return family
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Toy models run fastest on one thread; several only wait for each other when other tests run beside these."""

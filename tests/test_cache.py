@@ -5,15 +5,23 @@ import weakref
 
 import pytest
 import torch
-from support.thinkers import make_thinker, prompts
+from support.families import FAMILIES
 from transformer_lens import ActivationCache
 
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, SpanError
-from hooked_av.model import HookedAVTransformer
 
-MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
-INPUTS = MODEL.inputs_from_tensors(**prompts()["audio in video"].tensors())
-CFG = MODEL.cfg
+pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
+# Set for each family in turn.
+FAMILY = MODEL = INPUTS = None
+CFG = FAMILIES["omni"].model.cfg  # both small models have the same shape
+
+
+def use(family):
+    global FAMILY, MODEL, INPUTS
+    FAMILY, MODEL, INPUTS = family, family.model, family.inputs("audio in video")
+    assert (MODEL.cfg.n_layers, MODEL.cfg.d_model) == (CFG.n_layers, CFG.d_model)
+
+
 LAZY = ("hook_attn_scores", "hook_pattern", "hook_result", "hook_logits")
 
 
@@ -23,7 +31,7 @@ def cached(names_filter=None, **arguments):
 
 
 @pytest.fixture(scope="module")
-def everything():
+def everything(each_family):
     """Every activation, by hand."""
     kept = {}
     fires = [n for n in MODEL.hook_dict if n != "hook_image_embed"]
@@ -153,11 +161,15 @@ def test_its_size_is_known_before_the_run(monkeypatch):
         None,
         "blocks.*.attn.hook_pattern",
         ["blocks.*.attn.hook_result@audio", "hook_logits@last", "*embed"],
+        ["hook_audio_embed@first_audio", *(f"{name}@first_audio" for name in FAMILY.audio_hooks)],
+        ["hook_embed", *FAMILY.audio_hooks],
     ):
         estimates = []
         real = hooking.cache_bytes
         monkeypatch.setattr(hooking, "cache_bytes", lambda *a, real=real, e=estimates: e.append(real(*a)) or e[-1])
-        _, cache = cached(names)
+        inputs = INPUTS.with_span("first_audio", list(INPUTS.spans["audio"])[:3])
+        with torch.no_grad():
+            _, cache = MODEL.run_with_cache(inputs, names_filter=names)
         monkeypatch.setattr(hooking, "cache_bytes", real)
         assert estimates == [sum(t.numel() * t.element_size() for t in cache.values())]
     monkeypatch.setattr(MODEL, "forward", lambda *a, **k: pytest.fail("it ran"))

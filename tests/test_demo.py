@@ -2,6 +2,7 @@
 
 import base64
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -251,8 +252,28 @@ def test_options_of_the_demo_reach_the_run(hooked_av_command, files):
     assert "Blender" not in page.text + done.output
 
 
-def test_a_model_folder_is_loaded_and_not_called_random(model, files, tmp_path):
-    model.save_pretrained(tmp_path / "checkpoint")
+EXAMPLE = Path(__file__).parent.parent / "examples" / "make_salmonn_folder.py"
+
+
+def test_the_example_of_video_salmonn_runs_on_the_real_clip(tmp_path, monkeypatch):
+    """What `make demo-salmonn` runs: a checkpoint folder is written, then taken apart."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "random-salmonn")])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    recipe = re.search(r"hooked-av (demo --model .*)", (EXAMPLE.parent.parent / "Makefile").read_text())
+    arguments = recipe[1].replace("demo/", f"{tmp_path}/").split()
+    run = CliRunner().invoke(cli.main, arguments)
+    assert run.exit_code == 0, run.output
+    told = re.sub(r"\s+", " ", run.stdout)
+    assert "(60 audio, 81 video); 10 frames a second, at most 4,704 pixels a frame; positions: generate" in told
+    assert len(re.findall(r"^│ +\d+ │", run.stdout, re.MULTILINE)) == 6
+    page = Page.read(tmp_path / "salmonn" / REPORT)
+    assert "positions generate" in page.text
+    assert "audio → question" in page.text
+
+
+@pytest.mark.parametrize("family", ["omni", "salmonn"])
+def test_a_model_folder_is_loaded_and_not_called_random(model, files, tmp_path, family):
+    (model if family == "omni" else av.random_salmonn(n_layers=2)).save_pretrained(tmp_path / "checkpoint")
     run = CliRunner().invoke(cli.main, ["demo", "--model", str(tmp_path / "checkpoint"), "--video",
                                         str(files / "sound.wav"), "--out", str(tmp_path / "out")])  # fmt: skip
     assert run.exit_code == 0, run.output

@@ -4,17 +4,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.thinkers import AUDIO, AUDIO_BEGIN, AUDIO_END, VIDEO, PromptMaker, make_thinker, prompts
+from support.families import FAMILIES
+from support.thinkers import AUDIO, AUDIO_BEGIN, AUDIO_END, VIDEO, PromptMaker, prompts
 
 from hooked_av.errors import InputsError, SpanError
 from hooked_av.inputs import AVInputs, stack_inputs
-from hooked_av.model import HookedAVTransformer
 
-MODEL = HookedAVTransformer.from_hf(make_thinker(n_kv=2))
-PROMPTS = {kind: MODEL.inputs_from_tensors(**maker.tensors()) for kind, maker in prompts().items()}
-# prompts of a batch share use_audio_in_video
-SOUND = [PROMPTS["audio in video"], PROMPTS["two clips"]]
-PLAIN = [PROMPTS[kind] for kind in ("text", "audio", "image", "video", "interleaved")]
+pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
+# Set for each family in turn.
+FAMILY = MODEL = PROMPTS = SOUND = None
+OMNI = FAMILIES["omni"].model  # whose tensors the tests of what must be loud change
+
+
+def use(family):
+    global FAMILY, MODEL, PROMPTS, SOUND
+    FAMILY, MODEL = family, family.model
+    PROMPTS = {kind: family.inputs(kind) for kind in family.makers}
+    # prompts of a batch share use_audio_in_video
+    SOUND = [PROMPTS["audio in video"], PROMPTS["two clips" if "two clips" in PROMPTS else "two sounds"]]
 
 
 def logits(inputs):
@@ -22,12 +29,21 @@ def logits(inputs):
         return MODEL(inputs)
 
 
-@pytest.mark.parametrize("group", [SOUND, PLAIN, PLAIN[:2], [PLAIN[3]]], ids=["sound", "all", "two", "one"])
-def test_each_row_of_a_batch_equals_the_prompt_alone(group):
+GROUPS = {
+    "sound": ["audio in video", "two clips"],
+    "all": ["text", "audio", "image", "video", "interleaved", "two sounds"],
+    "two": ["text", "audio"],
+    "one": ["image"],
+}
+
+
+@pytest.mark.parametrize("kinds", GROUPS.values(), ids=GROUPS)
+def test_each_row_of_a_batch_equals_the_prompt_alone(kinds):
+    group = [PROMPTS[kind] for kind in kinds if kind in PROMPTS]
     batch = MODEL.batch(group)
     out = logits(batch)
     for row, (prompt, start) in enumerate(zip(group, batch.starts, strict=True)):
-        torch.testing.assert_close(out[row, start:], logits(prompt)[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(out[row, start:], logits(prompt)[0], rtol=1e-5, atol=FAMILY.rounding)
         assert torch.equal(batch.position_ids[:, row, start:], prompt.position_ids[:, 0])
         shifted = {name: [p + start for p in span] for name, span in prompt.spans.items()}
         assert {name: list(span) for name, span in batch.row_spans[row].items()} == shifted
@@ -41,7 +57,7 @@ def test_text_batches_of_any_lengths_equal_singles(lengths, seed):
     batch = stack_inputs(rows, pad_token_id=3)
     out = logits(batch)
     for row, start in enumerate(batch.starts):
-        torch.testing.assert_close(out[row, start:], logits(rows[row])[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(out[row, start:], logits(rows[row])[0], rtol=1e-5, atol=FAMILY.rounding)
 
 
 def test_padding_on_the_right_changes_nothing_either():
@@ -49,7 +65,7 @@ def test_padding_on_the_right_changes_nothing_either():
     ids = torch.nn.functional.pad(single.input_ids, (0, 6), value=9)
     mask = torch.nn.functional.pad(single.attention_mask, (0, 6))
     padded = MODEL.inputs_from_tensors(input_ids=ids, attention_mask=mask)
-    torch.testing.assert_close(logits(padded)[0, : single.n_pos], logits(single)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(padded)[0, : single.n_pos], logits(single)[0], rtol=1e-5, atol=FAMILY.rounding)
     assert list(padded.spans["last"]) == [single.n_pos - 1]
 
 
@@ -68,21 +84,22 @@ def test_hooks_in_a_batch_find_each_rows_own_span():
 def test_cuts_in_a_batch_equal_cuts_of_singles():
     import hooked_av as av
 
-    pair = [
-        PROMPTS["audio in video"],
-        MODEL.inputs_from_tensors(**PromptMaker(9).text(9).av(5, 2, 3, 470).text(6).tensors()),
-    ]
+    longer = FAMILY.fresh(9).text(9)
+    longer = longer.av(5, 2, 3, 470) if FAMILY.name == "omni" else longer.av([1, 2, 1, 2, 54], 2, 3, 0.75)
+    pair = [PROMPTS["audio in video"], MODEL.inputs_from_tensors(**longer.text(6).tensors())]
     spec = av.block_attention(keys="audio", queries="last", layers=[0, 1, 2])
     with torch.no_grad():
         both = MODEL(MODEL.batch(pair), interventions=[spec], logits_at="last")
         for row, prompt in enumerate(pair):
             alone = MODEL(prompt, interventions=[spec], logits_at="last")
-            torch.testing.assert_close(both[row], alone[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(both[row], alone[0], rtol=1e-5, atol=FAMILY.rounding)
 
 
 def test_prompts_made_differently_do_not_share_a_batch():
+    other = "train" if FAMILY.name == "salmonn" else None
+    text = PROMPTS["text"] if other is None else MODEL.inputs_from_tensors(**FAMILY.tensors("text"), positions=other)
     with pytest.raises(InputsError, match="different settings"):
-        MODEL.batch([PROMPTS["text"], PROMPTS["audio in video"]])
+        MODEL.batch([text, PROMPTS["audio in video"]])
     with pytest.raises(InputsError, match="nothing to stack"):
         MODEL.batch([])
 
@@ -94,6 +111,7 @@ def test_a_batch_has_spans_by_row():
 
 def test_with_positions_is_recorded_and_used():
     inputs = PROMPTS["audio"]
+    assert inputs.settings["positions"] in ("released", "generate")
     moved = inputs.with_positions(inputs.position_ids * 3)
     assert moved.settings["positions"] == "given by the user"
     assert not torch.allclose(logits(moved), logits(inputs), atol=1e-3)
@@ -105,7 +123,7 @@ def test_plain_tokens_run_as_text():
 
 
 def test_logits_at_a_span_are_those_rows():
-    inputs = PROMPTS["interleaved"]
+    inputs = PROMPTS["two sounds"]
     with torch.no_grad():
         part = MODEL(inputs, logits_at="audio")
     torch.testing.assert_close(
@@ -159,7 +177,7 @@ def swapped(made, a, b):
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused(made, message):
     with pytest.raises(InputsError, match=message) as caught:
-        MODEL.inputs_from_tensors(**{k: v for k, v in made.items() if v is not None})
+        OMNI.inputs_from_tensors(**{k: v for k, v in made.items() if v is not None})
     assert "next:" in str(caught.value)
 
 

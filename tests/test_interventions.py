@@ -3,26 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from support.thinkers import make_thinker, prompts
 
 import hooked_av as av
 from hooked_av.errors import HookedAVWarning, InterventionError, SpanError
-from hooked_av.model import HookedAVTransformer
 
-THINKER = make_thinker(n_kv=2)
-MODEL = HookedAVTransformer.from_hf(THINKER)
-TENSORS = prompts()["audio in video"].tensors()
-INPUTS = MODEL.inputs_from_tensors(**TENSORS)
-INPUTS = INPUTS.with_span("question", range(INPUTS.n_pos - 6, INPUTS.n_pos))
-LAYERS = range(MODEL.cfg.n_layers)
+pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
+# Set for each family in turn.
+FAMILY = MODEL = INPUTS = CLEAN = None
+LAYERS = range(3)
 
 
-def logits(*specs, inputs=INPUTS):
+def use(family):
+    global FAMILY, MODEL, INPUTS, CLEAN
+    FAMILY, MODEL, INPUTS = family, family.model, family.inputs("audio in video", n_question=6)
+    assert len(LAYERS) == MODEL.cfg.n_layers
+    CLEAN = logits()
+
+
+def logits(*specs, inputs=None):
     with torch.no_grad():
-        return MODEL(inputs, interventions=specs)
-
-
-CLEAN = logits()
+        return MODEL(INPUTS if inputs is None else inputs, interventions=specs)
 
 
 def block(keys, queries, layers=LAYERS, heads=None):
@@ -31,7 +31,7 @@ def block(keys, queries, layers=LAYERS, heads=None):
 
 def published_with_mask(queries, keys, layers):
     """transformers, eager, with a dense additive mask in the chosen layers."""
-    thinker = make_thinker("eager", n_kv=2)
+    text_model, run = FAMILY.reference(INPUTS)
     n_pos = INPUTS.n_pos
     allowed = torch.ones(n_pos, n_pos, dtype=torch.bool).tril()
     causal, cut = allowed.clone(), allowed
@@ -40,14 +40,13 @@ def published_with_mask(queries, keys, layers):
     def additive(mask):
         return torch.zeros(1, 1, n_pos, n_pos).masked_fill(~mask, torch.finfo(torch.float32).min)
 
-    text_model = getattr(thinker.model, "language_model", thinker.model)  # one level down since transformers 5.21
     for index, layer in enumerate(text_model.layers):
         mask = additive(cut if index in layers else causal)
         layer.register_forward_pre_hook(
             lambda module, args, kwargs, mask=mask: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
         )
     with torch.no_grad():
-        return thinker(**TENSORS).logits
+        return run()
 
 
 @pytest.mark.parametrize("keys", ["audio", "video", "av"])
@@ -169,6 +168,6 @@ def test_specs_that_do_not_fit_are_refused(make, message):
 
 
 def test_spans_that_are_not_there_are_refused():
-    text_only = MODEL.inputs_from_tensors(**prompts()["text"].tensors())
+    text_only = FAMILY.inputs("text")
     with pytest.raises(SpanError, match="no span 'audio'"):
         logits(block("audio", "last"), inputs=text_only)

@@ -13,9 +13,9 @@ SMALL = av.Sampling(max_pixels=784 * 6)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return av.random_omni(n_layers=4)
+@pytest.fixture(scope="module", params=[av.random_omni, av.random_salmonn], ids=["omni", "salmonn"])
+def model(request):
+    return request.param(n_layers=4)
 
 
 @pytest.fixture(scope="module")

@@ -8,24 +8,31 @@ import hooked_av as av
 from hooked_av.analyses import logit_lens as lens_module
 from hooked_av.errors import InputsError, SpanError
 
-MODEL = av.random_omni(n_layers=3)
+pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
+# Set for each family in turn.
+FAMILY = MODEL = INPUTS = None
 CLIP = av.Clip.from_arrays(
     frames=np.random.default_rng(0).integers(0, 255, (8, 56, 56, 3), np.uint8),
     fps=4,
     waveform=np.sin(np.arange(32_000) / 20).astype(np.float32) * 0.4,
     sampling_rate_hz=16_000,
 )
-INPUTS = MODEL.prepare(CLIP, question="Which digit do you hear?", sampling=av.Sampling(max_pixels=56 * 56))
 TOKENS = [" three", " eight"]
 
 
+def use(family):
+    global FAMILY, MODEL, INPUTS
+    FAMILY, MODEL = family, family.random(n_layers=3)
+    INPUTS = MODEL.prepare(CLIP, question="Which digit do you hear?", sampling=av.Sampling(max_pixels=56 * 56))
+
+
 @pytest.fixture(scope="module")
-def lens():
+def lens(each_family):
     return av.logit_lens(MODEL, INPUTS, at="last", top_k=7, tokens=TOKENS)
 
 
 @pytest.fixture(scope="module")
-def slow():
+def slow(each_family):
     """The same by hand: all logits of all layers at the last position."""
     with torch.no_grad():
         logits, cache = MODEL.run_with_cache(INPUTS, names_filter="blocks.*.hook_resid_post")
@@ -94,8 +101,8 @@ def test_the_table_has_a_row_a_cell(lens):
 
 
 def test_results_name_their_model_and_its_weights(lens):
-    assert lens.settings["model"] == "random_omni(3, seed=0)"
-    assert lens.settings["weights"] == MODEL.fingerprint() != av.random_omni(3, seed=1).fingerprint()
+    assert lens.settings["model"] == f"random_{FAMILY.name}(3, seed=0)"
+    assert lens.settings["weights"] == MODEL.fingerprint() != FAMILY.random(3, seed=1).fingerprint()
 
 
 @pytest.mark.usefixtures("as_a_user")
@@ -152,6 +159,6 @@ def test_text_tokens_go_both_ways():
 
 
 def test_the_same_seed_is_the_same_model():
-    again, other = av.random_omni(n_layers=3), av.random_omni(n_layers=3, seed=1)
+    again, other = FAMILY.random(n_layers=3), FAMILY.random(n_layers=3, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(MODEL.parameters(), again.parameters(), strict=True))
     assert not torch.equal(MODEL.W_E, other.W_E)

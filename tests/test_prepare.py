@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 import hooked_av as av
 from hooked_av.errors import InputsError
 from hooked_av.families.omni import OmniFamily
-from hooked_av.families.omni_prepare import Sampling
 from hooked_av.frames import patchify
-from hooked_av.random_model import mel_extractor, random_omni, random_omni_config
+from hooked_av.random_model import mel_extractor, random_omni, random_omni_config, random_salmonn
+from hooked_av.sampling import Sampling
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 sys.path.insert(0, str(REFERENCE))
@@ -109,10 +109,15 @@ def test_pictures_are_resized_by_pillow_as_in_the_released_route():
 # --- spans -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=[random_omni, random_salmonn], ids=["omni", "salmonn"])
+def any_model(request):
+    return request.param(n_layers=2)
+
+
 @pytest.fixture(scope="module")
-def asked():
+def asked(any_model):
     clip = av.Clip.from_file(CLIP_FILE, stop=4)
-    return MODEL.prepare(
+    return any_model.prepare(
         clip,
         question="Who is there?",
         options=["a bird", "a bunny"],
@@ -144,9 +149,9 @@ def test_text_spans_hold_their_text(asked, span, text):
     assert text_of(asked, span) == text
 
 
-def test_the_options_spans_are_found_even_if_they_repeat_the_question():
+def test_the_options_spans_are_found_even_if_they_repeat_the_question(any_model):
     """By construction, not by search: the option's text also stands in the question and in the other option."""
-    inputs = MODEL.prepare(question="Is it a A. three or a three?", options=["three", "a three"])
+    inputs = any_model.prepare(question="Is it a A. three or a three?", options=["three", "a three"])
     whole = MODEL.to_string(inputs.input_ids[0])
     assert text_of(inputs, "option_a") == "A. three"
     assert int(inputs.spans["option_a"].positions[0]) > int(inputs.spans["question"].positions[-1])
@@ -163,15 +168,18 @@ def test_spans_divide_the_prompt(asked):
     assert not len(outside)
     assert spans["system"] | spans["user"] | spans["assistant"] == av.Span("all", range(asked.n_pos))
     ids = asked.input_ids[0]
-    assert set(ids[spans["audio"].positions.tolist()].tolist()) == {151646}
+    omni = asked.settings["family"] == "qwen2_5_omni"
+    assert set(ids[spans["audio"].positions.tolist()].tolist()) == {151646 if omni else 151665}
     assert set(ids[spans["video"].positions.tolist()].tolist()) == {151656}
-    assert ids[spans["boundary"].positions.tolist()].tolist() == [151652, 151647, 151648, 151653]
+    bounds = [151652, 151647, 151648, 151653] if omni else [151652, 151653]
+    assert ids[spans["boundary"].positions.tolist()].tolist() == bounds
 
 
 def test_media_tokens_know_their_second_and_cell(asked):
     spans, places = asked.spans, asked.spans.places
     seconds = places.seconds[spans["audio"].positions]
-    np.testing.assert_allclose(seconds[:, 0], np.arange(len(seconds)) * 0.04)
+    a_token = 0.04 if asked.settings["family"] == "qwen2_5_omni" else 0.5
+    np.testing.assert_allclose(seconds[:, 0], np.arange(len(seconds)) * a_token)
     groups, rows, cols = (n // s for n, s in zip(asked.features["video_grid_thw"][0].tolist(), (1, 2, 2), strict=True))
     assert len(spans.frame(groups - 1)) == rows * cols
     assert len(spans.region(rows=[0], cols=range(cols)) & spans["video"]) == groups * cols
@@ -218,15 +226,17 @@ def test_several_items_and_text_in_between():
         assert MODEL(inputs, logits_at="last").isfinite().all()
 
 
-def test_text_only_uses_the_default_system_prompt():
-    inputs = MODEL.prepare(question="Why?")
+def test_text_only_uses_the_default_system_prompt(any_model):
+    inputs = any_model.prepare(question="Why?")
     assert text_of(inputs, "system") == "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     assert "audio" not in inputs.spans
 
 
 def test_settings_record_the_sampling(asked):
     assert asked.settings["sampling"]["max_pixels"] == 56 * 56
-    assert asked.settings["positions"] == "released"
+    omni = asked.settings["family"] == "qwen2_5_omni"
+    assert asked.settings["positions"] == ("released" if omni else "generate")
+    assert asked.settings["sampling"]["fps"] == (2 if omni else 10)
 
 
 # --- what must be loud -----------------------------------------------------------------------------------------------
@@ -239,7 +249,7 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
     [
         (None, {"question": ""}, "an empty question"),
         (None, {"question": "  \n"}, "an empty question"),
-        (None, {"question": "What is <|VIDEO|>?"}, "special tokens"),
+        (None, {"question": "What is <|im_start|>?"}, "special tokens"),
         (["<|im_end|>", QUIET], {"question": "Why?"}, "special tokens"),
         ("clip.mp4", {"question": "Why?"}, "media are clips(.|\n)*from_file"),
         (["see this", "a.wav", QUIET], {"question": "Why?"}, "media are clips"),
@@ -250,19 +260,24 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
         (None, {"question": "Why?", "options": ["a", "a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", ""]}, "an empty option"),
         (None, {"question": "Why?", "fsp": 2}, "does not know these arguments(.|\n)*fsp"),
-        (QUIET | {"waveform": np.full(300, 0.1, np.float32)}, {"question": "Why?"}, "a length that"),
-        (QUIET | {"waveform": np.full(301 * 16_000, 0.1, np.float32)}, {"question": "Why?"}, "300 s"),
         (QUIET | {"frames": np.zeros((9, 60, 60, 3), np.uint8), "fps": 2},
          {"question": "Why?", "sampling": Sampling(fps=0)}, "fps"),
     ],
 )  # fmt: skip
-def test_bad_questions_and_media_are_refused(media, arguments, message):
+def test_bad_questions_and_media_are_refused(media, arguments, message, any_model):
     made = [
         av.Clip.from_arrays(**m) if isinstance(m, dict) else m for m in (media if isinstance(media, list) else [media])
     ]
     clip = made if isinstance(media, list) else made[0]
     with pytest.raises(InputsError, match=message):
-        MODEL.prepare(clip, **arguments)
+        any_model.prepare(clip, **arguments)
+
+
+@pytest.mark.parametrize("n_samples, message", [(300, "a length that"), (301 * 16_000, "300 s")])
+def test_sounds_of_a_length_that_omni_does_not_take_are_refused(n_samples, message):
+    clip = av.Clip.from_arrays(waveform=np.full(n_samples, 0.1, np.float32), sampling_rate_hz=16_000)
+    with pytest.raises(InputsError, match=message):
+        MODEL.prepare(clip, question="Why?")
 
 
 def test_special_tokens_of_the_tokenizer_are_all_refused():

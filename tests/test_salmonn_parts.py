@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Qwen2_5_VLConfig
+from transformers import Blip2QFormerConfig, Blip2QFormerModel, Qwen2_5_VLConfig
 
 from hooked_av.errors import CheckpointError, InputsError
 from hooked_av.families import salmonn_audio, salmonn_layout
-from hooked_av.families.salmonn_audio import SalmonnAudio, SoundWindows, holds_sound, sound_blocks
+from hooked_av.families.salmonn_audio import SalmonnAudio, SoundWindows, WindowQFormer, holds_sound, sound_blocks
 from hooked_av.families.salmonn_layout import (
     SalmonnSupply,
     SalmonnTokens,
@@ -30,6 +30,7 @@ from hooked_av.families.salmonn_layout import (
 from hooked_av.inputs import AVInputs
 from hooked_av.layout import build_spans
 from hooked_av.positions import AudioPiece, AVPiece, TextRun, VisionPiece
+from hooked_av.random_model import randomise
 
 DATA = Path(__file__).parent / "data" / "salmonn2plus"
 CONFIG = json.loads((DATA / "config.json").read_text())
@@ -338,7 +339,8 @@ def test_a_length_that_does_not_match_the_tokens_raises():
 
 
 def read(ids, **features):
-    return place_pieces(torch.tensor(ids), SalmonnSupply(features, TOKENS.merge), TOKENS)
+    placed = place_pieces(torch.tensor(ids), SalmonnSupply(features, TOKENS.merge), TOKENS)
+    return salmonn_positions([part.piece for part in placed], "generate")
 
 
 VIDEO_FEATURES = {"video_grid_thw": torch.tensor([[2, 4, 4]]), "second_per_grid": torch.tensor([0.5])}
@@ -422,6 +424,51 @@ def test_rows_equal_the_published_ones(audio):
     assert furthest(audio) < TOLERANCE
 
 
+@pytest.mark.parametrize("query_length", [1, 3])
+@pytest.mark.parametrize("every", [1, 2])
+def test_other_sizes_equal_transformers_qformer(query_length, every):
+    """No released model has several queries or layers that do not read; BLIP-2's Q-Former, its origin, has both."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
+    shared = Blip2QFormerConfig(
+        **sizes,
+        encoder_hidden_size=32,
+        cross_attention_frequency=every,
+        layer_norm_eps=1e-2,
+        use_qformer_text_input=False,
+    )
+    torch.manual_seed(0)
+    reference = Blip2QFormerModel(shared).eval()
+    randomise(reference)
+    ours = WindowQFormer(sizes | {"cross_attention_freq": every, "layer_norm_eps": 1e-2}, d_audio=32)
+    names = {"layernorm.": "embeddings.LayerNorm.", "attention.attention.": "attention.self."}
+    state = {}
+    for name, tensor in reference.state_dict().items():
+        for theirs, mine in names.items():
+            name = name.replace(theirs, mine)
+        state[name] = tensor
+    ours.load_state_dict(state, strict=True)
+    queries, windows = torch.randn(5, query_length, 48), torch.randn(5, 25, 32)
+    with torch.no_grad():
+        published = reference(query_embeds=queries, encoder_hidden_states=windows).last_hidden_state
+        torch.testing.assert_close(ours(queries, windows), published, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_several_queries_follow_each_other():
+    qformer = CONFIG["audio_config"]["qformer_config"] | {"query_length": 2}
+    module = SalmonnAudio(CONFIG["audio_config"] | {"qformer_config": qformer}, d_model=64).eval()
+    randomise(module)
+    seen = {}
+    module.hook_windows.add_hook(lambda tensor, hook: seen.update(windows=tensor))
+    with torch.no_grad():
+        rows = module(TENSORS["audio_train.audio_feature"])
+        one = module.audio_proj(module.qformer["bert"](module.q_tokens, seen["windows"][7:8]))
+    assert rows.shape == (120, 64)
+    assert tuple(module.q_tokens.shape) == (1, 2, 48)
+    torch.testing.assert_close(rows[14:16], one[0], rtol=1e-5, atol=1e-5)
+    assert SoundWindows(n_queries=2).n_tokens == 120
+    assert holds_sound(16_000, SoundWindows(n_queries=2)).sum() == 4
+
+
 def test_eps_is_read_from_the_config():
     qformer = CONFIG["audio_config"]["qformer_config"] | {"layer_norm_eps": 0.25}
     module = SalmonnAudio(CONFIG["audio_config"] | {"qformer_config": qformer}, d_model=64)
@@ -484,14 +531,14 @@ def test_hook_points_see_and_edit_windows_and_rows(audio):
     audio.hook_windows.add_hook(lambda tensor, hook: seen.update(windows=tensor.shape))
     audio.hook_rows.add_hook(lambda tensor, hook: seen.update(rows=tensor.shape))
     assert torch.equal(audio(feature), plain)
-    assert seen == {"windows": (120, 25, 32), "rows": (120, 64)}
+    assert seen == {"windows": (120, 25, 32), "rows": (120, 48)}
     audio.hook_windows.add_hook(lambda tensor, hook: torch.cat([tensor[:1] * 0, tensor[1:]]))
     edited = audio(feature)
     assert not torch.allclose(edited[0], plain[0])
     assert torch.equal(edited[1:], plain[1:])
     audio.hook_rows.add_hook(lambda tensor, hook: tensor * 0)
-    assert not audio(feature).any()
-    assert (audio.hook_windows.axes, audio.hook_rows.axes) == (("window", "frame", "d_audio"), ("row", "d_model"))
+    assert torch.equal(audio(feature), audio.audio_proj.bias.expand(120, -1))
+    assert (audio.hook_windows.axes, audio.hook_rows.axes) == (("row", "frame", "d_audio"), ("row", "d_query"))
 
 
 def test_gradients_flow_through_the_branch(audio):
@@ -523,8 +570,6 @@ def test_a_feature_of_another_length_raises(audio):
     ("wrong", "text"),
     [
         ({"hidden_act": "gelu_new"}, "gelu_new"),
-        ({"query_length": 2}, "query_length"),
-        ({"cross_attention_freq": 2}, "cross_attention_freq"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"encoder_width": 999}, "the encoder's d_model is 32"),
     ],

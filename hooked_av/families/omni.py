@@ -20,21 +20,23 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 from hooked_av.checkpoint import renamed
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.families.features import PICTURES, VIDEOS, check_features, encode_pictures
 from hooked_av.families.omni_layout import OmniTokens, Supply, nominal_times, place_pieces
-from hooked_av.families.omni_prepare import MediaItem, Sampling, media_item, prompt_parts
+from hooked_av.families.omni_prepare import MediaItem, media_item, prompt_parts, released_sampling
 from hooked_av.family import Family
 from hooked_av.inputs import PAD_POSITION_ID, AVInputs, check_same_shape, merge_features
 from hooked_av.layout import Placed, build_spans
 from hooked_av.media import Clip
 from hooked_av.positions import AVPiece, TextRun, VisionPiece, omni_positions
 from hooked_av.prompt import check_options, question_parts, refuse_special_tokens, refuse_unknown, tokenize
+from hooked_av.sampling import ResolvedSampling, Sampling
 from hooked_av.spans import Spans
 
 SKIPPED = ("talker.", "token2wav.")  # speech output, no part of the thinker
 FEATURE_GROUPS = (
     ("input_features", "feature_attention_mask"),
-    ("pixel_values", "image_grid_thw"),
-    ("pixel_values_videos", "video_grid_thw", "video_second_per_grid"),
+    PICTURES,
+    (*VIDEOS, "video_second_per_grid"),
 )
 # Checkpoint name <-> ours; `{}` is a layer number.
 RENAMES = (
@@ -112,13 +114,9 @@ class OmniFamily(Family):
 
     @staticmethod
     def encode(encoders: nn.ModuleDict, features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "row d_model"]]:
-        rows: dict[str, Tensor] = {}
+        rows = encode_pictures(encoders["visual"], features)
         if "input_features" in features:
             rows["audio"] = _encode_sound(encoders["audio_tower"], features)
-        for modality, (pixels, grid) in {"image": FEATURE_GROUPS[1], "video": FEATURE_GROUPS[2][:2]}.items():
-            if pixels in features:
-                tower: Any = encoders["visual"]
-                rows[modality] = tower(features[pixels].to(tower.dtype), grid_thw=features[grid]).pooler_output
         return rows
 
     # --- prompts ---
@@ -135,23 +133,23 @@ class OmniFamily(Family):
         instruction: str | None = None,
         answer_prefix: str | None = None,
         system: str | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         **unknown: Any,
     ) -> AVInputs:
         refuse_unknown(unknown, "question, options, instruction, answer_prefix, system, sampling")
         options = check_options(options)
-        sampling = sampling or Sampling.of(self._feature_extractor)
         between = [item for item in media if isinstance(item, str)]
         answer_prefix = answer_prefix or ""
         texts = [question, *options, instruction or "", answer_prefix, system or "", *between]
         asked = question_parts(question, options, instruction)
         refuse_special_tokens(texts, self.tokenizer)
-        items = [m if isinstance(m, str) else self._media_item(m, sampling) for m in media]
+        seen = sampling.resolved(released_sampling(self._feature_extractor))
+        items = [m if isinstance(m, str) else self._media_item(m, seen) for m in media]
         ids, labels = tokenize(prompt_parts(system, items, asked, answer_prefix), self.tokenizer)
         clips = tuple(item for item in media if isinstance(item, Clip))
-        return self._assembled(ids, labels, [i for i in items if isinstance(i, MediaItem)], clips, sampling)
+        return self._assembled(ids, labels, [i for i in items if isinstance(i, MediaItem)], clips, seen)
 
-    def _media_item(self, clip: Clip, sampling: Sampling) -> MediaItem:
+    def _media_item(self, clip: Clip, sampling: ResolvedSampling) -> MediaItem:
         extractor = self.feature_extractor if clip.has_audio else None
         return media_item(clip, sampling, self.tokens, self.tokenizer, extractor)
 
@@ -161,7 +159,7 @@ class OmniFamily(Family):
         labels: dict[str, list[int]],
         items: Sequence[MediaItem],
         clips: tuple[Clip, ...],
-        sampling: Sampling,
+        sampling: ResolvedSampling,
     ) -> AVInputs:
         features = merge_features([item.features for item in items])
         supply = Supply(features, self.tokens.merge)
@@ -229,19 +227,7 @@ def _encode_sound(tower: Any, features: Mapping[str, Tensor]) -> Float[Tensor, "
 
 def _checked_features(features: Mapping[str, Any]) -> dict[str, Tensor]:
     """The media tensors that were given, complete, and under known names."""
-    known = [name for group in FEATURE_GROUPS for name in group]
-    unknown = sorted(set(features) - set(known))
-    given = {name: torch.as_tensor(tensor) for name, tensor in features.items() if tensor is not None}
-    absent = {
-        name for group in FEATURE_GROUPS if any(name in given for name in group) for name in group if name not in given
-    }
-    if unknown or absent:
-        raise InputsError(
-            "these media tensors do not belong together",
-            expected=f"input_ids, attention_mask, use_audio_in_video, and whole groups of {FEATURE_GROUPS}",
-            got=f"unknown {unknown}" if unknown else f"without {sorted(absent)}",
-            next_step="pass what transformers' processor returned, under its names",
-        )
+    given = check_features(features, FEATURE_GROUPS, "input_ids, attention_mask, use_audio_in_video")
     if "input_features" in given and given["input_features"].shape[::2] != given["feature_attention_mask"].shape:
         raise InputsError(
             "input_features does not match feature_attention_mask",
@@ -249,12 +235,4 @@ def _checked_features(features: Mapping[str, Any]) -> dict[str, Tensor]:
             got=[list(given[name].shape) for name in FEATURE_GROUPS[0]],
             next_step="take both from the same processor call",
         )
-    for pixels, grid in (FEATURE_GROUPS[1], FEATURE_GROUPS[2][:2]):
-        if pixels in given and len(given[pixels]) != int(given[grid].prod(-1).sum()):
-            raise InputsError(
-                f"{pixels} does not match {grid}",
-                expected=f"{int(given[grid].prod(-1).sum())} patches",
-                got=len(given[pixels]),
-                next_step="take both from the same processor call",
-            )
     return given

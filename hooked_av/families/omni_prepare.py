@@ -6,60 +6,39 @@ template's text. Budgets may be set smaller, and are recorded.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.omni_layout import SECONDS_PER_AUDIO_TOKEN, OmniTokens, audio_tokens
-from hooked_av.frames import IMAGE_BUDGET, VIDEO_BUDGET, PixelBudget, patchify, resize_in_float, sample_indices
+from hooked_av.frames import (
+    IMAGE_BUDGET,
+    MAX_FRAMES,
+    MIN_FRAMES,
+    SAMPLED_FPS,
+    VIDEO_BUDGET,
+    patchify,
+    resize_in_float,
+    sample_indices,
+)
 from hooked_av.layout import ItemTimes
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
 from hooked_av.positions import AudioPiece, AVPiece, VisionPiece, omni_interleave
 from hooked_av.prompt import Part
+from hooked_av.sampling import ResolvedSampling
 
 DEFAULT_SYSTEM = "You are a helpful assistant."  # what the released chat template puts in when there is none
+RELEASED = ResolvedSampling(fps=SAMPLED_FPS, min_frames=MIN_FRAMES, max_frames=MAX_FRAMES)  # what qwen-omni-utils does
 MAX_SOUND_SECONDS = 300
 HOP_SAMPLES = 160  # 10 ms, one mel frame
 _DRIFT = 1.25  # how far the true and the told rate of frames may differ without a word
 _EDGE_HOPS = 4  # zeros after the sound, so that its last frames see the padding that the released processor gives
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How many frames and pixels of a clip the model sees. Defaults: the released processor's.
-
-    fps: frames a second. max_frames: at most so many of one clip. max_pixels: of one frame or picture (None: the
-    released budget). A budget below the released minimum (100,352 pixels a video frame) lowers that minimum too.
-    """
-
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 768
-    max_pixels: int | None = None
-
-    @classmethod
-    def of(cls, preprocessor: Any) -> "Sampling":
-        """What a checkpoint's preprocessor_config.json says of it, under these names; the rest as released.
-
-        Its `max_pixels` counts only where it is below the released budget, which is that of another step
-        (qwen-omni-utils) in the released checkpoints.
-        """
-        said = {field.name: getattr(preprocessor, field.name, None) for field in fields(cls)}
-        if said["max_pixels"] is not None and said["max_pixels"] >= VIDEO_BUDGET.max_pixels:
-            said["max_pixels"] = None
-        return cls(**{name: value for name, value in said.items() if value is not None})
-
-    def budget(self, released: PixelBudget) -> PixelBudget:
-        """The released budget, or a smaller one where `max_pixels` says so."""
-        if self.max_pixels is None:
-            return released
-        return replace(released, max_pixels=self.max_pixels, min_pixels=min(released.min_pixels, self.max_pixels))
 
 
 @dataclass(frozen=True)
@@ -71,7 +50,19 @@ class MediaItem:
     times: ItemTimes
 
 
-def media_item(clip: Clip, sampling: Sampling, tokens: OmniTokens, tokenizer: Any, extractor: Any) -> MediaItem:
+def released_sampling(preprocessor: Any) -> ResolvedSampling:
+    """What a checkpoint's preprocessor_config.json says of `fps`, `min_frames`, `max_frames`, `max_pixels`.
+
+    The released checkpoints name only a `max_pixels`, that of a later step, larger than the budget of `RELEASED`: it
+    counts only where it is below that.
+    """
+    said = {name: getattr(preprocessor, name, None) for name in vars(RELEASED)}
+    if said["max_pixels"] is not None and said["max_pixels"] >= VIDEO_BUDGET.max_pixels:
+        said["max_pixels"] = None
+    return replace(RELEASED, **{name: value for name, value in said.items() if value is not None})
+
+
+def media_item(clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens, tokenizer: Any, extractor: Any) -> MediaItem:
     """Features and placeholder text of one clip."""
     if clip.kind == "image":
         return _image(clip, sampling, tokens, tokenizer)
@@ -108,19 +99,27 @@ def _wrap(tokenizer: Any, kind: str, body: str) -> str:
     return getattr(tokenizer, f"{kind}_bos_token") + body + getattr(tokenizer, f"{kind}_eos_token")
 
 
-def _image(clip: Clip, sampling: Sampling, tokens: OmniTokens, tokenizer: Any) -> MediaItem:
+def _image(clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens, tokenizer: Any) -> MediaItem:
     height, width = sampling.budget(IMAGE_BUDGET).fit(n_frames=1, height=clip.height, width=clip.width)
-    # Pictures go through Pillow, videos through torch: so does qwen-omni-utils.
-    picture = Image.fromarray(clip.read_frames([0])[0]).resize((width, height), Image.Resampling.BICUBIC)
-    pixels, grid = patchify(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
+    picture = torch.from_numpy(clip.read_frames([0])).permute(0, 3, 1, 2)
+    pixels, grid = patchify(resize_picture(picture, height, width))
     n_tokens = int(grid.prod()) // tokens.merge**2
     features = {"pixel_values": pixels, "image_grid_thw": grid[None]}
     text = _wrap(tokenizer, "vision", tokenizer.image_token * n_tokens)
     return MediaItem(features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN))
 
 
+def resize_picture(
+    picture: UInt8[Tensor, "1 3 old_height old_width"], height: int, width: int
+) -> UInt8[Tensor, "1 3 {height} {width}"]:
+    """A picture through Pillow (videos go through torch): so do qwen-omni-utils and qwen-vl-utils."""
+    image = Image.fromarray(picture[0].permute(1, 2, 0).numpy())
+    resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized).permute(2, 0, 1)[None]
+
+
 def _video(
-    clip: Clip, sampling: Sampling, tokens: OmniTokens
+    clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens
 ) -> tuple[dict[str, Tensor], VisionPiece, Float[np.ndarray, " edge"]]:
     rate = clip.n_frames / clip.duration_seconds
     indices = sample_indices(

@@ -42,14 +42,12 @@ _UNDERSTOOD: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu", None),
     "position_embedding_type": ("absolute", None),
     "add_cross_attention": (True, None),
-    "cross_attention_freq": (1, None),
-    "query_length": (1, None),
 }
 
 
 @dataclass(frozen=True)
 class SoundWindows:
-    """How one 30 s block of sound is cut into windows of encoder frames; each window becomes one token.
+    """How one 30 s block of sound is cut into windows of encoder frames; each window becomes one token a query.
 
     >>> SoundWindows().n_tokens, SoundWindows().seconds_per_token
     (60, 0.5)
@@ -58,6 +56,7 @@ class SoundWindows:
     n_frames: int = 25
     stride: int = 25
     block_frames: int = FRAMES_PER_SOUND_BLOCK
+    n_queries: int = 1
 
     @classmethod
     def from_config(cls, audio_config: Mapping[str, Any]) -> "SoundWindows":
@@ -66,16 +65,22 @@ class SoundWindows:
             round(FRAMES_PER_SOUND_BLOCK * audio_config.get(name, 0.5) / SECONDS_PER_SOUND_BLOCK)
             for name in ("second_per_window", "second_stride")
         )
-        return cls(n_frames, stride, audio_config.get("max_source_positions", FRAMES_PER_SOUND_BLOCK))
+        n_queries = (audio_config.get("qformer_config") or {}).get("query_length", 1)
+        return cls(n_frames, stride, audio_config.get("max_source_positions", FRAMES_PER_SOUND_BLOCK), n_queries)
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of one block."""
+        return (self.block_frames - self.n_frames) // self.stride + 1
 
     @property
     def n_tokens(self) -> int:
         """Tokens of one block."""
-        return (self.block_frames - self.n_frames) // self.stride + 1
+        return self.n_windows * self.n_queries
 
     @property
     def seconds_per_token(self) -> float:
-        return self.stride * SECONDS_PER_SOUND_BLOCK / FRAMES_PER_SOUND_BLOCK
+        return self.stride * SECONDS_PER_SOUND_BLOCK / FRAMES_PER_SOUND_BLOCK / self.n_queries
 
 
 def sound_blocks(n_samples: int) -> int:
@@ -93,14 +98,14 @@ def holds_sound(n_samples: int, windows: SoundWindows) -> Bool[Tensor, " token"]
     >>> int(holds_sound(16_000 * 10, SoundWindows()).sum())
     20
     """
-    in_block = torch.arange(windows.n_tokens) * windows.stride
+    in_block = (torch.arange(windows.n_windows) * windows.stride).repeat_interleave(windows.n_queries)
     starts = (torch.arange(sound_blocks(n_samples))[:, None] * FRAMES_PER_SOUND_BLOCK + in_block).flatten()
     samples_per_frame = SECONDS_PER_SOUND_BLOCK * SAMPLING_RATE_HZ // FRAMES_PER_SOUND_BLOCK
     return starts * samples_per_frame < n_samples
 
 
 class SalmonnAudio(WhisperEncoder):
-    """mel -> Whisper's encoder -> hook_windows -> window Q-Former -> projection -> hook_rows
+    """mel -> Whisper's encoder -> hook_windows -> window Q-Former -> hook_rows -> projection
 
     A subclass, because a released checkpoint keeps the Q-Former's tensors beside the encoder's.
 
@@ -124,12 +129,12 @@ class SalmonnAudio(WhisperEncoder):
         super().__init__(WhisperConfig(**{name: audio_config.get(name, value) for name, value in _WHISPER.items()}))
         d_query = qformer_config.get("hidden_size", 3072)
         self.windows = SoundWindows.from_config(audio_config)
-        self.q_tokens = nn.Parameter(torch.zeros(1, 1, d_query))
+        self.q_tokens = nn.Parameter(torch.zeros(1, self.windows.n_queries, d_query))
         nn.init.normal_(self.q_tokens, std=qformer_config.get("initializer_range", 0.02))
         self.qformer = nn.ModuleDict({"bert": WindowQFormer(qformer_config, self.config.d_model)})
         self.audio_proj = nn.Linear(d_query, d_model)
-        self.hook_windows = HookPoint("window frame d_audio")
-        self.hook_rows = HookPoint("row d_model")
+        self.hook_windows = HookPoint("row frame d_audio")  # one row of frames a window: what its queries read
+        self.hook_rows = HookPoint("row d_query")
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - rows instead of transformers' output object
         self, audio_feature: Float[Tensor, "block mel time"]
@@ -138,7 +143,7 @@ class SalmonnAudio(WhisperEncoder):
         encoded: Any = super().forward(audio_feature.to(self.dtype))
         windows = self.hook_windows(cut_windows(encoded.last_hidden_state, self.windows))
         queries = self.qformer["bert"](self.q_tokens.expand(len(windows), -1, -1), windows)
-        return self.hook_rows(self.audio_proj(queries).flatten(0, 1))
+        return self.audio_proj(self.hook_rows(queries.flatten(0, 1)))
 
     def _check(self, audio_feature: Tensor) -> None:
         expected = (self.num_mel_bins, 2 * self.max_source_positions)
@@ -169,7 +174,10 @@ class WindowQFormer(nn.Module):
         super().__init__()
         sizes = QFormerSizes.from_config(config, d_audio)
         self.embeddings = nn.ModuleDict({"LayerNorm": nn.LayerNorm(sizes.d_query, eps=sizes.eps)})
-        layers = nn.ModuleList(QFormerLayer(sizes) for _ in range(config.get("num_hidden_layers", 2)))
+        every = config.get("cross_attention_freq", 1)
+        layers = nn.ModuleList(
+            QFormerLayer(sizes, reads=layer % every == 0) for layer in range(config.get("num_hidden_layers", 2))
+        )
         self.encoder = nn.ModuleDict({"layer": layers})
 
     def forward(
@@ -204,12 +212,15 @@ class QFormerSizes:
 
 
 class QFormerLayer(nn.Module):
-    """queries -> + self-attention, norm -> + attention to the window, norm -> + MLP, norm (all after the sum)"""
+    """queries -> + self-attention, norm -> + attention to the window, norm -> + MLP, norm (all after the sum)
 
-    def __init__(self, sizes: QFormerSizes) -> None:
+    `reads`: whether this layer attends to the window (in released models all do).
+    """
+
+    def __init__(self, sizes: QFormerSizes, reads: bool = True) -> None:
         super().__init__()
         self.attention = QFormerAttention(sizes, d_read=sizes.d_query)
-        self.crossattention = QFormerAttention(sizes, d_read=sizes.d_audio)
+        self.crossattention = QFormerAttention(sizes, d_read=sizes.d_audio) if reads else None
         self.intermediate_query = nn.ModuleDict({"dense": nn.Linear(sizes.d_query, sizes.d_mlp)})
         self.output_query = AddAndNorm(sizes.d_mlp, sizes)
 
@@ -217,7 +228,8 @@ class QFormerLayer(nn.Module):
         self, queries: Float[Tensor, "window query d_query"], windows: Float[Tensor, "window frame d_audio"]
     ) -> Float[Tensor, "window query d_query"]:
         queries = self.attention(queries, queries)
-        queries = self.crossattention(queries, windows)
+        if self.crossattention is not None:
+            queries = self.crossattention(queries, windows)
         return self.output_query(F.gelu(self.intermediate_query["dense"](queries)), queries)
 
 
@@ -266,7 +278,7 @@ def _refuse_unknown(audio_config: Mapping[str, Any], qformer_config: Mapping[str
     if wrong:
         raise CheckpointError(
             "this audio config asks for arithmetic that our audio branch does not do",
-            expected="a Whisper encoder, and a Q-Former of one query a window that reads it in every layer",
+            expected="a Whisper encoder, and a Q-Former with exact GELU and absolute positions",
             got=wrong,
             next_step="use a released video-SALMONN 2+ checkpoint, or report the model to us",
         )

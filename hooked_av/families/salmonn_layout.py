@@ -114,7 +114,7 @@ def _group_steps(groups: int, seconds_per_group: float) -> Int64[Tensor, " group
 # --- positions ---------------------------------------------------------------------------------------------------
 
 
-def salmonn_positions(pieces: Sequence[Piece], mode: PositionMode) -> Int64[Tensor, "axis=3 pos"]:
+def salmonn_positions(pieces: Sequence[Piece], mode: str) -> Int64[Tensor, "axis=3 pos"]:
     """Position ids of video-SALMONN 2+ for one prompt, in one of its two published ways.
 
     "train": what the published data code computes and the model was trained on; video and sound share a clock of two
@@ -283,12 +283,10 @@ class SalmonnSupply(Supply):
 def place_pieces(ids: Int64[Tensor, " pos"], supply: SalmonnSupply, tokens: SalmonnTokens) -> list[Placed]:
     """Read a prompt's layout from its ids, and check it against the features, token by token.
 
-    Errors: `InputsError` where a block does not match its features, and for mixes that the model cannot take.
+    Errors: `InputsError` where a block does not match its features.
     """
     row = ids.tolist()
-    placed = read_blocks(row, lambda at: _media_at(row, at, supply, tokens), tokens, SalmonnPlaced)
-    check_published(part.piece for part in placed)
-    return placed
+    return read_blocks(row, lambda at: _media_at(row, at, supply, tokens), tokens, SalmonnPlaced)
 
 
 def audio_padding(placed: Sequence[Placed], n_samples: Sequence[int | None], windows: SoundWindows) -> list[int]:

@@ -128,9 +128,7 @@ def text_alone(family: str, options: bool, n_learned: int = 20_000, n_asked: int
         overall[question.target] += 1
     guess = overall.most_common(1)[0][0]
     asked = _drawn(family, options, n_asked, seed=2)
-    right = [
-        (learned[_text(q)].most_common(1)[0][0] if _text(q) in learned else guess) == q.target for q in asked
-    ]
+    right = [(learned[_text(q)].most_common(1)[0][0] if _text(q) in learned else guess) == q.target for q in asked]
     return float(np.mean(right))
 
 

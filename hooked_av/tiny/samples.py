@@ -91,7 +91,9 @@ def make_samples(folder: Path) -> None:
         rng = np.random.default_rng([SAMPLES_SEED, number])
         (clip,) = render(Scene((item,)), digits, rng, Look(fps=FPS, picture_noise=10))
         clip.save(folder / f"{name}.mp4")
-    rows = [{"clip": f"{film}.mp4", "question": q, "options": options, "answer": a} for film, q, options, a in QUESTIONS]
+    rows = [
+        {"clip": f"{film}.mp4", "question": q, "options": options, "answer": a} for film, q, options, a in QUESTIONS
+    ]
     (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

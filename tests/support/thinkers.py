@@ -142,6 +142,7 @@ def prompts() -> dict[str, PromptMaker]:
     return {
         "text": PromptMaker(1).text(17),
         "audio": PromptMaker(2).text(5).audio(230).text(6),
+        "two sounds": PromptMaker(8).text(5).audio(230).text(2).audio(150).text(6),
         "image": PromptMaker(3).text(4).image(3, 5).text(7),
         "video": PromptMaker(4).text(4).video(3, 2, 4).text(5),
         "audio in video": PromptMaker(5).text(4).av(5, 2, 3, 470).text(6),

@@ -1,0 +1,55 @@
+"""What a checkpoint says about generation: the values of its generation_config.json, as they stand.
+
+transformers applies them without a word (a `repetition_penalty` of 1.05 also when decoding is greedy); here they are
+values that can be read, compared and passed on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+# No statements about how to generate.
+_NOT_SETTINGS = {"transformers_version", "_from_model_config", "_name_or_path"}
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """Generation settings that a checkpoint was released with; transformers' defaults where it says nothing.
+
+    others: further settings of the file, under its names. stated: which fields the file states.
+
+    >>> said = GenerationDefaults.from_dict({"repetition_penalty": 1.05, "eos_token_id": [151645, 151643]})
+    >>> said.repetition_penalty, said.eos_token_ids, said.do_sample, said.stated
+    (1.05, (151645, 151643), False, ('eos_token_ids', 'repetition_penalty'))
+    """
+
+    repetition_penalty: float = 1.0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 50
+    max_new_tokens: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    others: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    stated: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "GenerationDefaults":
+        """From the content of a generation_config.json."""
+        said = {name: value for name, value in raw.items() if value is not None and name not in _NOT_SETTINGS}
+        eos = said.pop("eos_token_id", None)
+        if eos is not None:
+            said["eos_token_ids"] = (eos,) if isinstance(eos, int) else tuple(eos)
+        own = {item.name for item in fields(cls)} - {"others", "stated"}
+        known = {name: value for name, value in said.items() if name in own}
+        others = MappingProxyType({name: value for name, value in said.items() if name not in own})
+        return cls(**known, others=others, stated=tuple(sorted(known)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was stated, as a generation_config.json says it."""
+        said = {name: getattr(self, name) for name in self.stated} | dict(self.others)
+        if "eos_token_ids" in said:
+            said["eos_token_id"] = list(said.pop("eos_token_ids"))
+        return said
