@@ -19,12 +19,15 @@ from hooked_av.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PACKAGED = {"tiny-av": Path(__file__).parent / "tiny" / "checkpoint"}  # checkpoints that come with the package
 
 Rename = Callable[[str], str | None]  # checkpoint name -> our parameter name, or None for a tensor that is not ours
 
 
 def resolve_folder(folder_or_hub_id: str | Path) -> Path:
-    """A local folder as it is; anything else as a hub id, downloaded (weights, configs and tokenizer only)."""
+    """The package's own `tiny-av`; a local folder as it is; else a hub id, downloaded (no code and no pickle)."""
+    if str(folder_or_hub_id) in PACKAGED:
+        return PACKAGED[str(folder_or_hub_id)]
     folder = Path(folder_or_hub_id).expanduser()
     if folder.is_dir():
         return folder

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hooked_av.errors import HookedAVError, HookedAVWarning
+from hooked_av.tiny.commands import evaluate_tiny, make_tiny_clips, train_tiny
 
 if TYPE_CHECKING:
     from hooked_av.demo import DemoResult, Origin
@@ -227,6 +228,10 @@ def _table(result: "DemoResult") -> Any:
         table.add_row(str(layer), *cells, Text(shortened(visible(best), 14)), f"{p:.3g}")
     return table
 
+
+main.add_command(train_tiny)
+main.add_command(evaluate_tiny)
+main.add_command(make_tiny_clips)
 
 if __name__ == "__main__":
     main()

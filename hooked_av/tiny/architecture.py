@@ -1,7 +1,7 @@
 """The shape of tiny-av: a Qwen2.5-Omni thinker of the standard classes, its small tokenizer, and its preprocessor.
 
-The tokenizer is the official one trained anew on the sentences of the task: the same byte-level BPE and the same special
-tokens, but a few hundred merges. Every word of the task is one token, and any other text still has tokens.
+The tokenizer is the official one trained anew on the sentences of the task: the same byte-level BPE and the same
+special tokens, but a few hundred merges. Every word of the task is one token, and any other text still has tokens.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
@@ -77,27 +76,28 @@ def _sentences() -> Iterator[str]:
 def make_config(tokenizer: Any) -> Qwen2_5OmniThinkerConfig:
     """The thinker's config, with this tokenizer's ids."""
     ids = tokenizer.convert_tokens_to_ids
-    return Qwen2_5OmniThinkerConfig(
-        text_config={**TEXT, "vocab_size": len(tokenizer)},
-        audio_config=AUDIO,
-        vision_config=VISION,
-        audio_token_index=ids(tokenizer.audio_token),
-        image_token_index=ids(tokenizer.image_token),
-        video_token_index=ids(tokenizer.video_token),
-        audio_start_token_id=ids(tokenizer.audio_bos_token),
-        audio_end_token_id=ids(tokenizer.audio_eos_token),
-        vision_start_token_id=ids(tokenizer.vision_bos_token),
-        vision_end_token_id=ids(tokenizer.vision_eos_token),
-        user_token_id=ids("user"),
-        seconds_per_chunk=1,
-        pad_token_id=tokenizer.pad_token_id,
-        name_or_path=NAME,
-    )
+    settings: dict[str, Any] = {
+        "text_config": {**TEXT, "vocab_size": len(tokenizer)},
+        "audio_config": AUDIO,
+        "vision_config": VISION,
+        "audio_token_index": ids(tokenizer.audio_token),
+        "image_token_index": ids(tokenizer.image_token),
+        "video_token_index": ids(tokenizer.video_token),
+        "audio_start_token_id": ids(tokenizer.audio_bos_token),
+        "audio_end_token_id": ids(tokenizer.audio_eos_token),
+        "vision_start_token_id": ids(tokenizer.vision_bos_token),
+        "vision_end_token_id": ids(tokenizer.vision_eos_token),
+        "user_token_id": ids("user"),
+        "seconds_per_chunk": 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "name_or_path": NAME,
+    }
+    return Qwen2_5OmniThinkerConfig(**settings)
 
 
 def make_extractor() -> WhisperFeatureExtractor:
     """The released mel settings, with the sampling that this model was trained with."""
-    extractor = mel_extractor()
+    extractor: Any = mel_extractor()
     extractor.max_pixels, extractor.min_pixels = FRAME_PIXELS**2, FRAME_PIXELS**2
     extractor.fps, extractor.min_frames = float(FPS), FPS
     return extractor

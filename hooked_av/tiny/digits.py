@@ -13,7 +13,9 @@ import subprocess
 import wave
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -70,6 +72,17 @@ class Recordings:
         wanted = set(speakers)
         return self.only(np.array([speaker in wanted for speaker in self.speakers], dtype=bool))
 
+    def without(self, speaker: str) -> "Recordings":
+        """The recordings of everybody else. Errors: `MediaError` for a speaker who is not among them."""
+        if speaker not in self.speakers:
+            raise MediaError(
+                "no such speaker",
+                expected=", ".join(sorted(set(self.speakers))),
+                got=repr(speaker),
+                next_step="name one of the speakers of the recordings",
+            )
+        return self.by(set(self.speakers) - {speaker})
+
     def __add__(self, other: "Recordings") -> "Recordings":
         digits = np.concatenate([self.digits, other.digits])
         return Recordings(self.waves + other.waves, digits, self.speakers + other.speakers)
@@ -87,7 +100,7 @@ def read_images(*, held_out: bool) -> Images:
     """scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998): the held-out fifth, or the rest."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     chosen = (np.arange(len(bunch.target)) % HELD_OUT_EVERY == 0) == held_out
     return Images((bunch.images[chosen] / 16).astype(np.float32), bunch.target[chosen].astype(np.int64))
 
@@ -131,7 +144,7 @@ def _rows_of_npz(path: Path) -> list[tuple[int, str, int, Wave]]:
     with np.load(path) as data:
         rate, offsets, samples = int(data["sampling_rate_hz"]), data["offsets"], data["samples"]
         labels = zip(data["digit"].tolist(), data["speaker"].tolist(), data["index"].tolist(), strict=True)
-        pieces = [samples[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+        pieces = [samples[start:stop] for start, stop in pairwise(offsets)]
     return [
         (digit, speaker, index, resampled((piece / 32_768).astype(np.float32), rate))
         for (digit, speaker, index), piece in zip(labels, pieces, strict=True)

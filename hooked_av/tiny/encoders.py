@@ -1,8 +1,8 @@
 """The first stage of training, and what comes of it: encoders that tell digits apart, and a bank of encoded seconds.
 
-The encoders learn with throw-away classifiers, one a modality, that read the mean row of each second. Both encoders work
-second by second (windows of one second of sound, one pair of frames), so the rows of a second do not depend on what
-else a clip shows: the second stage can put scenes together from a bank of encoded seconds, and need not encode.
+The encoders learn with throw-away classifiers, one a modality, that read the mean row of each second. Both encoders
+work second by second (windows of one second of sound, one pair of frames), so the rows of a second do not depend on
+what else a clip shows: the second stage can put scenes together from a bank of encoded seconds, and need not encode.
 
 Axes: second; row (encoder rows of one second), d_model; digit (class).
 """
@@ -51,14 +51,15 @@ def encode_seconds(model: Any, batch: EncoderBatch) -> Float[Tensor, "second row
     return torch.cat(parts).unflatten(0, (-1, ROWS[batch.modality]))
 
 
-class Classifier(nn.Linear):
+class Classifier(nn.Module):
     """Which digit a second holds, from the mean of its rows; thrown away after the first stage."""
 
     def __init__(self, d_model: int) -> None:
-        super().__init__(d_model, len(NAMES))
+        super().__init__()
+        self.linear = nn.Linear(d_model, len(NAMES))
 
     def forward(self, seconds: Float[Tensor, "second row d_model"]) -> Float[Tensor, "second digit"]:
-        return super().forward(seconds.mean(dim=1))
+        return self.linear(seconds.mean(dim=1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ Axes: question.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,7 +119,7 @@ def by_speaker(model: Any, digits: Digits, n_questions: int = 200, *, progress: 
 def text_alone(family: str, options: bool, n_learned: int = 20_000, n_asked: int = 4_000) -> float:
     """What can be answered from the text: the most frequent answer to each text, learned on many questions.
 
-    It is the best that any model can do without picture and sound (texts that were not met get the most frequent answer).
+    It is the best that any model can do without picture and sound (texts not met before get the most frequent answer).
     """
     learned: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()

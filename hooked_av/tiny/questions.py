@@ -1,8 +1,8 @@
 """Questions of the tiny-av task, each answered by one token, and the scenes they are asked about.
 
 No question can be answered from its text: digits are uniform and independent of what is asked, yes and no are equally
-frequent, counts and letters are uniform. Where that needs a special scene (equal digits for "the same?", repeated digits
-for "how often?"), the scene has a kind of its own, and only fitting families are asked about it.
+frequent, counts and letters are uniform. Where that needs a special scene (equal digits for "the same?", repeated
+digits for "how often?"), the scene has a kind of its own, and only fitting families are asked about it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,8 @@ def _paired_clip(rng: np.random.Generator, n: int) -> Scene:
 def _repeating_clip(rng: np.random.Generator, n: int) -> Scene:
     """One digit is shown, and one spoken, a number of times that is uniform from 0 to 3."""
     counted = (int(rng.integers(10)), int(rng.integers(10)))
-    return Scene((Item(*(_repeating(digit, n, rng) for digit in counted)),), counted)
+    shown, spoken = (_repeating(digit, n, rng) for digit in counted)
+    return Scene((Item(shown, spoken),), counted)
 
 
 def _repeating(repeated: int, n: int, rng: np.random.Generator) -> tuple[int, ...]:
@@ -300,7 +301,7 @@ def ask(name: str, scene: Scene, rng: np.random.Generator, *, options: bool) -> 
     if asked is None:
         return None
     slots, answer = asked
-    text = family.phrasings[rng.integers(len(family.phrasings))].format(**slots)
+    text = family.phrasings[int(rng.integers(len(family.phrasings)))].format(**slots)
     choices = _options(answer, family.pool(scene), rng) if options else ()
     return Question(name, text, answer, family.needs, choices)
 
@@ -310,6 +311,6 @@ def _options(answer: str, pool: Sequence[str], rng: np.random.Generator) -> tupl
     n = min(int(rng.integers(*N_OPTIONS, endpoint=True)), len(set(pool)))
     chosen = [answer]
     while len(chosen) < n:
-        other = pool[rng.integers(len(pool))]
+        other = pool[int(rng.integers(len(pool)))]
         chosen += [] if other in chosen else [other]
     return tuple(chosen[i] for i in rng.permutation(n))

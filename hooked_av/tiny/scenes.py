@@ -61,7 +61,7 @@ class Look:
     sound_noise: float = 0.012  # of full scale, at most
 
 
-def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Look = Look()) -> list[Clip]:  # noqa: B008
+def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Look = Look()) -> list[Clip]:
     """The clips of a scene, with images and recordings drawn at random."""
     return [_clip(item, digits, rng, look) for item in scene.items]
 
