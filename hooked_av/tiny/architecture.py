@@ -22,6 +22,7 @@ from hooked_av.tiny.scenes import FPS, FRAME_PIXELS
 
 NAME = "tiny-av"
 CAPTION = "Describe the clip."
+SHUFFLED_CAPTION = "Which digits do you see and hear?"
 N_TOKENS = 640  # 256 bytes, the special tokens, and merges enough for every word of the task (a test holds it to that)
 TEXT = {
     "hidden_size": 128,

@@ -14,11 +14,20 @@ from torch import Tensor
 
 from hooked_av.inputs import merge_features
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
-from hooked_av.tiny.architecture import CAPTION
+from hooked_av.tiny.architecture import CAPTION, SHUFFLED_CAPTION
 from hooked_av.tiny.digits import NAMES, Digits
 from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank
-from hooked_av.tiny.packing import Media, PackedBatch, PackedScene, Slot, collate, question_slot, question_tokens
-from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
+from hooked_av.tiny.packing import (
+    UNLEARNED,
+    Media,
+    PackedBatch,
+    PackedScene,
+    Slot,
+    collate,
+    question_slot,
+    question_tokens,
+)
+from hooked_av.tiny.questions import FAMILIES, ORDINALS, Question, ask, draw_length, draw_scene
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
@@ -101,6 +110,14 @@ class Classroom:
         asked = [draw_questions(kind, scene, rng, n, options) for kind, scene in zip(kinds, scenes, strict=True)]
         return self.packed(scenes, asked, source, rng, captions=not options)
 
+    def lookup_batch(self, step: int, source: Bank | Digits) -> PackedBatch:
+        """Single clips, single digits and captions only: finding a second comes before everything else."""
+        rng = np.random.default_rng([self.seed, step])
+        length = draw_length(rng)
+        scenes = [draw_scene("free", rng, length) for _ in range(self.lesson.scenes)]
+        asked = [draw_questions("free", s, rng, self.lesson.questions, False, ("visual", "auditory")) for s in scenes]
+        return self.packed(scenes, asked, source, rng, captions=True)
+
     def packed(
         self,
         scenes: Sequence[Scene],
@@ -120,12 +137,13 @@ class Classroom:
             media = FromBank.of(scenes, source, rng)
         else:
             media = FromClips.of(self.model, scenes, source, rng, change)
-        return collate([self._scene(s, q, captions) for s, q in zip(scenes, asked, strict=True)], media)
+        rows = zip(scenes, asked, strict=True)
+        return collate([self._scene(scene, some, rng if captions else None) for scene, some in rows], media)
 
-    def _scene(self, scene: Scene, questions: Sequence[Question], captions: bool) -> PackedScene:
+    def _scene(self, scene: Scene, questions: Sequence[Question], captions: np.random.Generator | None) -> PackedScene:
         slots = [question_slot(self.model, question) for question in questions]
-        if captions and len(scene.items) == 1:
-            slots.append(self._caption(scene.clip))
+        if captions is not None and len(scene.items) == 1:
+            slots += [self._caption(scene.clip), self._shuffled_caption(scene.clip, captions)]
         return PackedScene(*self._layout(scene), tuple(slots))
 
     def _caption(self, item: Item) -> Slot:
@@ -133,6 +151,17 @@ class Classroom:
         answers = self.model.to_tokens(" ".join(words))[0].tolist()
         tokens = question_tokens(self.model.family.tokenizer, CAPTION)
         return Slot("caption", (*tokens, *answers[:-1]), tuple(answers))
+
+    def _shuffled_caption(self, item: Item, rng: np.random.Generator) -> Slot:
+        """Every second by its name, in random order; the names are given, the digits are learned."""
+        tokens, answers = question_tokens(self.model.family.tokenizer, SHUFFLED_CAPTION), []
+        words: list[int] = []
+        for second in rng.permutation(item.seconds).tolist():
+            said = [ORDINALS[second], NAMES[item.shown[second]], NAMES[item.spoken[second]]]
+            ids = [self.model.to_single_token(f" {word}") for word in said]
+            words += ids
+            answers += [UNLEARNED, *ids[1:]]
+        return Slot("caption, shuffled", (*tokens, *words[:-1]), tuple(answers))
 
     def _layout(self, scene: Scene) -> tuple[Tensor, Tensor]:
         """Ids and positions of everything before the question; they depend on the kinds and lengths of items only."""

@@ -58,7 +58,7 @@ class Images:
 class Recordings:
     """Spoken digits: one word each, without silence around it, peak 1."""
 
-    waves: tuple[Wave, ...]
+    waves: tuple[Float32[np.ndarray, "..."], ...]  # of different lengths
     digits: Int64[np.ndarray, " recording"]
     speakers: tuple[str, ...]
 

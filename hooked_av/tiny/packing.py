@@ -13,7 +13,7 @@ rows of the batch, in prompt order).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -21,15 +21,16 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from hooked_av.attention import Keys, Queries
+from hooked_av.attention import Attend, Keys, Queries
 from hooked_av.families.omni_prepare import prompt_parts
 from hooked_av.inputs import PAD_POSITION_ID
 from hooked_av.prompt import question_parts
 from hooked_av.tiny.questions import Question
 
-_NO_TARGET = -100
+UNLEARNED = -100
 
 
+@runtime_checkable
 class Media(Protocol):
     """Where the encoder rows of a batch come from."""
 
@@ -38,11 +39,11 @@ class Media(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """One question (or caption) of a row: its tokens, and the tokens to be answered after the last of them."""
+    """One question (or caption) of a row: its tokens, and what is to be answered after the last of them."""
 
     form: str
     tokens: tuple[int, ...]
-    answers: tuple[int, ...]
+    answers: tuple[int, ...]  # UNLEARNED where a word of the answer is given, not asked for
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,13 @@ class PackedBatch:
     forms: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class PackedAttend:
-    """Attention in which each question reads the shared part and itself; stands in for `attention.Attend`."""
+@dataclass(frozen=True, kw_only=True)
+class PackedAttend(Attend):
+    """Attention in which each question reads the shared part and itself."""
 
     n_shared: int
     n_slot: int
     allowed: Bool[Tensor, "batch_slot 1 query key"]
-    cuts: Any = None
-    run: Any = None
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedAttend":
@@ -85,7 +84,7 @@ class PackedAttend:
         own = torch.ones(batch.n_slot, batch.n_slot, dtype=torch.bool, device=batch.shared.device).tril()
         shared = repeat(batch.shared, "b p -> (b s) 1 q p", s=n_slots, q=batch.n_slot)
         own = repeat(own, "q k -> b 1 q k", b=len(shared))
-        return cls(batch.n_shared, batch.n_slot, torch.cat([shared, own], dim=-1))
+        return cls(n_shared=batch.n_shared, n_slot=batch.n_slot, allowed=torch.cat([shared, own], dim=-1))
 
     def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
         shared_q, slot_q = q[:, :, : self.n_shared], self._by_slot(q)
@@ -142,9 +141,9 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
             ids[row, at : at + length] = torch.tensor(slot.tokens)
             positions[:, row, at : at + length] = begin + torch.arange(length)
             last = at + length - len(slot.answers)
-            answers[-1] += [(last + i, answer, slot.form) for i, answer in enumerate(slot.answers)]
+            answers[-1] += [(last + i, a, slot.form) for i, a in enumerate(slot.answers) if a != UNLEARNED]
     n_answers = max(map(len, answers))
-    filled = [[*row, *[(0, _NO_TARGET, "")] * (n_answers - len(row))] for row in answers]
+    filled = [[*row, *[(0, UNLEARNED, "")] * (n_answers - len(row))] for row in answers]
     return PackedBatch(
         ids, positions, n_shared, n_slot, shared, media,
         torch.tensor([[at for at, _, _ in row] for row in filled]),
@@ -164,7 +163,7 @@ def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer
 
 def packed_loss(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> Float[Tensor, ""]:
     """Mean cross entropy over all answers."""
-    return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=_NO_TARGET)
+    return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=UNLEARNED)
 
 
 def count_right(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> dict[str, tuple[int, int]]:

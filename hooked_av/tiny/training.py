@@ -31,7 +31,8 @@ from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, pack
 logger = logging.getLogger(__name__)
 
 Outcome: TypeAlias = tuple[Tensor, dict[str, tuple[int, int]]]  # loss, and right answers of each form of question
-SAVE_EVERY = 100
+SAVE_EVERY = 100  # steps
+EXAM_BATCHES = 8
 _HELD_OUT_SEED = 1  # of the held-out batches; a training seed never meets it, because steps are counted otherwise
 
 
@@ -63,6 +64,7 @@ class Recipe:
     seed: int = 0
     audio: Stage = Stage(steps=700, rate=2e-3)
     video: Stage = Stage(steps=1000, rate=2e-3)
+    lookup: Stage = Stage(steps=800, rate=1.5e-3, warmup=100, decay=0.0)
     questions: Stage = Stage(steps=3200, rate=1.5e-3, warmup=100)
     together: Stage = Stage(steps=300, rate=5e-4, decay=0.8)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
@@ -89,9 +91,12 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         for modality in ROWS:
             self._stage(modality, *self._encoder_stage(modality))
+        classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed)
         if self._done("questions") < self.recipe.questions.steps:
-            self._stage("questions", self.model.decoder, self._questions(self._bank()), self._exam)
-        self._stage("together", self.model, self._questions(self.training), self._exam)
+            bank = self._bank()
+            for name, batch in (("lookup", classroom.lookup_batch), ("questions", classroom.batch)):
+                self._stage(name, self.model.decoder, self._asked(batch, bank), self._exam)
+        self._stage("together", self.model, self._asked(classroom.batch, self.training), self._exam)
 
     # --- the stages ---
 
@@ -124,11 +129,12 @@ class Trainer:
         bar = tqdm(plan, desc="encode seconds", disable=not self.progress)
         return make_bank(self.model, (self._encoder_batch(name, self.training, first + step) for name, step in bar))
 
-    def _questions(self, source: Bank | Digits) -> Callable[[int], Outcome]:
+    def _asked(
+        self, batch: Callable[[int, Bank | Digits], PackedBatch], source: Bank | Digits
+    ) -> Callable[[int], Outcome]:
         # the last stage continues the count of steps, so that it meets new scenes
-        classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed)
         first = 0 if isinstance(source, Bank) else self.recipe.questions.steps
-        return lambda step: self._answered(classroom.batch(first + step, source))
+        return lambda step: self._answered(batch(first + step, source))
 
     def _answered(self, batch: PackedBatch) -> Outcome:
         logits = packed_logits(self.model, batch)
@@ -136,7 +142,7 @@ class Trainer:
 
     def _exam(self) -> Outcome:
         classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED)
-        return _summed(self._answered(classroom.batch(step, self.held_out)) for step in range(8))
+        return _summed(self._answered(classroom.batch(step, self.held_out)) for step in range(EXAM_BATCHES))
 
     # --- steps ---
 
