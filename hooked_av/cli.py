@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from hooked_av.demo import DemoResult, Origin
     from hooked_av.sampling import Sampling
 
-CLIP = Path(__file__).parent / "data" / "bigbuckbunny.mp4"
+HOME = Path(__file__).parent
+TINY = "tiny-av"
+TINY_CLIP = HOME / "tiny" / "clips" / "four-is-spoken-twice.mp4"
+TINY_QUESTION = "Which digit do you see when you hear six?"
+CLIP = HOME / "data" / "bigbuckbunny.mp4"
+QUESTION = "What do you hear?"
 ATTRIBUTION = (
     "bigbuckbunny.mp4: 5.3 seconds of “Big Buck Bunny”, © 2008 Blender Foundation, www.bigbuckbunny.org, under "
     "CC BY 3.0, https://creativecommons.org/licenses/by/3.0/. The clip itself is unchanged; frames are shown smaller."
 )
-QUESTION = "What do you hear?"
-RANDOM_LAYERS = 12  # enough for a window of three layers and a curve worth looking at
-RANDOM_MAX_PIXELS = 37_632  # 48 tokens for a pair of frames: seconds on two cores, and a layout that can be read
 
 
 class _Commands(click.Group):
@@ -60,31 +62,37 @@ def _plain_warnings() -> Iterator[None]:
 class DemoOptions:
     """What `hooked-av demo` was asked to do."""
 
-    model: str | None
+    model: str
     video: Path | None
-    question: str
+    question: str | None
     options: tuple[str, ...]
     start: float | None
     stop: float | None
     max_pixels: int | None
     fps: float | None
     out: Path
-    seed: int | None
+
+    @property
+    def clip(self) -> Path:
+        """The file that was named, or a clip of the package: digits for tiny-av, a film for all other models."""
+        return self.video or (TINY_CLIP if self.model == TINY else CLIP)
+
+    @property
+    def asked(self) -> str:
+        """The question that was put, or one that fits the clip of the package."""
+        return self.question or (TINY_QUESTION if self.clip == TINY_CLIP else QUESTION)
 
     @property
     def sampling(self) -> "Sampling":
         from hooked_av.sampling import Sampling
 
-        small = RANDOM_MAX_PIXELS if self.model is None else None
-        return Sampling(fps=self.fps, max_pixels=self.max_pixels if self.max_pixels is not None else small)
+        return Sampling(fps=self.fps, max_pixels=self.max_pixels)
 
     @property
     def origin(self) -> "Origin":
         from hooked_av.demo import Origin
 
-        model = self.model or f"random_omni({RANDOM_LAYERS}, seed={self.seed or 0})"
-        own = self.video is not None
-        return Origin(model, self.model is None, (self.video or CLIP).name, "" if own else ATTRIBUTION)
+        return Origin(self.model, False, self.clip.name, ATTRIBUTION if self.clip == CLIP else "")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,19 +102,18 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", metavar="PATH_OR_ID", help="Checkpoint folder or hub id (default: random weights).")
+@click.option("--model", metavar="PATH_OR_ID", default=TINY, show_default=True, help="Checkpoint folder or hub id.")
 @click.option("--video", type=click.Path(path_type=Path), metavar="FILE",
-              help="Film, sound or image (default: five seconds of Big Buck Bunny).")  # fmt: skip
-@click.option("--question", default=QUESTION, show_default=True, help="What is asked about the clip.")
+              help="Film, sound or image (default: a clip of the package).")  # fmt: skip
+@click.option("--question", metavar="TEXT", help="What is asked about the clip (default: one that fits it).")
 @click.option("--option", "options", multiple=True, metavar="TEXT", help="An answer option; give two or more.")
 @click.option("--start", type=float, metavar="SECONDS", help="Where in the file the clip begins.")
 @click.option("--stop", type=float, metavar="SECONDS", help="Where in the file the clip ends.")
 @click.option("--max-pixels", type=int, metavar="N",
-              help=f"Pixels of a frame, at most (default: {RANDOM_MAX_PIXELS:,}; --model: as released).")  # fmt: skip
+              help="Pixels of a frame, at most (default: as released).")  # fmt: skip
 @click.option("--fps", type=float, metavar="N", help="Frames a second that the model sees (default: as released).")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="FOLDER",
               help="Where report.html goes.")  # fmt: skip
-@click.option("--seed", type=int, help="Of the random weights (default: 0).")
 def demo(**given: Any) -> None:
     """Run the whole path on one clip and write report.html.
 
@@ -126,13 +133,11 @@ def run(asked: DemoOptions) -> None:
     check_folder(asked.out)
     seconds: dict[str, float] = {}
     with stage("open the clip", seconds, progress=True):
-        clip = Clip.from_file(asked.video or CLIP, asked.start or 0.0, asked.stop)
-    if asked.origin.random_weights:
-        _say_random()
+        clip = Clip.from_file(asked.clip, asked.start or 0.0, asked.stop)
     with stage("load the model", seconds, progress=True):
         model = _load(asked)
     result = run_demo(
-        model, clip, asked.question, asked.options, origin=asked.origin, sampling=asked.sampling, progress=True
+        model, clip, asked.asked, asked.options, origin=asked.origin, sampling=asked.sampling, progress=True
     )
     with stage("write the report", seconds, progress=True):
         path = write_report(result, asked.out)
@@ -141,13 +146,11 @@ def run(asked: DemoOptions) -> None:
 
 def _check(asked: DemoOptions) -> None:
     """What can be wrong without a model is refused before one is loaded."""
-    if asked.model is not None and asked.seed is not None:
-        raise click.UsageError("--seed is for random weights; it does nothing with --model")
     from hooked_av.frames import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
     from hooked_av.prompt import check_options, question_parts
     from hooked_av.sampling import ResolvedSampling
 
-    question_parts(asked.question, check_options(asked.options), None)
+    question_parts(asked.asked, check_options(asked.options), None)
     seen = asked.sampling.resolved(ResolvedSampling(SAMPLED_FPS, MIN_FRAMES, MAX_FRAMES))
     sample_indices(1, 1.0, fps=seen.fps)
     seen.budget(VIDEO_BUDGET)
@@ -157,27 +160,10 @@ def _load(asked: DemoOptions) -> Any:
     import torch
 
     from hooked_av.model import HookedAVTransformer
-    from hooked_av.random_model import random_omni
 
-    if asked.model is None:
-        torch.set_num_threads(1)  # a toy this small is slower on several threads, many times so on a busy machine
-        return random_omni(RANDOM_LAYERS, seed=asked.seed or 0)
+    if asked.model == TINY:
+        torch.set_num_threads(1)  # a model this small is slower on several threads, many times so on a busy machine
     return HookedAVTransformer.from_pretrained(asked.model, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _say_random() -> None:
-    from rich.console import Console
-    from rich.panel import Panel
-
-    Console().print(
-        Panel(
-            "[bold]The model has RANDOM WEIGHTS: its answers and curves mean nothing.[/bold]\n"
-            "You see what the tool does, on a real clip, with the real tokenizer and prompt.\n"
-            "A trained model is to come. Give a checkpoint of your own with --model.",
-            title="[bold]RANDOM WEIGHTS[/bold]",
-            border_style="bold red",
-        )
-    )
 
 
 def _show(result: "DemoResult", path: Path) -> None:
@@ -196,13 +182,10 @@ def _show(result: "DemoResult", path: Path) -> None:
     console.print(Text(f"Question:  {result.question}"))
     console.print(Text(f"Prompt:    {result.inputs.n_pos} tokens ({media}); {sampling['fps']:g} frames a second, "
                        f"at most {budget} a frame; positions: {result.inputs.settings['positions']}"))  # fmt: skip
-    warning = "  (random weights: it means nothing)" if result.origin.random_weights else ""
-    console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}{warning}"))
+    console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}"))
     for note in result.notes:
         console.print(Text(f"Note:      {note}"))
     console.print(_table(result))
-    if result.origin.random_weights:
-        console.print("RANDOM WEIGHTS: the numbers above mean nothing.", style="bold red")
     if result.origin.attribution:
         console.print(Text(result.origin.attribution), style="dim")
     click.echo(f"Report: {path}")

@@ -222,23 +222,30 @@ def hooked_av_command(model, tmp_path, monkeypatch):
     return run
 
 
-def test_the_default_demo(hooked_av_command):
-    done = hooked_av_command("demo", "--stop", "1.5", "--max-pixels", 784 * 6)
+def test_the_default_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["demo"])
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("RANDOM WEIGHTS") >= 2
-    assert "mean nothing" in done.stdout
-    assert "trained one is to come" in done.stdout or "trained model is to come" in done.stdout
-    assert "at most 4,704 pixels" in re.sub(r"\s+", " ", done.stdout)
-    assert "Blender Foundation" in done.stdout
+    assert "Question:  Which digit do you see when you hear six?" in done.stdout
+    assert re.search(r"Answer:    seven, p = [01]", done.stdout), done.stdout
     assert all(name in done.stdout for name in ("layer", "audio → question", "video → question", "lens token"))
-    assert len(re.findall(r"^│ +\d+ │", done.stdout, re.MULTILINE)) == 4
+    assert len(re.findall(r"^│ +\d+ │", done.stdout, re.MULTILINE)) == 8
     assert done.stdout.splitlines()[-1] == f"Report: {Path('demo') / REPORT}"
     stages = ["open the clip", "load the model", "prepare the prompt", "clean run", "cut audio → question",
               "cut video → question", "logit lens", "write the report"]  # fmt: skip
     assert all(f"{stage}" in done.stderr for stage in stages)
     page = Page.read(Path("demo") / REPORT)
-    assert "© 2008 Blender Foundation" in page.text
-    assert "RANDOM WEIGHTS" in page.text
+    assert "tiny-av" in page.text
+    assert "RANDOM WEIGHTS" not in page.text + done.output
+    assert "Blender" not in page.text + done.output
+
+
+def test_another_model_gets_the_film_of_the_package(hooked_av_command):
+    done = hooked_av_command("demo", "--model", "mine", "--stop", "1.5", "--max-pixels", 784 * 6)
+    assert done.exit_code == 0, done.output
+    assert "at most 4,704 pixels" in re.sub(r"\s+", " ", done.stdout)
+    assert "What do you hear?" in done.stdout
+    assert "© 2008 Blender Foundation" in Page.read(Path("demo") / REPORT).text
 
 
 def test_options_of_the_demo_reach_the_run(hooked_av_command, files):
@@ -280,16 +287,6 @@ def test_a_model_folder_is_loaded_and_not_called_random(model, files, tmp_path, 
     page = Page.read(tmp_path / "out" / REPORT)
     assert "RANDOM" not in run.output + page.text
     assert "released pixel budget" in re.sub(r"\s+", " ", run.stdout)
-
-
-def test_the_seed_makes_the_random_weights():
-    def asked(seed):
-        return cli.DemoOptions(None, None, "What?", (), None, None, None, 2.0, Path("demo"), seed)
-
-    first, same, other = (cli._load(asked(seed)) for seed in (3, 3, 4))
-    assert first.cfg.n_layers == cli.RANDOM_LAYERS
-    assert torch.equal(first.embed.weight, same.embed.weight)
-    assert not torch.equal(first.embed.weight, other.embed.weight)
 
 
 ERRORS = {
@@ -349,12 +346,6 @@ def test_other_errors_keep_their_traceback(hooked_av_command, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_seed_for_a_trained_model_is_refused(hooked_av_command):
-    done = hooked_av_command("demo", "--model", "x", "--seed", "1")
-    assert done.exit_code == 2
-    assert "--seed is for random weights" in done.stderr
-
-
 def test_silence_is_said_plainly(hooked_av_command, files):
     done = hooked_av_command("demo", "--video", files / "silence.wav")
     assert done.exit_code == 0, done.output
@@ -366,7 +357,7 @@ def test_silence_is_said_plainly(hooked_av_command, files):
 def test_version_and_help(hooked_av_command):
     assert hooked_av_command("--version").output == f"hooked-av, version {av.__version__}\n"
     shown = hooked_av_command("demo", "--help").output
-    for option in ("model", "video", "question", "option", "start", "stop", "max-pixels", "fps", "out", "seed"):
+    for option in ("model", "video", "question", "option", "start", "stop", "max-pixels", "fps", "out"):
         assert f"--{option} " in shown
 
 

@@ -22,7 +22,7 @@ from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
 from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, text_alone
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
-from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Look, Scene, render
+from hooked_av.tiny.scenes import FRAME_PIXELS, Item, Look, Scene, render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -365,11 +365,24 @@ def test_an_exam_counts_right_answers(model, monkeypatch):
     assert take(model, exam, some_digits()) == pytest.approx((n - 1) / n)
 
 
-def test_a_caption_names_every_digit_in_order(model):
-    scene = draw_scene("free", np.random.default_rng(0), 2)
+@pytest.fixture(scope="module")
+def captioned(model):
+    scene = draw_scene("free", np.random.default_rng(0), 3)
     batch = Classroom(model, Lesson(), 0).packed([scene], [[]], some_digits(), np.random.default_rng(1), captions=True)
-    said = model.to_string(batch.targets[0].tolist())
-    shown, spoken = scene.clip.shown, scene.clip.spoken
-    assert said == " ".join(NAMES[digit] for pair in zip(shown, spoken, strict=True) for digit in pair)
-    assert CAPTION in model.to_string(batch.input_ids[0])
-    assert FPS == 2
+    forms = np.array(batch.forms[0])
+    said = {form: model.to_string(batch.targets[0][torch.from_numpy(forms == form)].tolist()) for form in set(forms)}
+    return scene.clip, said, model.to_string(batch.input_ids[0])
+
+
+def test_a_caption_names_every_digit_in_order(captioned):
+    clip, said, text = captioned
+    assert said["caption"] == " ".join(NAMES[d] for pair in zip(clip.shown, clip.spoken, strict=True) for d in pair)
+    assert CAPTION in text
+
+
+def test_a_shuffled_caption_is_asked_for_the_digits_behind_each_ordinal(captioned):
+    clip, said, text = captioned
+    order = [ORDINALS.index(word) for word in text.split() if word in ORDINALS]
+    assert sorted(order) == [0, 1, 2]
+    digits = [NAMES[row[second]] for second in order for row in (clip.shown, clip.spoken)]
+    assert said["caption, shuffled"].split() == digits
