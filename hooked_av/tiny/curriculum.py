@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_av.inputs import merge_features
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
-from hooked_av.tiny.architecture import CAPTION, SHUFFLED_CAPTION
+from hooked_av.tiny.architecture import BESIDE_CAPTION, CAPTION, WORKED_CAPTION
 from hooked_av.tiny.digits import NAMES, Digits
 from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank
 from hooked_av.tiny.packing import (
@@ -27,7 +27,7 @@ from hooked_av.tiny.packing import (
     question_slot,
     question_tokens,
 )
-from hooked_av.tiny.questions import FAMILIES, ORDINALS, Question, ask, draw_length, draw_scene
+from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, YES_NO, Question, ask, draw_length, draw_scene
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
@@ -37,6 +37,8 @@ SCENE_SHARES: Mapping[str, float] = {
     "items": 0.17,
     "paired items": 0.13,
 }
+
+TOLD_SECONDS = 2  # of a clip, in captions that do not go in order
 
 Change = Callable[[Clip], Clip]
 
@@ -143,25 +145,26 @@ class Classroom:
     def _scene(self, scene: Scene, questions: Sequence[Question], captions: np.random.Generator | None) -> PackedScene:
         slots = [question_slot(self.model, question) for question in questions]
         if captions is not None and len(scene.items) == 1:
-            slots += [self._caption(scene.clip), self._shuffled_caption(scene.clip, captions)]
+            slots += self._captions(scene.clip, captions)
         return PackedScene(*self._layout(scene), tuple(slots))
 
-    def _caption(self, item: Item) -> Slot:
-        words = [NAMES[digit] for pair in zip(item.shown, item.spoken, strict=True) for digit in pair]
-        answers = self.model.to_tokens(" ".join(words))[0].tolist()
-        tokens = question_tokens(self.model.family.tokenizer, CAPTION)
-        return Slot("caption", (*tokens, *answers[:-1]), tuple(answers))
+    def _captions(self, item: Item, rng: np.random.Generator) -> list[Slot]:
+        """Three ways of telling a clip: in order, by the name of a second, and by what stands beside a digit."""
+        told = [(NAMES[shown], True) for pair in zip(item.shown, item.spoken, strict=True) for shown in pair]
+        slots = [self._told("caption", CAPTION, told)]
+        seconds = rng.permutation(item.seconds)[:TOLD_SECONDS].tolist()
+        slots.append(self._told("caption, worked", WORKED_CAPTION, [w for at in seconds for w in _worked(item, at)]))
+        beside = [word for at in seconds for word in _beside(item, at, rng)]
+        return [*slots, self._told("caption, beside", BESIDE_CAPTION, beside)] if beside else slots
 
-    def _shuffled_caption(self, item: Item, rng: np.random.Generator) -> Slot:
-        """Every second by its name, in random order; the names are given, the digits are learned."""
-        tokens, answers = question_tokens(self.model.family.tokenizer, SHUFFLED_CAPTION), []
-        words: list[int] = []
-        for second in rng.permutation(item.seconds).tolist():
-            said = [ORDINALS[second], NAMES[item.shown[second]], NAMES[item.spoken[second]]]
-            ids = [self.model.to_single_token(f" {word}") for word in said]
-            words += ids
-            answers += [UNLEARNED, *ids[1:]]
-        return Slot("caption, shuffled", (*tokens, *words[:-1]), tuple(answers))
+    def _told(self, form: str, request: str, words: Sequence[tuple[str, bool]]) -> Slot:
+        """A caption; of its words, some are given and the others are learned."""
+        ids = [self.model.to_single_token(f" {word}") for word, _ in words]
+        if form == "caption":
+            ids[0] = self.model.to_single_token(words[0][0])  # it begins the answer, as the answer to a question does
+        tokens = question_tokens(self.model.family.tokenizer, request)
+        answers = [token if learned else UNLEARNED for token, (_, learned) in zip(ids, words, strict=True)]
+        return Slot(form, (*tokens, *ids[:-1]), tuple(answers))
 
     def _layout(self, scene: Scene) -> tuple[Tensor, Tensor]:
         """Ids and positions of everything before the question; they depend on the kinds and lengths of items only."""
@@ -171,6 +174,24 @@ class Classroom:
             stop = int(inputs.spans["question"].positions[0])
             self._layouts[key] = inputs.input_ids[0, :stop], inputs.position_ids[:, 0, :stop]
         return self._layouts[key]
+
+
+def _worked(item: Item, second: int) -> list[tuple[str, bool]]:
+    """A second by its name: its digits, whether they are the same, and their sum. The name is given."""
+    shown, spoken = item.shown[second], item.spoken[second]
+    told = (NAMES[shown], NAMES[spoken], YES_NO[shown != spoken], NUMBERS[shown + spoken])
+    return [(ORDINALS[second], False), *((word, True) for word in told)]
+
+
+def _beside(item: Item, second: int, rng: np.random.Generator) -> list[tuple[str, bool]]:
+    """What is seen when a digit is heard, or the reverse. The digit is given; one that occurs twice is left out."""
+    verbs, streams = ("hear", "see"), (item.spoken, item.shown)
+    if rng.random() < 0.5:
+        verbs, streams = verbs[::-1], streams[::-1]
+    key, value = (stream[second] for stream in streams)
+    if streams[0].count(key) > 1:
+        return []
+    return [(verbs[0], False), (NAMES[key], False), (verbs[1], False), (NAMES[value], True)]
 
 
 def _stand_in(item: Item) -> Clip:
