@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.random_model import random_omni as random_omni
+    from hooked_av.replay import Baseline as Baseline
+    from hooked_av.replay import Replayed as Replayed
+    from hooked_av.routes import Route as Route
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
 
@@ -56,6 +59,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AVCache": "cache",
     "AVInputs": "inputs",
+    "Baseline": "replay",
     "BlockAttention": "interventions",
     "CheckpointError": "errors",
     "Clip": "media",
@@ -74,6 +78,8 @@ _HOME = {
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
+    "Replayed": "replay",
+    "Route": "routes",
     "Sampling": "families.omni_prepare",
     "Span": "spans",
     "SpanError": "errors",

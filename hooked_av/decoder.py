@@ -269,7 +269,7 @@ class HookedDecoder(nn.Module):
         """The final norm, and the logits at some positions of what the pass holds."""
         normalized = self.ln_final(resid)
         if isinstance(rows, Tensor):
-            index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "of the logits")
+            index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "logits_at")
             normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], index]
         self.hook_logits.rows = rows if isinstance(rows, Tensor) else attend.rows
         return self.hook_logits(self.unembed(normalized))

@@ -24,6 +24,7 @@ from hooked_av.inputs import AVInputs, stack_inputs
 from hooked_av.interventions import Intervention, as_specs
 from hooked_av.plan import Plan
 from hooked_av.prompt import media_list
+from hooked_av.replay import Baseline
 from hooked_av.tokens import TextTokens
 from hooked_av.weights import ModelViews
 
@@ -246,6 +247,30 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
             yield self
         finally:
             self._interventions = before
+
+    def baseline(self, inputs: AVInputs | str, *, touched: str | None = None, max_bytes: int | None = None) -> Baseline:
+        """One clean pass, kept, from which any number of interventions are replayed: `baseline.run([...])`.
+
+        A sweep of knockouts over pathways and layers costs about two forward passes in all, because each cell computes
+        only the rows and layers that it can change.
+
+        Args:
+            inputs: one prompt.
+            touched: the span that interventions touch first (the queries of cuts, the rows of edits): the residual
+                stream is kept from its first token on. None: of every token. Less is kept, nothing is lost: other
+                rows are computed again when they are needed.
+            max_bytes: refuse to keep more (None: the free memory).
+
+        Errors: `MemoryBudgetError` before the pass; `InputsError` for a batch; `HookError` while hooks are open.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> baseline = model.baseline(model.prepare(question="Which digit do you hear?"))
+        >>> found = baseline.run(["system->question@0-1", av.ablate("blocks.1.hook_mlp_out", "last")])
+        >>> found.logits.shape == (2, model.cfg.d_vocab)
+        True
+        """
+        return Baseline(self, self._as_inputs(inputs), touched, max_bytes)
 
     # --- shape ---
 

@@ -34,6 +34,8 @@ ORDER = [
     "values",
     "interventions",
     "plan",
+    "shared_prefix",
+    "cones",
     "replay",
     "generate",
     "checkpoint",
