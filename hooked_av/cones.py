@@ -102,11 +102,18 @@ class Cone:
         n_pos = run.row_spans[0].n_pos
         reads.check_against(plan)
         cuts = _all_cuts(plan, n_pos, reads.n_layers)
-        touches = {layer: row for layer, some in cuts.items() if (row := _first_touched(some, n_pos, run)) is not None}
         edits = [(level(edit.point, reads.n_layers), edit, _rows(edit.scope.queries, run)) for edit in plan.edits]
-        for layer, _, rows in edits:
-            touches[layer] = min(touches.get(layer, n_pos), rows[0])
-        touches = {layer: row for layer, row in touches.items() if layer <= reads.top}
+        end = reads.at_the_end()
+        touches = dict.fromkeys(range(reads.top + 1), n_pos)
+        for layer, some in cuts.items():
+            rows = _touched(some, n_pos, run)
+            # in the last block nobody reads what other rows become
+            rows = end.intersection(rows) if layer == reads.last_block else rows
+            touches[layer] = min(rows, default=n_pos)
+        for layer, edit, rows in edits:
+            late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
+            touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
+        touches = {layer: row for layer, row in touches.items() if row < n_pos and layer <= reads.top}
         if not touches:
             return None
         means = [(layer, rows) for layer, edit, rows in edits if _is_mean(edit)]
@@ -163,7 +170,6 @@ def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[Cut | Ke
     return cuts
 
 
-def _first_touched(cuts: Sequence[Cut | Keep], n_pos: int, run: Run) -> int | None:
+def _touched(cuts: Sequence[Cut | Keep], n_pos: int, run: Run) -> list[int]:
     positions = torch.arange(n_pos, device=run.device)[None]
-    touched = touched_rows(positions, positions, cuts, 0)
-    return int(touched[0]) if len(touched) else None
+    return touched_rows(positions, positions, cuts, 0).tolist()
