@@ -202,15 +202,27 @@ class Attend:
         """The queries are the last rows of the keys."""
         if self.backend == "eager":
             return torch.cat([_eager_block(q, k, v, start) for start in range(0, q.shape[2], _EAGER_BLOCK)], dim=2)
-        n_rows, n_keys = q.shape[2], k.shape[2]
-        mask = None
-        if 1 < n_rows < n_keys:
-            mask = torch.ones(n_rows, n_keys, dtype=torch.bool, device=q.device).tril(n_keys - n_rows)
-        # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
-        causal = mask is None and n_rows > 1
-        return scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=q.shape[-1] ** -0.5, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        n_rows, n_past = q.shape[2], k.shape[2] - q.shape[2]
+        if n_rows == 1 or not n_past:
+            # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
+            return _fused(q, k, v, is_causal=n_rows > 1)
+        if n_past <= n_rows // 4:  # the causal kernel is the faster one, even with empty queries
+            return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
+        blocks = []
+        for rows in torch.arange(n_rows, device=q.device).split(_CUT_BLOCK):
+            n_keys = n_past + int(rows[-1]) + 1
+            mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
+            blocks.append(_fused(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], attn_mask=mask))
+        return torch.cat(blocks, dim=2)
+
+
+def _fused(
+    q: Queries, k: Keys, v: Keys, *, is_causal: bool = False, attn_mask: Bool[Tensor, "query key"] | None = None
+) -> Queries:
+    scale, shared = q.shape[-1] ** -0.5, q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(
+        q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=shared
+    )
 
 
 def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head rows d_head"]:
@@ -262,7 +274,10 @@ def allowed_keys(
 
 def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
     """Which positions are among those chosen, prompt by prompt."""
-    return torch.stack([torch.isin(row, span) for row, span in zip(positions, chosen, strict=True)])
+    # a table of flags: torch.isin compares every pair
+    size = 1 + max(int(positions.max()), int(chosen.max()))
+    flags = torch.zeros(len(chosen), size, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
+    return flags.gather(1, positions.expand(len(chosen), -1))
 
 
 def apply_cuts(

@@ -177,7 +177,7 @@ def _check_reached(specs: Sequence[Intervention], plan: Plan, run: Run, cfg: Dec
     for spec in specs:
         own = {layer for layer, _ in _cuts(spec, run, cfg)} if isinstance(spec, (BlockAttention, KeepOnly)) else set()
         own |= {spec.layer} if isinstance(spec, DropTokens) else set()
-        if own and not own & set(run.layers):
+        if own and not any(layer in run.layers for layer in own):
             raise InterventionError(
                 f"this pass runs no layer of an intervention ({spec})",
                 expected=f"layers {run.layers.start} to {run.layers.stop - 1}",

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hooked_av.attention import Attend, Cut, Keep, allowed_keys, report_empty_rows
+from hooked_av.attention import Attend, Cut, Keep, allowed_keys, apply_cuts, report_empty_rows
 
 _LEAST_BLOCK = 16  # rows
+_MANY_ROWS = 128  # from here on the runs of a batch are attended to one by one
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class SharedPrefix(Attend):
         v: Float[Tensor, "run kv_head own d_head"],
     ) -> Float[Tensor, "run head query d_head"]:
         """What each query reads, with each run's cuts."""
+        if self.reading is None and len(self.own) >= _MANY_ROWS:
+            return self._run_by_run(q, k, v)
         rows = self.own if self.reading is None else self.own[self.reading]
         z = torch.empty_like(q)
         for runs, queries in self._blocks(q, len(rows)):
@@ -49,6 +52,19 @@ class SharedPrefix(Attend):
                 q[runs, :, queries], k[runs, :, :n_own], v[runs, :, :n_own], rows[queries], self.run_cuts[runs]
             )
         return z
+
+    def _run_by_run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Many own rows: the fused kernel is worth a copy of the shared keys, which are few beside what a row costs."""
+        prefix = torch.arange(self.prefix_k.shape[2], device=q.device)
+        keys = torch.cat([prefix, self.own])[None]
+        z = []
+        for run, cuts in enumerate(self.run_cuts):
+            one = slice(run, run + 1)
+            k_all, v_all = (torch.cat(pair, dim=2) for pair in ((self.prefix_k, k[one]), (self.prefix_v, v[one])))
+            plain = self._causal(q[one], k_all, v_all)
+            places = [self.own[None], keys]
+            z.append(apply_cuts(plain, q[one], k_all, v_all, places, cuts, (0,)) if cuts else plain)
+        return torch.cat(z)
 
     def _blocks(self, q: Tensor, n_rows: int) -> Iterator[tuple[slice, slice]]:
         """Runs and rows whose scores exist at one time."""
