@@ -298,7 +298,8 @@ def apply_cuts(
         one = slice(row, row + 1)
         own = [cut.of(one) for cut in cuts]
         rows, keys = (positions[one] for positions in places)
-        for index in touched_rows(rows, keys, own, starts[row]).split(_CUT_BLOCK):
+        touched = touched_rows(rows, keys, own, starts[row])
+        for index in touched.split(_CUT_BLOCK) if len(touched) else ():
             allowed = allowed_keys(rows[:, index], keys, starts[one], own, q.shape[1])
             heads = _named_heads(own)
             part = masked_rows(q[one, :, index], k[one], v[one], rows[0, index], allowed, heads)
