@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
+    from hooked_av.attention import KeyValues as KeyValues
     from hooked_av.cache import AVCache as AVCache
     from hooked_av.config import DecoderConfig as DecoderConfig
     from hooked_av.errors import CheckpointError as CheckpointError
@@ -33,11 +34,22 @@ if TYPE_CHECKING:
     from hooked_av.hooks import HookPoint as HookPoint
     from hooked_av.inputs import AVInputs as AVInputs
     from hooked_av.interventions import BlockAttention as BlockAttention
+    from hooked_av.interventions import Intervention as Intervention
+    from hooked_av.interventions import ablate as ablate
+    from hooked_av.interventions import add as add
     from hooked_av.interventions import block_attention as block_attention
+    from hooked_av.interventions import drop_tokens as drop_tokens
+    from hooked_av.interventions import from_json as from_json
+    from hooked_av.interventions import keep_only as keep_only
+    from hooked_av.interventions import patch as patch
+    from hooked_av.interventions import to_json as to_json
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.random_model import random_omni as random_omni
     from hooked_av.random_model import random_salmonn as random_salmonn
+    from hooked_av.replay import Baseline as Baseline
+    from hooked_av.replay import Replayed as Replayed
+    from hooked_av.routes import Route as Route
     from hooked_av.sampling import Sampling as Sampling
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
@@ -48,6 +60,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AVCache": "cache",
     "AVInputs": "inputs",
+    "Baseline": "replay",
     "BlockAttention": "interventions",
     "CheckpointError": "errors",
     "Clip": "media",
@@ -59,20 +72,31 @@ _HOME = {
     "HookedAVTransformer": "model",
     "HookedAVWarning": "errors",
     "InputsError": "errors",
+    "Intervention": "interventions",
     "InterventionError": "errors",
+    "KeyValues": "attention",
     "KnockoutCurves": "analyses.knockout",
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
+    "Replayed": "replay",
+    "Route": "routes",
     "Sampling": "sampling",
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",
+    "ablate": "interventions",
+    "add": "interventions",
     "block_attention": "interventions",
+    "drop_tokens": "interventions",
+    "from_json": "interventions",
+    "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
+    "patch": "interventions",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
+    "to_json": "interventions",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

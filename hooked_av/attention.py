@@ -4,13 +4,17 @@ Nothing here has the size heads x pos x pos unless a hook asks for a pattern at 
 prompts padded on the left are attended to one by one, without their padding; padding on the right is never read,
 because attention is causal.
 
+A pass need not compute every row. `Attend` says which positions its rows are (`rows`), which rows are gone before a
+layer (`leaving`), and which were computed by earlier passes (`past`); rows stand in the order of their positions, so
+causality is that order.
+
 Axes: batch head kv_head pos d_head; query (rows asked for), key.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,32 +22,121 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hooked_av.errors import HookedAVWarning, InputsError
-from hooked_av.hooks import Run
+from hooked_av.hooks import Run, row_index
 
-Queries = Float[Tensor, "batch head pos d_head"]
-Keys = Float[Tensor, "batch kv_head pos d_head"]
+Queries = Float[Tensor, "batch head query d_head"]
+Keys = Float[Tensor, "batch kv_head key d_head"]
+QueryRows = Int64[Tensor, "batch query"]
+KeyRows = Int64[Tensor, "batch key"]
 Backend = Literal["sdpa", "eager"]
 
 _EAGER_BLOCK = 1024  # query rows whose scores exist at one time in the eager backend
+_CUT_BLOCK = 256  # touched rows whose mask exists at one time
 
 
 @dataclass(frozen=True)
 class Cut:
     """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named."""
 
-    queries: Int64[Tensor, "batch query"]
-    keys: Int64[Tensor, "batch key"]
+    queries: Int64[Tensor, "batch span"]
+    keys: Int64[Tensor, "batch span_of_keys"]
     heads: tuple[int, ...] | None = None
+
+    def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
+        """Which (query, key) pairs this cut takes away."""
+        return members(rows, self.queries)[..., None] & members(keys, self.keys)[:, None]
+
+    def of(self, row: slice) -> "Cut":
+        """The cut in some rows of the batch."""
+        return Cut(self.queries[row], self.keys[row], self.heads)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """In one layer, queries may read only what one of `edges` says (here a `Cut` names what stays)."""
+
+    edges: tuple[Cut, ...]
+    heads: None = None
+
+    def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
+        """Which (query, key) pairs are taken away: all but the edges."""
+        kept = torch.zeros(*rows.shape, keys.shape[1], dtype=torch.bool, device=rows.device)
+        for edge in self.edges:
+            kept |= edge.blocked(rows, keys)
+        return ~kept
+
+    def of(self, row: slice) -> "Keep":
+        """The same in some rows of the batch."""
+        return Keep(tuple(edge.of(row) for edge in self.edges))
+
+
+class Known(NamedTuple):
+    """Rotated keys and values of some rows in one layer, and which positions these are."""
+
+    k: Float[Tensor, "batch kv_head pos d_head"]
+    v: Float[Tensor, "batch kv_head pos d_head"]
+    positions: Int64[Tensor, "batch pos"]
+
+
+class KeyValues:
+    """Rotated keys and values of the rows of earlier passes, layer by layer; each pass adds its own.
+
+    Layers may know different rows: tokens that left before a layer (`drop_tokens`) have none there.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, Known] = {}
+
+    def extend(self, layer: int, new: Known) -> Known:
+        """Add the rows of this pass to a layer, and give all that it knows now."""
+        old = self.layers.get(layer)
+        if old is not None:
+            new = Known(
+                *(torch.cat(pair, dim=axis) for pair, axis in zip(zip(old, new, strict=True), (2, 2, 1), strict=True))
+            )
+        self.layers[layer] = new
+        return new
+
+    def drop(self, positions: Int64[Tensor, "batch span"]) -> None:
+        """Forget rows in every layer; each prompt loses as many."""
+        for layer, known in self.layers.items():
+            stays = ~members(known.positions, positions)
+            kept = known.positions[stays].view(len(positions), -1)
+            index = row_index(known.positions, kept, f"the keys of layer {layer}", "the rows that stay")[
+                :, None, :, None
+            ]
+            index = index.expand(-1, known.k.shape[1], -1, known.k.shape[3])
+            self.layers[layer] = Known(known.k.gather(2, index), known.v.gather(2, index), kept)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the keys and values take."""
+        return sum(x.numel() * x.element_size() for known in self.layers.values() for x in (known.k, known.v))
 
 
 @dataclass(frozen=True)
 class Attend:
-    """How attention runs in one forward pass: backend, where each prompt starts, and what is cut in which layer."""
+    """How attention runs in one forward pass: backend, where each prompt starts, and what is cut in which layer.
+
+    A pass over a part of the rows:
+
+    * `rows` are the positions, in order, that the tensors hold (None: all of them, from 0).
+    * `past` holds what earlier passes computed. This pass's queries read it, and its own rows are added to it.
+      Generation: run the prompt with an empty `KeyValues`, then each new token as a pass of one row with the same
+      `past` and `rows=[[its position]]`; cuts go on working, because they are positions.
+    * `leaving`: rows that are gone before a layer (hard token dropping). The decoder takes them out.
+    * `reading`: which of the held rows go on after this layer's keys and values (None: all); others are read, but
+      nothing reads what they become.
+    """
 
     backend: Backend = "sdpa"
     starts: tuple[int, ...] = (0,)
-    cuts: Mapping[int, Sequence[Cut]] = field(default_factory=dict)
+    cuts: Mapping[int, Sequence[Cut | Keep]] = field(default_factory=dict)
     run: Run | None = None
+    rows: QueryRows | None = None
+    past: KeyValues | None = None
+    leaving: Mapping[int, Int64[Tensor, "batch span"]] = field(default_factory=dict)
+    reading: Int64[Tensor, " query"] | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -54,34 +147,90 @@ class Attend:
                 next_step="set model.attn_implementation",
             )
 
+    def positions(self, n_batch: int, n_rows: int, device: torch.device) -> QueryRows:
+        """The positions that a tensor of this pass holds."""
+        return torch.arange(n_rows, device=device).expand(n_batch, -1) if self.rows is None else self.rows
+
+    def without(self, layer: int, n_rows: int) -> "tuple[Attend, Int64[Tensor, 'batch query']]":
+        """The pass after rows have left before this layer, and where those that stay stood."""
+        leaving = self.leaving[layer]
+        held = self.positions(len(leaving), n_rows, leaving.device)
+        stays = ~members(held, leaving)
+        index = torch.arange(held.shape[1], device=held.device).expand(len(held), -1)[stays].view(len(held), -1)
+        kept = held.gather(1, index)
+        if self.run is not None:
+            self.run.held[layer] = kept
+        return replace(self, rows=kept), index
+
     def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
         """What each query reads, with this layer's cuts."""
         z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
         cuts = self.cuts.get(layer, ())
-        return apply_cuts(z, q, k, v, cuts, self.starts) if cuts else z
+        if not cuts:
+            return z
+        rows, keys = self.places(layer, q, k)
+        return apply_cuts(z, q, k, v, [rows, keys], cuts, self.starts)
+
+    def known(
+        self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
+    ) -> tuple[Keys, Keys]:
+        """Keys and values of earlier passes and of this one; this pass's are added to the past."""
+        if self.past is None:
+            return k, v
+        own = Known(k, v, self.positions(len(k), k.shape[2], k.device))
+        k, v, positions = self.past.extend(layer, own)
+        if self.run is not None:
+            self.run.held_keys[layer] = positions
+        return k, v
+
+    def places(self, layer: int, q: Queries, k: Keys) -> tuple[QueryRows, KeyRows]:
+        """The positions of the queries and of the keys in this layer."""
+        rows = self.positions(len(q), q.shape[2], q.device)
+        if self.past is not None:
+            return rows, self.past.layers[layer].positions
+        return rows, self.positions(len(k), k.shape[2], k.device)
 
     def _per_prompt(self, q: Queries, k: Keys, v: Keys) -> Queries:
-        rows = []
+        z = []
         for row, start in enumerate(self.starts):
-            z = self._causal(*(x[row : row + 1, :, start:] for x in (q, k, v)))
-            rows.append(torch.nn.functional.pad(z, (0, 0, start, 0)))
-        return torch.cat(rows)
+            padding = max(0, start - (k.shape[2] - q.shape[2]))  # of the queries; past rows are read, and do not read
+            own = (q[row : row + 1, :, padding:], k[row : row + 1, :, start:], v[row : row + 1, :, start:])
+            z.append(torch.nn.functional.pad(self._causal(*own), (0, 0, padding, 0)))
+        return torch.cat(z)
 
     def _causal(self, q: Queries, k: Keys, v: Keys) -> Queries:
+        """The queries are the last rows of the keys."""
         if self.backend == "eager":
             return torch.cat([_eager_block(q, k, v, start) for start in range(0, q.shape[2], _EAGER_BLOCK)], dim=2)
-        # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
-        return scaled_dot_product_attention(
-            q, k, v, is_causal=q.shape[2] > 1, scale=q.shape[-1] ** -0.5, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        n_rows, n_past = q.shape[2], k.shape[2] - q.shape[2]
+        if n_rows == 1 or not n_past:
+            # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
+            return _fused(q, k, v, is_causal=n_rows > 1)
+        if n_past <= n_rows // 4:  # the causal kernel is the faster one, even with empty queries
+            return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
+        blocks = []
+        for rows in torch.arange(n_rows, device=q.device).split(_CUT_BLOCK):
+            n_keys = n_past + int(rows[-1]) + 1
+            mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
+            blocks.append(_fused(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], attn_mask=mask))
+        return torch.cat(blocks, dim=2)
 
 
-def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head query d_head"]:
+def _fused(
+    q: Queries, k: Keys, v: Keys, *, is_causal: bool = False, attn_mask: Bool[Tensor, "query key"] | None = None
+) -> Queries:
+    scale, shared = q.shape[-1] ** -0.5, q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(
+        q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=shared
+    )
+
+
+def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head rows d_head"]:
     rows = q[:, :, start : start + _EAGER_BLOCK]
-    stop = start + rows.shape[2]
-    index = torch.arange(stop, device=q.device)
-    allowed = index[start:, None] >= index
-    return weigh(pattern_of(scores_of(rows, k[:, :, :stop], allowed)), v[:, :, :stop])
+    past = k.shape[2] - q.shape[2]
+    index = torch.arange(past + start + rows.shape[2], device=q.device)
+    allowed = index[past + start :, None] >= index
+    return weigh(pattern_of(scores_of(rows, k[:, :, : len(index)], allowed)), v[:, :, : len(index)])
 
 
 def scores_of(
@@ -109,55 +258,99 @@ def _repeated(x: Keys, n_heads: int) -> Float[Tensor, "batch head pos d_head"]:
 
 
 def allowed_keys(
-    rows: Int64[Tensor, "batch query"], n_keys: int, starts: Sequence[int], cuts: Sequence[Cut], n_heads: int
+    rows: QueryRows, keys: KeyRows, starts: Sequence[int], cuts: Sequence[Cut | Keep], n_heads: int
 ) -> Bool[Tensor, "batch heads query key"]:
     """Which keys each row may read: not later, not padding, not cut. One head stands for all unless some are named."""
-    keys = torch.arange(n_keys, device=rows.device)
     begins = torch.tensor(starts, device=rows.device)
-    allowed = ((keys <= rows[..., None]) & (keys >= begins[:, None, None]))[:, None]
+    allowed = ((keys[:, None] <= rows[..., None]) & (keys >= begins[:, None])[:, None])[:, None]
     for cut in cuts:
-        blocked = _members(rows, cut.queries)[..., None] & _members(keys.expand(len(rows), -1), cut.keys)[:, None]
-        heads = torch.ones(1, dtype=torch.bool, device=rows.device)
+        blocked = cut.blocked(rows, keys)[:, None]
         if cut.heads is not None:
             heads = torch.isin(torch.arange(n_heads, device=rows.device), torch.tensor(cut.heads, device=rows.device))
-        allowed = allowed & ~(heads[None, :, None, None] & blocked[:, None])
+            blocked = blocked & heads[None, :, None, None]
+        allowed = allowed & ~blocked
     return allowed
 
 
-def _members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
-    return torch.stack([torch.isin(row, span) for row, span in zip(positions, chosen, strict=True)])
+def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
+    """Which positions are among those chosen, prompt by prompt."""
+    # a table of flags: torch.isin compares every pair
+    size = 1 + max(int(positions.max()), int(chosen.max()))
+    flags = torch.zeros(len(chosen), size, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
+    return flags.gather(1, positions.expand(len(chosen), -1))
 
 
-def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, cuts: Sequence[Cut], starts: Sequence[int]) -> Queries:
-    """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result."""
+def apply_cuts(
+    z: Queries,
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    places: Sequence[Int64[Tensor, "batch _"]],
+    cuts: Sequence[Cut | Keep],
+    starts: Sequence[int],
+) -> Queries:
+    """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result.
+
+    `places`: the positions of the queries and of the keys.
+    """
     out = z.clone()
     for row in range(len(q)):
         one = slice(row, row + 1)
-        own = [Cut(cut.queries[one], cut.keys[one], cut.heads) for cut in cuts]
-        # a query before every blocked key loses nothing, and keeps its bits
-        touched = torch.cat([cut.queries[cut.queries >= cut.keys.min()] for cut in own]).unique()[None]
-        if not touched.numel():
-            continue
-        heads = None if any(cut.heads is None for cut in own) else sorted({h for cut in own for h in cut.heads or ()})
-        allowed = allowed_keys(touched, k.shape[2], starts[one], own, q.shape[1])
-        part = _masked_rows(q[one], k[one], v[one], touched[0], allowed)
-        for head in range(q.shape[1]) if heads is None else heads:
-            out[row, head, touched[0]] = part[0, head]
+        own = [cut.of(one) for cut in cuts]
+        rows, keys = (positions[one] for positions in places)
+        touched = touched_rows(rows, keys, own, starts[row])
+        for index in touched.split(_CUT_BLOCK) if len(touched) else ():
+            allowed = allowed_keys(rows[:, index], keys, starts[one], own, q.shape[1])
+            heads = _named_heads(own)
+            part = masked_rows(q[one, :, index], k[one], v[one], rows[0, index], allowed, heads)
+            for at, head in enumerate(range(q.shape[1]) if heads is None else heads):
+                out[row, head, index] = part[0, at]
     return out
 
 
-def _masked_rows(
-    q: Queries, k: Keys, v: Keys, rows: Int64[Tensor, " query"], allowed: Bool[Tensor, "batch heads query key"]
-) -> Float[Tensor, "batch head query d_head"]:
-    """Attention of a few rows; keys that no row may read are left out before the arithmetic."""
+def _named_heads(cuts: Sequence[Cut | Keep]) -> list[int] | None:
+    """The heads that any cut names; None for all."""
+    if any(cut.heads is None for cut in cuts):
+        return None
+    return sorted({head for cut in cuts for head in cut.heads or ()})
+
+
+def touched_rows(
+    rows: Int64[Tensor, "batch=1 query"], keys: Int64[Tensor, "batch=1 key"], cuts: Sequence[Cut | Keep], start: int
+) -> Int64[Tensor, " touched"]:
+    """Which query rows lose a key that they could have read; the others keep their bits."""
+    touched = torch.zeros_like(rows, dtype=torch.bool)
+    for cut in cuts:
+        if isinstance(cut, Cut):  # a query before every blocked key loses nothing
+            touched |= members(rows, cut.queries) & (rows >= cut.keys.min())
+            continue
+        for index in torch.arange(rows.shape[1], device=rows.device).split(_CUT_BLOCK):
+            readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
+            touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
+    return touched[0].nonzero().flatten()
+
+
+def masked_rows(
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    rows: Int64[Tensor, " query"],
+    allowed: Bool[Tensor, "batch heads query key"],
+    heads: Sequence[int] | None = None,
+) -> Float[Tensor, "batch some_heads query d_head"]:
+    """Attention of a few rows (in some heads); keys that no row may read are left out before the arithmetic."""
+    if heads is not None:
+        shared = q.shape[1] // k.shape[1]
+        kv_heads = [head // shared for head in heads]
+        q, k, v, allowed = q[:, heads], k[:, kv_heads], v[:, kv_heads], allowed[:, heads]
     used = allowed.any(dim=(0, 1, 2)).nonzero().flatten()
     nothing = ~allowed.any(dim=-1, keepdim=True)
     if nothing.any():
         report_empty_rows(rows[nothing.any(dim=(0, 1, 3))])
     if not len(used):
-        return torch.zeros_like(q[:, :, rows])
+        return torch.zeros_like(q)
     z = scaled_dot_product_attention(
-        q[:, :, rows],
+        q,
         k[:, :, used],
         v[:, :, used],
         attn_mask=allowed[..., used] | nothing,

@@ -39,7 +39,10 @@ class AVCache(ActivationCache):
         super().__init__(cache_dict, model, has_batch_dim)
         self._run = run
         # which rows each activation holds (lazy ones may hold some only); the next run will overwrite the points' own
-        self._held = {name: (" ".join(point.axes), point.rows) for name, point in points.items()}
+        self._held = {
+            name: (" ".join(point.axes), run.rows_at(name) if point.rows is None else point.rows)
+            for name, point in points.items()
+        }
 
     def __getitem__(self, key: Any) -> Tensor:
         name = self._full_name(key)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hooked_av.attention import Attend, allowed_keys, pattern_of, report_empty_rows, scores_of, weigh
 from hooked_av.config import DecoderConfig
-from hooked_av.hooks import HookPoint, Run, is_live, version_of
+from hooked_av.hooks import ALL_LAYERS, HookPoint, is_live, row_index, version_of
 from hooked_av.weights import AttentionViews, MLPViews
 
 Resid = Float[Tensor, "batch pos d_model"]
@@ -96,26 +96,29 @@ class Attention(AttentionViews, nn.Module):
         self.hook_pattern = HookPoint("batch head query key", lazy=True)
         self.hook_result = HookPoint("batch pos head d_model", lazy=True)
 
-    def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Resid:
-        q = self.hook_q(self._split(self.q_proj(x)))
+    def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Float[Tensor, "batch query d_model"]:
+        x_q, tables_q = (x, tables) if attend.reading is None else _part(x, tables, attend.reading)
+        q = self.hook_q(self._split(self.q_proj(x_q)))
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
-        rot_q, rot_k = self.hook_rot_q(rotate(q, *tables)), self.hook_rot_k(rotate(k, *tables))
+        rot_q, rot_k = self.hook_rot_q(rotate(q, *tables_q)), self.hook_rot_k(rotate(k, *tables))
         rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
+        rot_k, v = attend.known(self.layer, rot_k, v)
         z = attend.read(self.layer, rot_q, rot_k, v)
-        rows = _wanted_rows(attend.run, x, self.hook_attn_scores, self.hook_pattern)
+        rows = _wanted_rows(attend, x, self.hook_attn_scores, self.hook_pattern)
         if rows is not None:
             z = self._observe(z, rows, rot_q, rot_k, v, attend)
-        return self._project(self.hook_z(z.transpose(1, 2)), attend.run)
+        return self._project(self.hook_z(z.transpose(1, 2)), attend)
 
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
 
     def _observe(self, z: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
-        cuts = attend.cuts.get(self.layer, ())
-        allowed = allowed_keys(rows, k.shape[2], attend.starts, cuts, q.shape[1])
-        scores = scores_of(_gather(q, rows), k, allowed)
+        held, keys = attend.places(self.layer, q, k)
+        index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
+        allowed = allowed_keys(rows, keys, attend.starts, attend.cuts.get(self.layer, ()), q.shape[1])
+        scores = scores_of(_gather(q, index), k, allowed)
         edited_scores, scores_live = _through(self.hook_attn_scores, rows, scores)
         pattern = pattern_of(edited_scores)
         edited_pattern, pattern_live = _through(self.hook_pattern, rows, pattern)
@@ -126,31 +129,39 @@ class Attention(AttentionViews, nn.Module):
             report_empty_rows(rows[empty])
         batch = torch.arange(len(rows), device=rows.device)[:, None]
         observed = weigh(edited_pattern, v).transpose(1, 2)
-        return z.transpose(1, 2).index_put((batch, rows), observed).transpose(1, 2)
+        return z.transpose(1, 2).index_put((batch, index), observed).transpose(1, 2)
 
-    def _project(self, z: Heads, run: Run | None) -> Resid:
+    def _project(self, z: Heads, attend: Attend) -> Resid:
         # the copy gives the layout that transformers hands to the same matrix product
         attn_out = self.o_proj(z.reshape(*z.shape[:2], -1))
-        rows = _wanted_rows(run, z, self.hook_result)
+        rows = _wanted_rows(attend, z, self.hook_result)
         if rows is None:
             return attn_out
         batch = torch.arange(len(rows), device=rows.device)[:, None]
+        index = rows if attend.rows is None else row_index(attend.rows, rows, f"layer {self.layer}", "of a result hook")
         result = einsum(
-            z[batch, rows], self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+            z[batch, index], self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
         )
         edited, live = _through(self.hook_result, rows, result)
-        return attn_out.index_put((batch, rows), edited.sum(dim=2)) if live else attn_out
+        return attn_out.index_put((batch, index), edited.sum(dim=2)) if live else attn_out
 
 
-def _wanted_rows(run: Run | None, like: Tensor, *points: HookPoint) -> Rows | None:
-    """The rows that hooks of these lazy points ask for together, or None."""
-    wanted = [rows for point in points if (rows := point.wanted(run)) is not None]
+def _part(
+    x: Resid, tables: tuple[Table, Table], reading: Int64[Tensor, " query"]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Some of the rows, and their rotary tables."""
+    return x[:, reading], (tables[0][:, reading], tables[1][:, reading])
+
+
+def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | None:
+    """The positions that hooks of these lazy points ask for together, or None."""
+    wanted = [rows for point in points if (rows := point.wanted(attend.run)) is not None]
     if not wanted:
         return None
     tensors = [rows for rows in wanted if isinstance(rows, Tensor)]
     if len(tensors) == len(wanted) and all(torch.equal(rows, tensors[0]) for rows in tensors):
         return tensors[0]
-    return torch.arange(like.shape[1], device=like.device).expand(like.shape[0], -1)
+    return attend.positions(like.shape[0], like.shape[1], like.device)
 
 
 def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tensor, bool]:
@@ -201,9 +212,13 @@ class Block(nn.Module):
         self.hook_attn_out, self.hook_mlp_out = HookPoint("batch pos d_model"), HookPoint("batch pos d_model")
         self.hook_resid_mid = HookPoint("batch pos d_model")
 
-    def forward(self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend) -> Resid:
+    def forward(
+        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
+    ) -> Float[Tensor, "batch query d_model"]:
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
+        if attend.reading is not None:
+            resid_pre = resid_pre[:, attend.reading]
         resid_mid = self.hook_resid_mid(resid_pre + attn_out)
         del attn_out  # memory peaks in the MLP
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
@@ -226,15 +241,44 @@ class HookedDecoder(nn.Module):
         self.hook_logits = HookPoint("batch pos d_vocab", lazy=True)
 
     def forward(
-        self, inputs_embed: Resid, position_ids: Positions, attend: Attend, rows: "Rows | Literal['all']" = "all"
+        self,
+        resid: Resid,
+        position_ids: Positions,
+        attend: Attend,
+        rows: "Rows | Literal['all']" = "all",
+        layers: range = ALL_LAYERS,
+    ) -> Float[Tensor, "batch query width"]:
+        """Logits at `rows` ([batch, query] positions), or at every row that the pass holds.
+
+        Args:
+            resid: the merged embeddings, or the residual stream that enters the first of `layers`.
+            position_ids: of the rows that `resid` holds; a pass of some rows only says which in `attend.rows`.
+            layers: what runs. If it ends before `ALL_LAYERS` does, there is no final norm and no logits: the residual
+                stream that leaves the last block is returned.
+        """
+        tables = self.rotary(position_ids, resid.dtype)
+        for layer in range(max(layers.start, 0), min(layers.stop, self.cfg.n_layers)):
+            if layer in attend.leaving:
+                resid, tables, attend = _leave(layer, resid, tables, attend)
+            resid = self.blocks[layer](resid, tables, attend)
+        return self.read_out(resid, rows, attend) if layers.stop == ALL_LAYERS.stop else resid
+
+    def read_out(
+        self, resid: Resid, rows: "Rows | Literal['all']", attend: Attend
     ) -> Float[Tensor, "batch query d_vocab"]:
-        """Logits at `rows` ([batch, query] positions), or at every position."""
-        tables = self.rotary(position_ids, inputs_embed.dtype)
-        resid = inputs_embed
-        for block in self.blocks:
-            resid = block(resid, tables, attend)
+        """The final norm, and the logits at some positions of what the pass holds."""
         normalized = self.ln_final(resid)
         if isinstance(rows, Tensor):
-            normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], rows]
-        self.hook_logits.rows = rows if isinstance(rows, Tensor) else None
+            index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "logits_at")
+            normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], index]
+        self.hook_logits.rows = rows if isinstance(rows, Tensor) else attend.rows
         return self.hook_logits(self.unembed(normalized))
+
+
+def _leave(
+    layer: int, resid: Resid, tables: tuple[Table, Table], attend: Attend
+) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
+    """Rows leave before a layer; those that stay keep their rotary angles."""
+    attend, index = attend.without(layer, resid.shape[1])
+    batch = torch.arange(len(index), device=index.device)[:, None]
+    return resid[batch, index], (tables[0][batch, index], tables[1][batch, index]), attend

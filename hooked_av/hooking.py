@@ -11,7 +11,7 @@ from transformer_lens import HookedRootModule
 from hooked_av.cache import AVCache, cache_bytes, check_budget, keep_copy
 from hooked_av.errors import HookError, HookNameError
 from hooked_av.hook_names import Match, NamesFilter, match_names
-from hooked_av.hooks import HookFunction, HookPoint, Run, ScopedHook
+from hooked_av.hooks import ALL_LAYERS, HookFunction, HookPoint, Run, ScopedHook
 from hooked_av.inputs import AVInputs
 
 Hook = tuple[str | Callable[[str], bool], HookFunction]
@@ -30,7 +30,7 @@ class SpanHooks(HookedRootModule):
     def _as_inputs(self, inputs: Any) -> AVInputs:
         raise NotImplementedError
 
-    def _begin(self, inputs: AVInputs) -> Run:
+    def _begin(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
         raise NotImplementedError
 
     @property
@@ -104,7 +104,7 @@ class SpanHooks(HookedRootModule):
         before the run, if the cache would not fit into `max_bytes` (None: the free memory).
         """
         inputs = self._as_inputs(inputs)
-        run = self._begin(inputs)
+        run = self._begin(inputs, forward_arguments.get("start_at_layer"), forward_arguments.get("stop_at_layer"))
         matches = self._cached(names_filter, run)
         needed = cache_bytes(matches, inputs, self.decoder.cfg, self.decoder.embed.weight.dtype, run)
         check_budget(needed, torch.device(device) if device is not None else self.device, max_bytes)
@@ -114,7 +114,7 @@ class SpanHooks(HookedRootModule):
                 hook = self._scoped(match, keep_copy(kept, match.key, device))
                 self.hook_dict[match.name].add_hook(hook, level=self.context_level)
             logits = self(inputs, **forward_arguments)
-        cache = AVCache(kept, self, run, self.hook_dict)
+        cache = AVCache(kept, self, self._run or run, self.hook_dict)
         return logits, cache.remove_batch_dim() if remove_batch_dim else cache
 
     def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
@@ -171,12 +171,15 @@ class SpanHooks(HookedRootModule):
 
     def _check_can_fire(self, run: Run) -> None:
         """A hook that was named in full and cannot fire is an error, not a hook that never ran."""
-        for name in run.media_rows:  # only these depend on the inputs
+        whole = run.layers == ALL_LAYERS  # then only encoder outputs depend on the pass
+        for name in run.media_rows if whole else self.hook_dict:
             listeners = self.hook_dict[name].listeners
             if not run.fires(name) and any(getattr(listener, "explicit", True) for listener in listeners):
                 raise HookError(
                     f"{name} cannot fire on these inputs",
-                    expected="inputs that hold this modality",
-                    got="none of it",
-                    next_step="hook another point, or prepare inputs with this modality",
+                    expected="inputs that hold its modality, and layers that this pass runs",
+                    got=f"layers {run.layers.start} to {run.layers.stop - 1}"
+                    if name not in run.media_rows
+                    else "none of it",
+                    next_step="hook another point, prepare inputs with this modality, or run all layers",
                 )

@@ -26,6 +26,8 @@ from hooked_av.spans import Spans
 HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
 
 _ROW_AXES = ("pos", "query", "row")
+AFTER_BLOCKS = 10**6  # the "layer" of what comes after every block
+ALL_LAYERS = range(-1, AFTER_BLOCKS + 1)  # -1: the embeddings
 
 
 class HookPoint(LensHookPoint):
@@ -167,6 +169,17 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def layer_of(name: str) -> int:
+    """The layer of a hook point: -1 before the blocks, and the number past the last that can be, after them.
+
+    >>> layer_of("blocks.3.attn.hook_z"), layer_of("hook_embed"), layer_of("hook_logits") > 1000
+    (3, -1, True)
+    """
+    if name.startswith("blocks."):
+        return int(name.split(".")[1])
+    return AFTER_BLOCKS if name.startswith(("ln_final.", "hook_logits")) else -1
+
+
 class Run:
     """What the hooks of one forward pass need to know of its inputs: where each span is."""
 
@@ -176,11 +189,16 @@ class Run:
         device: torch.device,
         media_rows: Mapping[str, Int64[Tensor, " row"]],
         row_sizes: Mapping[str, int] = MappingProxyType({}),
+        layers: range = ALL_LAYERS,
     ) -> None:
         self.row_spans = tuple(row_spans)
         self.device = device
         self.media_rows = media_rows  # hook name -> flat (batch * pos) place of each encoder output row
         self.row_sizes = row_sizes  # hook name -> numbers in such a row, where it is not d_model
+        self.layers = layers  # those that this pass runs
+        # Where a pass does not compute every row: positions of the rows and of the keys, from a layer on.
+        self.held: dict[int, Int64[Tensor, "batch pos"]] = {}
+        self.held_keys: dict[int, Int64[Tensor, "batch key"]] = {}
         self._found: dict[str, Tensor] = {}
 
     def positions(self, selector: str) -> Int64[Tensor, "batch span"]:
@@ -198,8 +216,22 @@ class Run:
         return self._found[selector]
 
     def fires(self, name: str) -> bool:
-        """Whether this run reaches a hook point: encoder outputs need inputs of their modality."""
-        return name not in self.media_rows or len(self.media_rows[name]) > 0
+        """Whether this run reaches a hook point: its layer must run, and encoder outputs need inputs of their kind."""
+        return layer_of(name) in self.layers and (name not in self.media_rows or len(self.media_rows[name]) > 0)
+
+    def rows_at(self, name: str) -> "Int64[Tensor, 'batch pos'] | None":
+        """The positions that a hook point's tensor holds; None for all of them."""
+        return self._latest(self.held, name)
+
+    def keys_at(self, name: str) -> "Int64[Tensor, 'batch key'] | None":
+        """The positions of the keys that a hook point's tensor holds; None for all of them."""
+        return self._latest(self.held_keys or self.held, name)
+
+    def _latest(self, held: "dict[int, Tensor]", name: str) -> Tensor | None:
+        if not held:
+            return None
+        layer = layer_of(name)
+        return held.get(max((since for since in held if since <= layer), default=-2))
 
     def media_index(self, name: str, selector: str) -> Int64[Tensor, " span"]:
         """Which encoder rows of a hook point belong to a span's positions."""
@@ -260,7 +292,9 @@ class ScopedHook:
             axis = next(hook.axes.index(name) for name in _ROW_AXES if name in hook.axes)
             picks.append((axis, _row_index(hook, run, scope.queries)))
         if scope.keys is not None:
-            picks.append((hook.axes.index("key"), run.positions(scope.keys)))
+            held, keys = run.keys_at(str(hook.name)), run.positions(scope.keys)
+            index = keys if held is None else row_index(held, keys, str(hook.name), scope.keys)
+            picks.append((hook.axes.index("key"), index))
         return picks
 
 
@@ -273,17 +307,26 @@ def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch
     if "row" in hook.axes:
         return _media_index(hook, run, selector)
     wanted = run.positions(selector)
-    if hook.rows is None:
-        return wanted
-    # A lazy point holds some rows only, sorted: the union of what its hooks asked for, or `logits_at`.
-    index = torch.stack([torch.searchsorted(held, row) for held, row in zip(hook.rows, wanted, strict=True)])
-    index = index.clamp(max=hook.rows.shape[1] - 1)
-    if not torch.equal(hook.rows.gather(1, index), wanted):
+    # A lazy point holds what its hooks asked for, or `logits_at`; any point holds less where rows have left.
+    held = hook.rows if hook.rows is not None else run.rows_at(str(hook.name))
+    return wanted if held is None else row_index(held, wanted, str(hook.name), selector)
+
+
+def row_index(
+    held: Int64[Tensor, "batch pos"], wanted: Int64[Tensor, "batch span"], where: str, selector: str
+) -> Int64[Tensor, "batch span"]:
+    """Where the wanted positions stand among those that are held (sorted).
+
+    Errors: `SpanError` if one of them is not there.
+    """
+    index = torch.stack([torch.searchsorted(have, row) for have, row in zip(held, wanted, strict=True)])
+    index = index.clamp(max=held.shape[1] - 1)
+    if not torch.equal(held.gather(1, index), wanted):
         raise SpanError(
-            f"span {selector!r} is not among the rows of {hook.name}",
-            expected=f"positions that were computed ({hook.rows.shape[1]} of them)",
+            f"span {selector!r} is not among the rows of {where}",
+            expected=f"positions that were computed ({held.shape[1]} of them)",
             got=selector,
-            next_step="leave logits_at out, or name a span inside it",
+            next_step="name a span inside them: logits_at, drop_tokens and cached decoding leave rows out",
         )
     return index
 

@@ -20,10 +20,12 @@ from hooked_av.errors import InputsError
 from hooked_av.family import EncoderHook, Family
 from hooked_av.generation_defaults import GenerationDefaults
 from hooked_av.hooking import SpanHooks
-from hooked_av.hooks import HookPoint, Run
+from hooked_av.hooks import ALL_LAYERS, HookPoint, Run
 from hooked_av.inputs import AVInputs, stack_inputs
-from hooked_av.interventions import BlockAttention, cuts_by_layer
+from hooked_av.interventions import Intervention, as_specs
+from hooked_av.plan import Plan
 from hooked_av.prompt import media_list
+from hooked_av.replay import Baseline
 from hooked_av.tokens import TextTokens
 from hooked_av.weights import ModelViews
 
@@ -57,7 +59,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         self.hook_inputs_embed = HookPoint("batch pos d_model")
         self.attn_implementation: Backend = attn_implementation
         self.generation_defaults = GenerationDefaults()
-        self._interventions: tuple[BlockAttention, ...] = ()
+        self._interventions: tuple[Intervention, ...] = ()
         self.eval()
         self.setup()
 
@@ -147,20 +149,55 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         *,
         interventions: Any = (),
         logits_at: str | None = None,
-    ) -> Float[Tensor, "batch query d_vocab"]:
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        resid: Float[Tensor, "batch pos d_model"] | None = None,
+    ) -> Float[Tensor, "batch query width"]:
         """Logits at every position, or at a span only (`logits_at="last"` saves the memory of the others).
 
-        Text or token ids run as text-only input. `interventions` (one spec or several) add to those of an open
-        `model.intervene`.
+        Text or token ids run as text-only input.
+
+        Args:
+            interventions: one spec or several; they add to those of an open `model.intervene`.
+            start_at_layer: begin at this layer, with `resid` as the residual stream that enters it; encoders and
+                earlier layers do not run.
+            stop_at_layer: end before this layer, and return the residual stream that would enter it.
+
+        Errors: `InterventionError` for a spec that does not fit, `HookError` for a hook named in full that this pass
+        cannot reach; both before anything runs.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> inputs = model.prepare(question="Which digit do you hear?")
+        >>> resid = model(inputs, stop_at_layer=1)
+        >>> torch.equal(model(inputs, start_at_layer=1, resid=resid), model(inputs))
+        True
         """
         inputs = self._as_inputs(inputs)
-        run = self._run = self._begin(inputs)
-        more = interventions if isinstance(interventions, Sequence) else (interventions,)
-        cuts = cuts_by_layer((*self._interventions, *more), run, self.decoder.cfg)
+        run = self._run = self._begin(inputs, start_at_layer, stop_at_layer)
+        plan = self._plan(run, interventions)
         rows = "all" if logits_at is None else run.positions(logits_at)
-        embeds = self._embed(inputs, run)
-        attend = Attend(self.attn_implementation, inputs.starts, cuts, run)
-        return self.decoder(embeds, inputs.position_ids, attend, rows)
+        _check_resid(start_at_layer, resid, (inputs.batch, inputs.n_pos, self.decoder.cfg.d_model))
+        with self._edited(plan, run):
+            embeds = self._embed(inputs, run) if resid is None else resid
+            attend = Attend(self.attn_implementation, inputs.starts, plan.cuts, run, leaving=plan.leaving)
+            return self.decoder(embeds, inputs.position_ids, attend, rows, run.layers)
+
+    def _plan(self, run: Run, interventions: Any) -> Plan:
+        """What the interventions of this call and of open `intervene` blocks mean for these inputs."""
+        specs = (*self._interventions, *as_specs(interventions))
+        return Plan.of(specs, run, self.decoder.cfg, self.hook_dict)
+
+    @contextmanager
+    def _edited(self, plan: Plan, run: Run) -> Iterator[None]:
+        """A plan's edits as hooks for the length of a pass; they come first, so user hooks see the edited rows."""
+        if not plan.edits:
+            yield
+            return
+        with self.hooks():
+            for edit in reversed(plan.edits):
+                self.hook_dict[edit.point].add_hook(edit.hook(run), level=self.context_level, prepend=True)
+            yield
 
     def embed_inputs(self, inputs: AVInputs) -> Float[Tensor, "batch pos d_model"]:
         """The merged sequence that the decoder reads: text embeddings with the encoders' rows in their places."""
@@ -173,7 +210,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         tokens = inputs if isinstance(inputs, Tensor) else self.to_tokens(inputs)
         return AVInputs.from_tokens(tokens.to(self.device))
 
-    def _begin(self, inputs: AVInputs) -> Run:
+    def _begin(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
         if int(inputs.input_ids.max()) >= self.decoder.cfg.d_vocab or int(inputs.input_ids.min()) < 0:
             raise InputsError(
                 "token ids that the model does not have",
@@ -188,7 +225,9 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
             name: (flat == self.family.placeholder(point.modality)).nonzero().flatten()[:: point.every]
             for name, point in points.items()
         }
-        run = Run(inputs.row_spans, self.device, places, {name: point.row_size for name, point in points.items()})
+        row_sizes = {name: point.row_size for name, point in points.items()}
+        layers = _layers(start_at_layer, stop_at_layer, self.decoder.cfg.n_layers)
+        run = Run(inputs.row_spans, self.device, places, row_sizes, layers)
         self._check_can_fire(run)
         return run
 
@@ -205,20 +244,45 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
         return self.hook_inputs_embed(embeds)
 
     @contextmanager
-    def intervene(self, *interventions: BlockAttention) -> Iterator["HookedAVTransformer"]:
+    def intervene(self, *interventions: str | Intervention) -> Iterator["HookedAVTransformer"]:
         """Interventions for the length of a `with` block; blocks nest, and add up.
 
         Errors: `InterventionError` at once for layers or heads that the model does not have; spans are checked when
         inputs come.
         """
-        for spec in interventions:
+        specs = as_specs(interventions)
+        for spec in specs:
             spec.check(self.decoder.cfg)
         before = self._interventions
-        self._interventions = (*before, *interventions)
+        self._interventions = (*before, *specs)
         try:
             yield self
         finally:
             self._interventions = before
+
+    def baseline(self, inputs: AVInputs | str, *, touched: str | None = None, max_bytes: int | None = None) -> Baseline:
+        """One clean pass, kept, from which any number of interventions are replayed: `baseline.run([...])`.
+
+        A sweep of knockouts over pathways and layers costs about two forward passes in all, because each cell computes
+        only the rows and layers that it can change.
+
+        Args:
+            inputs: one prompt.
+            touched: the span that interventions touch first (the queries of cuts, the rows of edits): the residual
+                stream is kept from its first token on. None: of every token. Less is kept, nothing is lost: other
+                rows are computed again when they are needed.
+            max_bytes: refuse to keep more (None: the free memory).
+
+        Errors: `MemoryBudgetError` before the pass; `InputsError` for a batch; `HookError` while hooks are open.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> baseline = model.baseline(model.prepare(question="Which digit do you hear?"))
+        >>> found = baseline.run(["system->question@0-1", av.ablate("blocks.1.hook_mlp_out", "last")])
+        >>> found.logits.shape == (2, model.cfg.d_vocab)
+        True
+        """
+        return Baseline(self, self._as_inputs(inputs), touched, max_bytes)
 
     # --- shape ---
 
@@ -265,4 +329,31 @@ def _check_rows(modality: str, n_places: int, n_rows: int) -> None:
             expected=f"{n_places} encoder rows for as many {modality} tokens",
             got=n_rows,
             next_step="make ids and features together, with model.prepare or one processor call",
+        )
+
+
+def _layers(start: int | None, stop: int | None, n_layers: int) -> range:
+    """What a pass runs: all of them, embeddings and logits included, unless said otherwise.
+
+    >>> _layers(2, 3, n_layers=4)
+    range(2, 3)
+    """
+    if not 0 <= (start or 0) <= (n_layers if stop is None else stop) <= n_layers:
+        raise InputsError(
+            "no such layers",
+            expected=f"0 <= start_at_layer <= stop_at_layer <= {n_layers}",
+            got=f"start_at_layer={start}, stop_at_layer={stop}",
+            next_step="count layers from 0; stop_at_layer is the first that does not run",
+        )
+    return range(ALL_LAYERS.start if start is None else start, ALL_LAYERS.stop if stop is None else stop)
+
+
+def _check_resid(start_at_layer: int | None, resid: Tensor | None, shape: tuple[int, ...]) -> None:
+    given = None if resid is None else tuple(resid.shape)
+    if (resid is None) != (start_at_layer is None) or given not in (None, shape):
+        raise InputsError(
+            "start_at_layer and resid go together",
+            expected=f"both, with resid {list(shape)}, or neither",
+            got=f"start_at_layer={start_at_layer}, resid {None if given is None else list(given)}",
+            next_step="take resid from model(inputs, stop_at_layer=...) or a cache",
         )

@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_av.errors import InputsError, InterventionError
 from hooked_av.inputs import AVInputs
-from hooked_av.interventions import BlockAttention, block_attention
+from hooked_av.interventions import block_attention
 from hooked_av.results import Result, run_settings
 
 WIDEST_DEFAULT = 9  # layers, what studies of models with 28 to 36 layers use
@@ -111,9 +109,10 @@ def knockout_curves(
     Args:
         pathways: (keys, queries) spans; ("audio", "question") is "audio → question".
         width: layers in the window (None: `default_width`).
-        progress: show a bar for each pathway.
+        progress: show a bar.
 
-    One forward pass per pathway and layer, encoders included.
+    It runs on the replay engine: encoders and the clean pass once, and of each cut only the rows and layers that it can
+    change. Curves of all pathways cost about two forward passes, plus one for each layer where queries are media.
 
     Errors: `SpanError` for a span that the prompt has not, `InputsError` for a batch or no pathway,
     `InterventionError` for a width that the model does not have.
@@ -130,13 +129,15 @@ def knockout_curves(
     width = default_width(n_layers) if width is None else width
     windows = [layer_window(layer, n_layers, width) for layer in range(n_layers)]
     names = tuple(f"{keys} → {queries}" for keys, queries in pathways)
-    with torch.no_grad():
-        clean = _probabilities(model, inputs)
-        answer_id = int(clean.argmax())
-        rows = [_curve(model, inputs, pathway, windows, answer_id, progress) for pathway in pathways]
-    best_ids = np.array([ids for _, ids in rows], dtype=np.int64)
+    baseline = model.baseline(inputs, touched="|".join(queries for _, queries in pathways))
+    clean = _probabilities(baseline.logits[None])[0]
+    answer_id = int(clean.argmax())
+    cuts = [block_attention(keys=k, queries=q, layers=window) for k, q in pathways for window in windows]
+    cut = baseline.run(cuts, progress=progress).logits
+    shape = (len(pathways), n_layers)
+    p_cut, best_ids = _probabilities(cut)[:, answer_id].view(shape), cut.argmax(dim=-1).view(shape).cpu().numpy()
     return KnockoutCurves(
-        p_cut=np.array([p for p, _ in rows], dtype=np.float64),
+        p_cut=p_cut.double().cpu().numpy(),
         best_ids=best_ids,
         windows=np.array([(window[0], window[-1]) for window in windows], dtype=np.int64),
         pathways=names,
@@ -149,28 +150,9 @@ def knockout_curves(
     )
 
 
-def _curve(
-    model: Any,
-    inputs: AVInputs,
-    pathway: tuple[str, str],
-    windows: Sequence[range],
-    answer_id: int,
-    progress: bool,
-) -> tuple[list[float], list[int]]:
-    """Probability of the answer, and the best token, with one pathway cut around each layer."""
-    keys, queries = pathway
-    p_cut, best = [], []
-    for window in tqdm(windows, desc=f"cut {keys} → {queries}", unit="layer", disable=not progress):
-        cut = _probabilities(model, inputs, block_attention(keys=keys, queries=queries, layers=window))
-        p_cut.append(float(cut[answer_id]))
-        best.append(int(cut.argmax()))
-    return p_cut, best
-
-
-def _probabilities(model: Any, inputs: AVInputs, *interventions: BlockAttention) -> Float[Tensor, " d_vocab"]:
+def _probabilities(logits: Float[Tensor, "intervention d_vocab"]) -> Float[Tensor, "intervention d_vocab"]:
     """The next token's distribution at the last prompt position."""
-    logits = model(inputs, interventions=interventions, logits_at="last")
-    return logits[0, -1].float().softmax(dim=-1)
+    return logits.float().softmax(dim=-1)
 
 
 def _check(inputs: AVInputs, pathways: Sequence[tuple[str, str]]) -> None:

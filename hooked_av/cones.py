@@ -1,0 +1,175 @@
+"""What an intervention can change, and what of that is read: the rows and layers that a replay computes, never more.
+
+Layers are numbered as blocks; the number after the last block stands for the final norm and the logits.
+
+Axes: batch pos; span (rows of a span), row (positions that are computed).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hooked_av.attention import Cut, Keep, touched_rows
+from hooked_av.errors import InterventionError
+from hooked_av.hook_names import Match, match_names
+from hooked_av.hooks import HookPoint, Run, layer_of
+from hooked_av.interventions import Ablate
+from hooked_av.plan import Plan, PointEdit
+
+BEFORE_QUERIES = ("hook_resid_pre", "hook_k", "hook_rot_k", "hook_v")  # and ln1: what every held row has, in any layer
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is read of every run: logits at one span, or none, and activations by hook name."""
+
+    logits: str | None
+    names: tuple[Match, ...]
+    rows: Mapping[str, tuple[int, ...]]  # of the logits ("logits") and of each name's key
+    n_layers: int
+    needs_full_pass: bool
+
+    @classmethod
+    def of(cls, wanted: Sequence[str], run: Run, points: Mapping[str, HookPoint], n_layers: int) -> "Reads":
+        """Spans and hook names, told apart by `hook_`; names may be patterns and carry spans."""
+        matches = {match.key: match for name in wanted if "hook_" in name for match in match_names(name, points)}
+        spans = [name for name in wanted if "hook_" not in name]
+        silent = [match.name for match in matches.values() if not run.fires(match.name)]
+        if len(spans) > 1 or not wanted or silent:
+            raise InterventionError(
+                "cannot read this from a replay",
+                expected='one span for logits (join spans as "question|last"), and hook names that these inputs reach',
+                got=silent or list(wanted),
+                next_step='read="last", or read=["last", "blocks.*.hook_resid_post@question"]',
+            )
+        rows = {match.key: _rows(match.scope.queries if match.scope else None, run) for match in matches.values()}
+        if spans:
+            rows["logits"] = _rows(spans[0], run)
+        needs_full_pass = any(not _incremental(name, points) for name in {match.name for match in matches.values()})
+        return cls(spans[0] if spans else None, tuple(matches.values()), rows, n_layers, needs_full_pass)
+
+    def check_against(self, plan: Plan) -> None:
+        """Refuse to read rows that have left."""
+        layers = {"logits": self.n_layers} | {match.key: level(match.name, self.n_layers) for match in self.names}
+        for key, rows in self.rows.items():
+            gone = {row for since, some in plan.leaving.items() if since <= layers[key] for row in some[0].tolist()}
+            if gone & set(rows):
+                raise InterventionError(
+                    f"an intervention drops rows that are read ({key})",
+                    expected="reads of rows that stay",
+                    got=f"{len(gone & set(rows))} rows that leave",
+                    next_step="read fewer rows, or drop fewer",
+                )
+
+    @property
+    def top(self) -> int:
+        """The last layer that runs."""
+        levels = [level(match.name, self.n_layers) for match in self.names]
+        return max([self.n_layers] if self.logits is not None else levels)
+
+    @property
+    def last_block(self) -> int:
+        return min(self.top, self.n_layers - 1)
+
+    def at_the_end(self) -> set[int]:
+        """The rows that are read in the last block or after it."""
+        late = {match.key for match in self.names if level(match.name, self.n_layers) >= self.last_block}
+        return {row for key, rows in self.rows.items() if key == "logits" or key in late for row in rows}
+
+
+@dataclass(frozen=True)
+class Cone:
+    """One intervention's part of the grid of layers and rows.
+
+    From `join` on, `rows` are computed; in the last block only those of `reading` go on after keys and values.
+    """
+
+    plan: Plan
+    cuts: Mapping[int, Sequence[Cut | Keep]]
+    join: int
+    rows: tuple[int, ...]
+    reading: tuple[int, ...]
+
+    @staticmethod
+    def can_replay(plan: Plan, points: Mapping[str, HookPoint]) -> bool:
+        """Whether every edit is one of rows in the decoder."""
+        return all(_incremental(edit.point, points) for edit in plan.edits)
+
+    @classmethod
+    def of(cls, plan: Plan, reads: Reads, run: Run) -> "Cone | None":
+        """What must be computed; None where nothing that is read can change."""
+        n_pos = run.row_spans[0].n_pos
+        reads.check_against(plan)
+        cuts = _all_cuts(plan, n_pos, reads.n_layers)
+        edits = [(level(edit.point, reads.n_layers), edit, _rows(edit.scope.queries, run)) for edit in plan.edits]
+        end = reads.at_the_end()
+        touches = dict.fromkeys(range(reads.top + 1), n_pos)
+        for layer, some in cuts.items():
+            rows = _touched(some, n_pos, run)
+            # in the last block nobody reads what other rows become
+            rows = end.intersection(rows) if layer == reads.last_block else rows
+            touches[layer] = min(rows, default=n_pos)
+        for layer, edit, rows in edits:
+            late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
+            touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
+        touches = {layer: row for layer, row in touches.items() if row < n_pos and layer <= reads.top}
+        if not touches:
+            return None
+        means = [(layer, rows) for layer, edit, rows in edits if _is_mean(edit)]
+        join, first = min(touches), min(touches.values())
+        last = max(row for rows in (*reads.rows.values(), *(rows for _, rows in means)) for row in rows)
+        gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
+        own = tuple(row for row in range(first, last + 1) if row not in gone)
+        late = {row for layer, rows in means if layer >= reads.last_block for row in rows}
+        reading = tuple(row for row in own if row in reads.at_the_end() | late)
+        early = any(first <= row for key, rows in reads.rows.items() if key != "logits" for row in rows)
+        return cls(plan, cuts, join, own, reading) if reading or (own and early) else None
+
+
+def level(point: str, n_layers: int) -> int:
+    """The layer of a hook point; what comes before the blocks counts as layer 0.
+
+    >>> level("hook_inputs_embed", 4), level("blocks.2.hook_mlp_out", 4), level("ln_final.hook_scale", 4)
+    (0, 2, 4)
+    """
+    return min(max(layer_of(point), 0), n_layers)
+
+
+def holds_every_row(point: str) -> bool:
+    """Whether a block computes this for all the rows that it holds, and not only for those that go on.
+
+    >>> holds_every_row("blocks.2.attn.hook_v"), holds_every_row("blocks.2.attn.hook_q")
+    (True, False)
+    """
+    return ".ln1." in point or point.endswith(BEFORE_QUERIES) or point == "hook_inputs_embed"
+
+
+def _incremental(point: str, points: Mapping[str, HookPoint]) -> bool:
+    if point == "hook_inputs_embed":
+        return True
+    return layer_of(point) >= 0 and not points[point].lazy
+
+
+def _is_mean(edit: PointEdit) -> bool:
+    return isinstance(edit.spec, Ablate) and edit.spec.value == "mean"
+
+
+def _rows(selector: str | None, run: Run) -> tuple[int, ...]:
+    return tuple(range(run.row_spans[0].n_pos)) if selector is None else tuple(run.positions(selector)[0].tolist())
+
+
+def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[Cut | Keep, ...]]:
+    """The plan's cuts, with tokens that have left as tokens that no other reads."""
+    cuts = {layer: tuple(some) for layer, some in plan.cuts.items()}
+    for since, gone in plan.leaving.items():
+        others = [row for row in range(n_pos) if row not in set(gone[0].tolist())]
+        cut = Cut(torch.tensor([others], device=gone.device), gone)
+        for layer in range(since, n_layers):
+            cuts[layer] = (*cuts.get(layer, ()), cut)
+    return cuts
+
+
+def _touched(cuts: Sequence[Cut | Keep], n_pos: int, run: Run) -> list[int]:
+    positions = torch.arange(n_pos, device=run.device)[None]
+    return touched_rows(positions, positions, cuts, 0).tolist()

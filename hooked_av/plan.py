@@ -1,0 +1,190 @@
+"""Plan: what interventions mean for one batch of inputs, once every spec fits the model and the inputs.
+
+Axes: batch, span (rows selected by a span).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from hooked_av.attention import Cut, Keep, members
+from hooked_av.config import DecoderConfig
+from hooked_av.errors import InterventionError
+from hooked_av.hook_names import Scope, match_names
+from hooked_av.hooks import HookPoint, Run, ScopedHook, layer_of
+from hooked_av.interventions import BlockAttention, DropTokens, Edit, Intervention, KeepOnly
+from hooked_av.routes import check_range
+
+Places = Int64[Tensor, "batch span"]
+
+
+@dataclass(frozen=True)
+class PointEdit:
+    """One spec at one hook point: the rows of `scope` go through `spec.rows`."""
+
+    point: str
+    scope: Scope
+    spec: Edit
+
+    def hook(self, run: Run) -> ScopedHook:
+        """The edit as a hook of one pass."""
+
+        def edit(rows: Tensor, *, hook: HookPoint) -> Tensor:
+            return self.spec.rows(self.point, rows)
+
+        return ScopedHook(edit, self.scope, True, lambda: run)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cuts by layer, rows that leave by layer, and edits in the order in which they were given."""
+
+    cuts: Mapping[int, Sequence[Cut | Keep]] = field(default_factory=dict)
+    leaving: Mapping[int, Places] = field(default_factory=dict)
+    edits: tuple[PointEdit, ...] = ()
+
+    @classmethod
+    def of(cls, specs: Sequence[Intervention], run: Run, cfg: DecoderConfig, points: Mapping[str, HookPoint]) -> "Plan":
+        """What these specs do to these inputs.
+
+        Errors: `InterventionError`, `SpanError` or `HookNameError` for a spec that does not fit, before anything runs.
+        """
+        cuts: dict[int, list[Cut | Keep]] = {}
+        edits: list[PointEdit] = []
+        for spec in specs:
+            spec.check(cfg)
+            for layer, cut in _cuts(spec, run, cfg):
+                cuts.setdefault(layer, []).append(cut)
+            if isinstance(spec, Edit):
+                edits += _point_edits(spec, run, cfg, points)
+        leaving = _leaving([spec for spec in specs if isinstance(spec, DropTokens)], run)
+        plan = cls({layer: tuple(some) for layer, some in cuts.items()}, leaving, tuple(edits))
+        _check_reached(specs, plan, run, cfg)
+        return plan
+
+
+def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, Cut | Keep]]:
+    """The layers that a spec cuts, and what it cuts there."""
+    every = range(cfg.n_layers)
+    if isinstance(spec, BlockAttention):
+        cut = Cut(run.positions(spec.queries), run.positions(spec.keys), spec.heads)
+        return [(layer, cut) for layer in (every if spec.layers is None else spec.layers)]
+    if not isinstance(spec, KeepOnly):
+        return []
+    edges = [
+        (every if route.layers is None else route.layers, Cut(run.positions(route.queries), run.positions(route.keys)))
+        for route in spec.routes
+    ]
+    return [(layer, Keep(tuple(edge for layers, edge in edges if layer in layers))) for layer in every]
+
+
+def _leaving(specs: Sequence[DropTokens], run: Run) -> dict[int, Places]:
+    """Which rows leave before which layer; who has left does not leave again."""
+    leaving: dict[int, Places] = {}
+    gone: list[set[int]] = [set() for _ in run.row_spans]
+    for layer in sorted({spec.layer for spec in specs}):
+        spans = [spec.span for spec in specs if spec.layer == layer]
+        rows = [set(row.tolist()) - before for row, before in zip(run.union(spans), gone, strict=True)]
+        for row, spans_of_row, before in zip(rows, run.row_spans, gone, strict=True):
+            before |= row
+            if spans_of_row.n_pos - 1 in row:
+                raise InterventionError(
+                    "the last token cannot be dropped",
+                    expected="a span that leaves at least the last token, where the answer is read",
+                    got=", ".join(spans),
+                    next_step='drop less, such as "question - last"',
+                )
+        if len({len(row) for row in rows}) > 1:
+            raise InterventionError(
+                f"each prompt of the batch would lose another number of tokens before layer {layer}",
+                expected="equal numbers",
+                got=[len(row) for row in rows],
+                next_step="run such prompts one by one",
+            )
+        if rows[0]:
+            leaving[layer] = torch.tensor([sorted(row) for row in rows], device=run.device)
+    return leaving
+
+
+def _point_edits(spec: Edit, run: Run, cfg: DecoderConfig, points: Mapping[str, HookPoint]) -> list[PointEdit]:
+    """One edit for each hook point that the spec's name matches and this pass reaches."""
+    if "@" in spec.name:
+        raise InterventionError(
+            "the span of an intervention is an argument of its own",
+            expected="a hook name or pattern without '@'",
+            got=repr(spec.name),
+            next_step=f"write name={spec.name.partition('@')[0]!r}, span={spec.name.partition('@')[2]!r}",
+        )
+    matches = [match for match in match_names(f"{spec.name}@{spec.span}", points) if run.fires(match.name)]
+    if not matches:
+        raise InterventionError(
+            f"nothing that this pass runs has this name ({spec})",
+            expected="a hook point of these inputs and layers",
+            got=spec.name,
+            next_step="encoder rows need inputs of their modality; start_at_layer and stop_at_layer leave layers out",
+        )
+    edits = [PointEdit(match.name, match.scope or Scope(None), spec) for match in matches]
+    for edit in edits:
+        _check_edit(edit, points[edit.point], run, cfg)
+    return edits
+
+
+def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig) -> None:
+    """Spans, heads and the form of the values fit this hook point."""
+    spec, axes = edit.spec, point.axes
+    n_span = run.positions(edit.scope.queries).shape[1] if edit.scope.queries else run.row_spans[0].n_pos
+    if edit.scope.keys:
+        run.positions(edit.scope.keys)
+    head_axis = next((axis for axis in ("head", "kv_head") if axis in axes), None)
+    if spec.heads is not None:
+        n_heads = cfg.n_heads if head_axis == "head" else cfg.n_key_value_heads
+        if head_axis is None or "key" in axes:
+            raise _no_fit(edit, "a hook point whose rows have heads (hook_z, hook_q, hook_v ...)", " ".join(axes))
+        check_range("heads", spec.heads, n_heads, str(spec))
+    given = spec.given(edit.point)
+    if given is None:
+        return
+    if "key" in axes:
+        raise _no_fit(edit, 'value="zero" for attention matrices', repr(given))
+    sizes = {"head": cfg.n_heads, "kv_head": cfg.n_key_value_heads, "1": 1}
+    row = tuple(
+        sizes[axis] if axis in sizes else getattr(cfg, axis) for axis in axes[axes.index(_row_axis(axes)) + 1 :]
+    )
+    shape = tuple(given.tensor.shape)
+    if shape not in (row, (n_span, *row), (1, *row), (1, n_span, *row), (len(run.row_spans), n_span, *row)):
+        raise _no_fit(edit, f"{list(row)} or [{n_span}, ...] or [batch, {n_span}, ...]", list(shape))
+
+
+def _row_axis(axes: Sequence[str]) -> str:
+    return next(axis for axis in ("pos", "row") if axis in axes)
+
+
+def _no_fit(edit: PointEdit, expected: str, got: Any) -> InterventionError:
+    return InterventionError(
+        f"this intervention does not fit {edit.point} ({edit.spec})",
+        expected=expected,
+        got=got,
+        next_step="see docs/hooks.md for the axes of each hook point",
+    )
+
+
+def _check_reached(specs: Sequence[Intervention], plan: Plan, run: Run, cfg: DecoderConfig) -> None:
+    """A spec whose layers this pass leaves out is an error, and so is an edit of rows that have left."""
+    for spec in specs:
+        own = {layer for layer, _ in _cuts(spec, run, cfg)} if isinstance(spec, (BlockAttention, KeepOnly)) else set()
+        own |= {spec.layer} if isinstance(spec, DropTokens) else set()
+        if own and not any(layer in run.layers for layer in own):
+            raise InterventionError(
+                f"this pass runs no layer of an intervention ({spec})",
+                expected=f"layers {run.layers.start} to {run.layers.stop - 1}",
+                got=sorted(own),
+                next_step="run all layers, or leave the intervention out",
+            )
+    for edit in plan.edits:
+        gone = [rows for layer, rows in plan.leaving.items() if layer <= layer_of(edit.point)]
+        if edit.scope.queries and any(members(run.positions(edit.scope.queries), rows).any() for rows in gone):
+            raise _no_fit(edit, "rows that are still there", "rows that drop_tokens takes away before")

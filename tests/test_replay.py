@@ -1,0 +1,306 @@
+"""Replays equal full passes: random models, layouts and interventions, batches and singles, and what is free."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support.interventions import interventions, keep_onlys
+from support.thinkers import make_thinker, prompts
+
+import hooked_av as av
+from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
+from hooked_av.model import HookedAVTransformer
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning"),
+]
+PROMPTS = {name: maker.tensors() for name, maker in prompts().items()}
+
+
+def omni(seed: int) -> HookedAVTransformer:
+    """A random Qwen2.5-Omni; the sharing of key/value heads differs from seed to seed."""
+    return HookedAVTransformer.from_hf(make_thinker(n_kv=(1, 2, 4)[seed % 3], n_layers=3 + seed % 2, seed=seed))
+
+
+# A family is added with a function that makes a random model of it, and prompts as its processor's tensors.
+FAMILIES = {"omni": (omni, PROMPTS)}
+CASES = [(family, seed, kind) for family, (_, tensors) in FAMILIES.items() for seed in range(3) for kind in tensors]
+made: dict = {}
+
+
+def case(family, seed, kind):
+    """A model, a prompt with random spans besides its own, and a baseline."""
+    if (family, seed, kind) not in made:
+        make, tensors = FAMILIES[family]
+        model = made.setdefault((family, seed), None) or make(seed)
+        made[family, seed] = model
+        inputs = model.inputs_from_tensors(**tensors[kind])
+        n_pos, generator = inputs.n_pos, torch.Generator().manual_seed(seed)
+        inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
+        for number, size in enumerate((1, 3, n_pos // 3, n_pos - 1)):
+            inputs = inputs.with_span(f"some{number}", torch.randperm(n_pos, generator=generator)[:size].tolist())
+        made[family, seed, kind] = (model, inputs, model.baseline(inputs))
+    return made[family, seed, kind]
+
+
+def naive(model, inputs, specs, at="last"):
+    with torch.no_grad():
+        return model(inputs, interventions=specs, logits_at=at)[0]
+
+
+def assert_equal_to_full_passes(chosen, sweep, read="last"):
+    model, inputs, baseline = case(*chosen)
+    if any(isinstance(spec, av.interventions.DropTokens) for specs in sweep for spec in specs):
+        read = "last"  # other rows may have left
+    found = baseline.run(sweep, read=read)
+    for specs, logits in zip(sweep, found.logits, strict=True):
+        wanted = naive(model, inputs, specs, read)
+        ours = logits[None] if len(wanted) == 1 else logits
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+        best = wanted.topk(2, dim=-1)
+        clear = best.values[:, 0] - best.values[:, 1] > 2e-4
+        assert torch.equal(ours.argmax(-1)[clear], best.indices[:, 0][clear])
+
+
+def sweeps(n):
+    """A case, and a list of interventions, each a list of one to three specs."""
+
+    def over(chosen):
+        model, inputs, _ = case(*chosen)
+        one = st.one_of(interventions(inputs, model.cfg), keep_onlys(inputs, model.cfg.n_layers))
+        several = st.lists(one, min_size=1, max_size=3).filter(fits)
+        return st.tuples(st.just(chosen), st.lists(several, min_size=n, max_size=n))
+
+    return st.sampled_from(CASES).flatmap(over)
+
+
+def fits(specs):
+    """No edit of rows that a drop takes away: that is refused, and tested as such."""
+    return not any(isinstance(s, av.interventions.DropTokens) for s in specs) or not any(
+        isinstance(s, av.interventions.Edit) for s in specs
+    )
+
+
+# a failing example says which specs failed; making it smaller takes longer than reading it
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.explicit, Phase.generate]}
+
+
+@settings(max_examples=8, **QUIET)
+@given(chosen_and_sweep=sweeps(n=6), read=st.sampled_from(["last", "question"]))
+def test_replays_equal_full_passes(chosen_and_sweep, read):
+    assert_equal_to_full_passes(*chosen_and_sweep, read)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, **QUIET)
+@given(chosen_and_sweep=sweeps(n=10), read=st.sampled_from(["last", "question", "some1", "everything"]))
+def test_a_thousand_replays_equal_full_passes(chosen_and_sweep, read):
+    assert_equal_to_full_passes(*chosen_and_sweep, read)
+
+
+# --- what must be exact ---------------------------------------------------------------------------------------------
+
+CHOSEN = ("omni", 0, "audio in video")
+
+
+@pytest.fixture
+def clip():
+    return case(*CHOSEN)
+
+
+def test_what_cannot_change_the_answer_is_the_clean_run_bit_for_bit(clip):
+    model, inputs, baseline = clip
+    last = model.cfg.n_layers - 1
+    body = inputs.with_span("body", list(inputs.spans["question"])[:-1])
+    free = [
+        av.keep_only("everything->everything"),
+        av.block_attention(keys="question", queries="av", layers=None),  # media cannot read what comes later
+        av.block_attention(keys="audio", queries="body", layers=last),
+        av.ablate(f"blocks.{last}.hook_mlp_out", "body"),
+        [],
+    ]
+    clean = naive(model, inputs, ())[0]
+    assert torch.equal(baseline.logits, clean)
+    found = model.baseline(body).run(free)
+    assert all(torch.equal(logits, clean) for logits in found.logits)
+    assert torch.equal(naive(model, inputs, free[0])[0], clean)
+
+
+def test_a_batch_equals_each_alone(clip):
+    _, _, baseline = clip
+    sweep = [
+        f"{keys}->{queries}@{layer}"
+        for keys in ("audio", "video")
+        for queries in ("question", "last")
+        for layer in range(3)
+    ]
+    together = baseline.run(sweep).logits
+    alone = torch.cat([baseline.run(route).logits for route in sweep])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_dropping_equals_blocking(clip):
+    model, inputs, _ = clip
+    stay = [row for row in range(inputs.n_pos) if row not in inputs.spans["video"]]
+    baseline = model.baseline(inputs.with_span("rest", stay))
+    for layer in range(model.cfg.n_layers):
+        found = baseline.run(
+            [av.drop_tokens("video", layer), av.block_attention(keys="video", queries="rest", layers=range(layer, 3))]
+        )
+        torch.testing.assert_close(found.logits[0], found.logits[1], rtol=1e-5, atol=1e-5)
+
+
+def test_patching_everything_recovers_the_other_run(clip):
+    model, inputs, _ = clip
+    other = model.inputs_from_tensors(
+        **{**PROMPTS["audio in video"], "input_features": PROMPTS["audio in video"]["input_features"].flip(-1)}
+    )
+    other = other.with_span("everything", range(other.n_pos)).with_span("question", inputs.spans["question"])
+    _, cache = model.run_with_cache(inputs, names_filter=["hook_inputs_embed", "blocks.0.hook_resid_pre"])
+    baseline = model.baseline(other)
+    everything = av.patch("blocks.0.hook_resid_pre", "everything", cache)
+    nothing = av.patch("hook_inputs_embed", "question", cache)  # the question is the same
+    found = baseline.run([everything, nothing]).logits
+    clean = naive(model, inputs, ())[0]
+    torch.testing.assert_close(found[0], clean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1], baseline.logits, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(baseline.logits, clean, atol=1e-3)
+
+
+# --- reads ----------------------------------------------------------------------------------------------------------
+
+
+def test_activations_are_those_of_a_full_pass(clip):
+    model, inputs, baseline = clip
+    names = [
+        "blocks.*.hook_resid_post@question",
+        "blocks.1.attn.hook_k",
+        "blocks.2.attn.hook_z@last",
+        "ln_final.hook_scale",
+    ]
+    sweep = [
+        "video->question@1",
+        [av.ablate("blocks.0.hook_mlp_out", "audio", "mean"), "av->last@2"],
+        "last->question@0",
+    ]
+    found = baseline.run(sweep, read=[*names, "last"])
+    assert found.full_passes == ()
+    for number, specs in enumerate(sweep):
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(inputs, names_filter=names, interventions=specs, logits_at="last")
+        torch.testing.assert_close(found.logits[number], logits[0, 0], rtol=1e-4, atol=1e-4)
+        for key in cache:
+            torch.testing.assert_close(found.activations[key][number], cache[key][0], rtol=1e-4, atol=1e-4)
+    only = baseline.run(sweep, read="blocks.0.hook_mlp_out@audio")
+    assert only.logits is None
+    assert "blocks.0.hook_mlp_out@audio" in repr(only)
+    torch.testing.assert_close(only.activations["blocks.0.hook_mlp_out@audio"][1].std(dim=0).max(), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("read", [[], ["last", "question"]], ids=["nothing", "two spans"])
+def test_reads_that_make_no_sense_are_refused(clip, read):
+    with pytest.raises(InterventionError, match="cannot read this from a replay"):
+        clip[2].run(["audio->last"], read=read)
+    with pytest.raises(SpanError, match="no span 'adio'"):
+        clip[2].run(["audio->last"], read="adio")
+    with pytest.raises(InterventionError, match="drops rows that are read"):
+        clip[2].run([av.drop_tokens("audio", 1)], read="av")
+
+
+# --- what is computed -----------------------------------------------------------------------------------------------
+
+
+def rows_computed(model, run):
+    """For each layer, how many rows of residual stream its block was given."""
+    given = [0] * model.cfg.n_layers
+    handles = [
+        block.register_forward_pre_hook(lambda m, args, i=i: given.__setitem__(i, given[i] + args[0].shape[:2].numel()))
+        for i, block in enumerate(model.blocks)
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return given
+
+
+def test_only_the_cone_is_computed(clip):
+    model, inputs, baseline = clip
+    n_question = inputs.n_pos - int(inputs.spans["question"].positions[0])
+    assert rows_computed(model, lambda: baseline.run(["audio->question@1"])) == [0, n_question, n_question]
+    assert rows_computed(model, lambda: baseline.run(["audio->last@0", "audio->last@1-2", "last->last@2"])) == [1, 2, 3]
+    assert rows_computed(
+        model, lambda: baseline.run([av.ablate("blocks.2.attn.hook_z", "last", heads=h) for h in range(4)])
+    ) == [0, 0, 4]
+    first = int(inputs.spans["video"].positions[0])
+    early = rows_computed(model, lambda: baseline.run([av.ablate("blocks.1.hook_resid_pre", "video")]))
+    assert early == [0, inputs.n_pos - first, inputs.n_pos - first]
+    assert rows_computed(model, lambda: baseline.run([av.keep_only("everything->everything")])) == [0, 0, 0]
+
+
+def test_rows_that_were_not_kept_are_computed_again(clip, caplog):
+    model, inputs, baseline = clip
+    slim = model.baseline(inputs, touched="question")
+    assert slim.n_bytes < baseline.n_bytes
+    with caplog.at_level(logging.INFO, "hooked_av.replay"):
+        found = slim.run(["audio->question@1", "audio->video@1"])
+    assert "was not kept: computed again" in caplog.text
+    torch.testing.assert_close(found.logits, baseline.run(["audio->question@1", "audio->video@1"]).logits)
+
+
+def test_small_batches_give_the_same(clip, monkeypatch):
+    model, _, baseline = clip
+    sweep = [f"{keys}->question@{layer}" for keys in ("audio", "video") for layer in range(3)]
+    wanted = baseline.run(sweep).logits
+    row = 4 * (2 * model.cfg.d_mlp + 4 * model.cfg.d_model)
+    torch.testing.assert_close(baseline.run(sweep, max_bytes=5 * row).logits, wanted)
+    with pytest.raises(MemoryBudgetError):
+        baseline.run(sweep, max_bytes=4 * row)
+    attend = type(baseline).attend
+    monkeypatch.setattr(type(baseline), "attend", lambda *a, **more: replace(attend(*a, **more), max_scores=1))
+    torch.testing.assert_close(baseline.run([*sweep, "audio->video@0"]).logits[:-1], wanted, rtol=1e-5, atol=1e-5)
+
+
+# --- what cannot be replayed ----------------------------------------------------------------------------------------
+
+
+def test_what_needs_a_full_pass_runs_and_says_so(clip):
+    model, inputs, baseline = clip
+    sweep = [
+        "audio->last@1",
+        av.ablate("blocks.1.attn.hook_pattern", "last<-video"),
+        av.ablate("hook_audio_embed", "audio"),
+    ]
+    with pytest.warns(HookedAVWarning, match="2 of 3 interventions run as full forward passes"):
+        found = baseline.run(sweep)
+    assert found.full_passes == (1, 2)
+    for specs, logits in zip(sweep, found.logits, strict=True):
+        torch.testing.assert_close(logits, naive(model, inputs, specs)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_open_hooks_and_interventions_are_obeyed(clip):
+    model, inputs, baseline = clip
+    with model.intervene("video->last@0"):
+        found = baseline.run(["audio->last@1", []])
+        torch.testing.assert_close(found.logits[0], naive(model, inputs, "audio->last@1")[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.logits[1], naive(model, inputs, ())[0], rtol=1e-4, atol=1e-4)
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: x * 0.5)]):
+        with pytest.warns(HookedAVWarning, match="1 of 1 interventions run as full"):
+            found = baseline.run(["audio->last@1"])
+        assert torch.equal(found.logits[0], naive(model, inputs, "audio->last@1")[0])
+        with pytest.raises(HookError, match="hooks are open"):
+            model.baseline(inputs)
+
+
+def test_baselines_that_do_not_fit_are_refused(clip):
+    model, inputs, baseline = clip
+    with pytest.raises(InputsError, match="one prompt without padding"):
+        model.baseline(model.batch([inputs, inputs]))
+    with pytest.raises(MemoryBudgetError):
+        model.baseline(inputs, max_bytes=baseline.n_bytes - 1)
+    assert model.baseline(inputs, max_bytes=baseline.n_bytes).n_bytes == baseline.n_bytes

@@ -1,0 +1,46 @@
+"""The benchmark of sweeps runs, and what it counts is the cone that the issue defines."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import forward
+import sweep
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out, threads = tmp_path_factory.mktemp("results") / "sweep.json", torch.get_num_threads()
+    CliRunner().invoke(sweep.main, ["--quick", "--out", str(out)], catch_exceptions=False)
+    torch.set_num_threads(threads)
+    return json.loads(out.read_text())
+
+
+def test_every_sweep_costs_at_most_its_cone(report):
+    (row,) = report["rows"]
+    assert list(row["sweeps"]) == list(sweep.SWEEPS)
+    for figures in row["sweeps"].values():
+        assert figures["finite"]
+        assert 0.3 < figures["of_cone"] <= report["limits"]["of_cone"]
+    assert row["sweeps"][sweep.MAP]["flops"] <= report["limits"]["map_flops"]
+
+
+def test_the_naive_cells_agree(report):
+    for cell in report["rows"][0]["naive"]:
+        assert cell["replay_differs_by"] < 1e-4 * cell["largest_logit"]
+        assert cell["transformers_differs_by"] < 1e-4 * cell["largest_logit"]
+
+
+def test_a_cone_of_every_row_and_layer_is_almost_a_clean_pass():
+    """Only the last layer of a clean pass does more: it goes on with rows that nobody reads."""
+    shape, n_pos = forward.TINY, 64
+    model, inputs = forward.make_pair(shape).model, sweep.make_inputs(n_pos - 40, shape.d_vocab)
+    with torch.no_grad():
+        whole = forward.count_flops(lambda: model(inputs, logits_at="last"))
+    saved = 2 * (n_pos - 1) * (2 * shape.d_model * 32 + 3 * shape.d_model * shape.d_mlp + 2 * n_pos * 32)
+    assert sweep.cone_flops(shape, n_pos, 0, 0) == whole - saved
