@@ -18,6 +18,7 @@ from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder import HookedDecoder
 from hooked_av.errors import InputsError
 from hooked_av.family import Family
+from hooked_av.generate import Generates
 from hooked_av.hooking import SpanHooks
 from hooked_av.hooks import ALL_LAYERS, HookPoint, Run
 from hooked_av.inputs import AVInputs, stack_inputs
@@ -30,7 +31,7 @@ from hooked_av.weights import ModelViews
 MEDIA_HOOKS = {f"hook_{modality}_embed": modality for modality in ("audio", "image", "video")}
 
 
-class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
+class HookedAVTransformer(ModelViews, TextTokens, Generates, SpanHooks):
     """An audio-visual language model whose every activation can be read, edited and differentiated by name.
 
     Made by `from_pretrained`, `from_hf` or `random_omni`. `model(inputs)` gives logits; hooks, caches and
