@@ -107,7 +107,7 @@ def _stop_tokens(
         given = tuple(of_checkpoint) or (tokenizer and tokenizer.eos_token_id)
     if given is None:
         raise _wrong("nothing says which token ends a text", "stop_tokens=..., or () to go on to the end", "none")
-    several = [given] if isinstance(given, (str, Integral)) else list(given)
+    several: Sequence[Any] = [given] if isinstance(given, (str, Integral)) else list(given)  # type: ignore[arg-type]
     return tuple(sorted({_one_stop_token(model, token) for token in several}))
 
 
@@ -121,7 +121,7 @@ def tokenizer_of(model: Any) -> Any:
 
 def _one_stop_token(model: Any, token: Any) -> int:
     number = model.to_single_token(token) if isinstance(token, str) else token
-    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < model.cfg.d_vocab:
+    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= int(number) < model.cfg.d_vocab:
         raise _wrong("no such stop token", f"ids 0 to {model.cfg.d_vocab - 1}, or texts of one token", repr(token))
     return int(number)
 

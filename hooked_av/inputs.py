@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hooked_av.errors import InputsError
 from hooked_av.media import Clip
-from hooked_av.spans import Places, Span, Spans
+from hooked_av.spans import GENERATED, Places, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
@@ -80,6 +80,17 @@ class AVInputs:
     def starts(self) -> tuple[int, ...]:
         """The first real position of each row: 0, or the number of padding tokens on the left."""
         return tuple(self.attention_mask.int().argmax(dim=1).tolist())
+
+    @property
+    def prompt_ids(self) -> Int64[Tensor, "batch pos"]:
+        """Token ids, -1 where the model wrote them: there even a placeholder of media is a word like others."""
+        ids = self.input_ids
+        written = [list(spans[GENERATED]) if GENERATED in spans else [] for spans in self.row_spans]
+        if any(written):
+            ids = ids.clone()
+            for row, positions in enumerate(written):
+                ids[row, positions] = -1
+        return ids
 
     @property
     def rope_delta(self) -> Int64[Tensor, " batch"]:

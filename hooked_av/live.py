@@ -153,7 +153,7 @@ def _check_open_hooks(model: Any, run: Passes, phases: _Phases) -> None:
             )
         for listener in point.listeners:
             scope = getattr(listener, "scope", None)
-            if run.fires(name) and not _meets(name, scope, run, phases):
+            if scope is not None and run.fires(name) and not _meets(name, scope, run, phases):
                 raise _never_fires(f"{name}@{scope.queries or ''}", phases)
 
 

@@ -209,7 +209,7 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates, SpanHooks):
                 got=f"{int(inputs.input_ids.min())} to {int(inputs.input_ids.max())}",
                 next_step="use this model's own tokenizer",
             )
-        flat = inputs.input_ids.flatten()
+        flat = inputs.prompt_ids.flatten()
         places = {
             name: (flat == self.family.placeholder(modality)).nonzero().flatten()
             for name, modality in MEDIA_HOOKS.items()

@@ -2,7 +2,7 @@
 
 The tokens to come are the span "generated". Hooks and cuts see positions of the whole sequence; a pass computes some.
 
-Axes: batch, span (rows selected by a span), query (rows of a pass).
+Axes: batch, query (rows of a pass).
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_av.hooks import Run
 
-Places = Int64[Tensor, "batch span"]
+Places = Int64[Tensor, "batch _"]
 
 
 class Reach(NamedTuple):
