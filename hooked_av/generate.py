@@ -111,12 +111,7 @@ class Generates:
             "repetition_penalty": repetition_penalty,
             "seed": seed,
         }
-        choice = Choice.of(model, given)
-        kept = (keep,) if isinstance(keep, str) else tuple(keep)
-        if not set(kept) <= set(get_args(Keep)):
-            raise InputsError(
-                "unknown thing to keep", expected=" and ".join(get_args(Keep)), got=keep, next_step="name one of them"
-            )
+        choice, kept = Choice.of(model, given), _things_to_keep(keep)
         prompt = model._as_inputs(inputs)
         run = Passes(model._begin(prompt), choice.max_new_tokens)
         live = Live.of(model, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
@@ -238,6 +233,15 @@ def _write(answer: _Answer, decoder: _Decoder, on_token: OnToken | None) -> None
             if answer.is_whole:
                 return
             logits = decoder.step(tokens, answer.n_steps - 1)
+
+
+def _things_to_keep(keep: Keep | Sequence[Keep]) -> tuple[str, ...]:
+    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    if not set(kept) <= set(get_args(Keep)):
+        raise InputsError(
+            "unknown thing to keep", expected=" and ".join(get_args(Keep)), got=keep, next_step="name one of them"
+        )
+    return kept
 
 
 def _warn_unused() -> None:

@@ -259,7 +259,7 @@ def test_a_placeholder_that_the_model_writes_is_a_word(model, inputs):
     video = inputs.input_ids[0, inputs.spans["video"].positions[0]].item()
     with torch.no_grad():
         logits = model(inputs.with_generated([[video, video]]))
-        assert torch.equal(logits[:, : inputs.n_pos], model(inputs))
+        close(logits[:, : inputs.n_pos], model(inputs))
         assert not torch.allclose(logits, model(inputs.with_generated([[5, 5]])), atol=1e-3)
 
 
@@ -404,7 +404,7 @@ REFUSED = {
         {"fwd_hooks": [(f"{HOOK}@audio", print)], "during": "decode"}, HookError, "@audio can never fire"
     ),
     "hook of one token": (
-        {"fwd_hooks": [(f"{HOOK}@generated", print)], "max_new_tokens": 1}, HookError, "can never(.|\n)*live in prefill$"
+        {"fwd_hooks": [(f"{HOOK}@generated", print)], "max_new_tokens": 1}, HookError, "can never(.|\n)*in prefill"
     ),
     "hook of no step": (
         {"fwd_hooks": [(HOOK, print)], "max_new_tokens": 1, "during": "decode"}, HookError, "there is no decode step"
