@@ -123,6 +123,16 @@ def test_a_padded_batch_writes_what_transformers_writes(family, how):
     assert [list(row) for row in ours.tokens] == family.published_tokens(tensors, seed=1, **how)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_every_step_are_those_of_transformers(family, kind):
+    """Tokens alone would not show positions that are one too far."""
+    tensors, thinker = family.makers[kind].tensors(), family.published
+    thinker.model.rope_deltas = None
+    asked = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "pad_token_id": 0}
+    theirs = thinker.generate(**tensors, **asked, max_new_tokens=N_NEW, eos_token_id=None).logits
+    close(write(family.model, family.inputs(kind), keep="logits").logits, torch.stack(theirs, dim=1))
+
+
 def test_stop_tokens_end_answers_as_in_transformers(family):
     ids = torch.randint(0, 290, (4, 10), generator=torch.Generator().manual_seed(0))
     tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
