@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hooked_av.errors import MediaError as MediaError
     from hooked_av.errors import MemoryBudgetError as MemoryBudgetError
     from hooked_av.errors import SpanError as SpanError
+    from hooked_av.generate import Generation as Generation
     from hooked_av.hooks import HookPoint as HookPoint
     from hooked_av.inputs import AVInputs as AVInputs
     from hooked_av.interventions import BlockAttention as BlockAttention
@@ -65,6 +66,7 @@ _HOME = {
     "CheckpointError": "errors",
     "Clip": "media",
     "DecoderConfig": "config",
+    "Generation": "generate",
     "HookError": "errors",
     "HookNameError": "errors",
     "HookPoint": "hooks",

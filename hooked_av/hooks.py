@@ -148,7 +148,8 @@ class HookPoint(LensHookPoint):
         queries = {None if scope is None else scope.queries for scope in scopes}
         if run is None or None in queries:
             return "all"
-        return run.union(sorted(name for name in queries if name is not None))
+        rows = run.in_pass(run.union(sorted(name for name in queries if name is not None)))
+        return rows if rows.shape[1] else None
 
 
 def _form(tensor: Tensor) -> str:
@@ -196,6 +197,7 @@ class Run:
         self.media_rows = media_rows  # hook name -> flat (batch * pos) place of each encoder output row
         self.row_sizes = row_sizes  # hook name -> numbers in such a row, where it is not d_model
         self.layers = layers  # those that this pass runs
+        self.n_pos = self.row_spans[0].n_pos  # of the inputs (the spans of a generation reach further)
         # Where a pass does not compute every row: positions of the rows and of the keys, from a layer on.
         self.held: dict[int, Int64[Tensor, "batch pos"]] = {}
         self.held_keys: dict[int, Int64[Tensor, "batch key"]] = {}
@@ -214,6 +216,14 @@ class Run:
                 )
             self._found[selector] = torch.tensor([row.tolist() for row in rows], device=self.device)
         return self._found[selector]
+
+    def in_pass(self, positions: Int64[Tensor, "batch _"]) -> Int64[Tensor, "batch _"]:
+        """Those of some positions that this pass computes (a pass of a generation computes one token)."""
+        return positions
+
+    def so_far(self, positions: Int64[Tensor, "batch _"]) -> Int64[Tensor, "batch _"]:
+        """Those of some positions that this pass can read."""
+        return positions
 
     def fires(self, name: str) -> bool:
         """Whether this run reaches a hook point: its layer must run, and encoder outputs need inputs of their kind."""
@@ -235,8 +245,9 @@ class Run:
 
     def media_index(self, name: str, selector: str) -> Int64[Tensor, " span"]:
         """Which encoder rows of a hook point belong to a span's positions."""
-        starts = torch.arange(len(self.row_spans), device=self.device)[:, None] * self.row_spans[0].n_pos
-        return torch.isin(self.media_rows[name], (self.positions(selector) + starts).flatten()).nonzero().flatten()
+        positions = self.in_pass(self.positions(selector))
+        starts = torch.arange(len(self.row_spans), device=self.device)[:, None] * self.n_pos
+        return torch.isin(self.media_rows[name], (positions + starts).flatten()).nonzero().flatten()
 
     def union(self, selectors: Sequence[str]) -> Int64[Tensor, "batch span"]:
         """The positions that any of the selectors names (every position, where rows would differ in their number)."""
@@ -263,6 +274,8 @@ class ScopedHook:
         if self.scope is None:
             return self.function(tensor, hook=hook)
         picks = self._picks(hook)
+        if not all(index.shape[1] for _, index in picks):
+            return None  # a pass of a generation that computes no row of the span
         part = tensor
         for axis, index in picks:
             part = _take(part, axis, index)
@@ -292,7 +305,7 @@ class ScopedHook:
             axis = next(hook.axes.index(name) for name in _ROW_AXES if name in hook.axes)
             picks.append((axis, _row_index(hook, run, scope.queries)))
         if scope.keys is not None:
-            held, keys = run.keys_at(str(hook.name)), run.positions(scope.keys)
+            held, keys = run.keys_at(str(hook.name)), run.so_far(run.positions(scope.keys))
             index = keys if held is None else row_index(held, keys, str(hook.name), scope.keys)
             picks.append((hook.axes.index("key"), index))
         return picks
@@ -306,7 +319,7 @@ def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch
     """Where the span's rows stand in the tensor of this hook point."""
     if "row" in hook.axes:
         return _media_index(hook, run, selector)
-    wanted = run.positions(selector)
+    wanted = run.in_pass(run.positions(selector))
     # A lazy point holds what its hooks asked for, or `logits_at`; any point holds less where rows have left.
     held = hook.rows if hook.rows is not None else run.rows_at(str(hook.name))
     return wanted if held is None else row_index(held, wanted, str(hook.name), selector)

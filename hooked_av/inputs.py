@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hooked_av.errors import InputsError
 from hooked_av.media import Clip
-from hooked_av.spans import Places, Span, Spans
+from hooked_av.spans import GENERATED, Places, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
@@ -82,10 +82,36 @@ class AVInputs:
         return tuple(self.attention_mask.int().argmax(dim=1).tolist())
 
     @property
+    def prompt_ids(self) -> Int64[Tensor, "batch pos"]:
+        """Token ids, -1 where the model wrote them: there even a placeholder of media is a word like others."""
+        ids = self.input_ids
+        written = [list(spans[GENERATED]) if GENERATED in spans else [] for spans in self.row_spans]
+        if any(written):
+            ids = ids.clone()
+            for row, positions in enumerate(written):
+                ids[row, positions] = -1
+        return ids
+
+    @property
     def rope_delta(self) -> Int64[Tensor, " batch"]:
         """What to add to a row's token count to get the position of the next token decoded."""
         largest = self.position_ids.masked_fill(~self.attention_mask, -1).amax(dim=(0, 2))
         return largest + 1 - self.attention_mask.sum(dim=1)
+
+    def positions_after(self, n_new: int) -> Int64[Tensor, "axis=3 batch new"]:
+        """Position ids of the tokens that follow: on every axis the token count plus `rope_delta`.
+
+        Errors: `InputsError` if padding stands where they would go.
+        """
+        if not self.attention_mask[:, -1].all():
+            raise InputsError(
+                "nothing can follow a prompt that is padded on the right",
+                expected="padding on the left",
+                got="padding behind the last token",
+                next_step="batch prompts with model.batch([...])",
+            )
+        first = self.attention_mask.sum(dim=1) + self.rope_delta
+        return (first[:, None] + torch.arange(n_new, device=self.device)).expand(3, -1, -1)
 
     @property
     def spans(self) -> Spans:
@@ -106,6 +132,36 @@ class AVInputs:
         Span('mine', 2 positions: 0, 2)
         """
         return replace(self, row_spans=tuple(spans.with_span(name, positions) for spans in self.row_spans))
+
+    def with_generated(self, tokens: Sequence[Sequence[int]] | Int64[Tensor, "batch new"]) -> "AVInputs":
+        """Prompt and answer as one input, the answer as the span "generated": what generation computes, in one pass.
+
+        Every analysis runs on it: `model(inputs.with_generated(model.generate(inputs).tokens))`. Its "last" is still
+        the last token of the prompt.
+
+        Args:
+            tokens: the answer of each prompt; answers of a batch need equal lengths.
+
+        >>> AVInputs.from_tokens(torch.tensor([[5, 6, 7]])).with_generated([[8, 9]]).spans["generated"]
+        Span('generated', 2 positions: 3-4)
+        """
+        rows = [list(row) for row in tokens]
+        lengths = {len(row) for row in rows}
+        if len(rows) != self.batch or len(lengths) != 1 or 0 in lengths:
+            raise InputsError(
+                "these answers do not fit the prompts",
+                expected=f"{self.batch} answers of equal length, at least one token",
+                got=[len(row) for row in rows],
+                next_step="take the prompts of a batch one by one where their answers differ in length",
+            )
+        new = torch.tensor([[int(token) for token in row] for row in rows], device=self.device)
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, new], dim=1),
+            position_ids=torch.cat([self.position_ids, self.positions_after(new.shape[1])], dim=2),
+            attention_mask=torch.cat([self.attention_mask, torch.ones_like(new, dtype=torch.bool)], dim=1),
+            row_spans=tuple(spans.continued(new.shape[1]) for spans in self.row_spans),
+        )
 
     def with_positions(self, position_ids: Int64[Tensor, "axis=3 batch pos"]) -> "AVInputs":
         """The same inputs with other position ids; the settings record that they are yours."""

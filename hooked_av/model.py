@@ -18,6 +18,7 @@ from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder import HookedDecoder
 from hooked_av.errors import InputsError
 from hooked_av.family import EncoderHook, Family
+from hooked_av.generate import Generates
 from hooked_av.generation_defaults import GenerationDefaults
 from hooked_av.hooking import SpanHooks
 from hooked_av.hooks import ALL_LAYERS, HookPoint, Run
@@ -32,7 +33,7 @@ from hooked_av.weights import ModelViews
 MEDIA_HOOKS = {f"hook_{modality}_embed": modality for modality in ("audio", "image", "video")}
 
 
-class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
+class HookedAVTransformer(ModelViews, TextTokens, Generates, SpanHooks):
     """An audio-visual language model whose every activation can be read, edited and differentiated by name.
 
     Made by `from_pretrained`, `from_hf` or `random_omni`. `model(inputs)` gives logits; hooks, caches and
@@ -218,7 +219,7 @@ class HookedAVTransformer(ModelViews, TextTokens, SpanHooks):
                 got=f"{int(inputs.input_ids.min())} to {int(inputs.input_ids.max())}",
                 next_step="use this model's own tokenizer",
             )
-        flat = inputs.input_ids.flatten()
+        flat = inputs.prompt_ids.flatten()
         embeds = {name: EncoderHook(modality, self.decoder.cfg.d_model) for name, modality in MEDIA_HOOKS.items()}
         points = {**embeds, **self.family.encoder_hooks}
         places = {

@@ -16,7 +16,7 @@ from hooked_av.config import DecoderConfig
 from hooked_av.errors import InterventionError
 from hooked_av.hook_names import Scope, match_names
 from hooked_av.hooks import HookPoint, Run, ScopedHook, layer_of
-from hooked_av.interventions import BlockAttention, DropTokens, Edit, Intervention, KeepOnly
+from hooked_av.interventions import Ablate, BlockAttention, DropTokens, Edit, Intervention, KeepOnly
 from hooked_av.routes import check_range
 
 Places = Int64[Tensor, "batch span"]
@@ -89,9 +89,9 @@ def _leaving(specs: Sequence[DropTokens], run: Run) -> dict[int, Places]:
     for layer in sorted({spec.layer for spec in specs}):
         spans = [spec.span for spec in specs if spec.layer == layer]
         rows = [set(row.tolist()) - before for row, before in zip(run.union(spans), gone, strict=True)]
-        for row, spans_of_row, before in zip(rows, run.row_spans, gone, strict=True):
+        for row, before in zip(rows, gone, strict=True):
             before |= row
-            if spans_of_row.n_pos - 1 in row:
+            if any(position >= run.n_pos - 1 for position in row):
                 raise InterventionError(
                     "the last token cannot be dropped",
                     expected="a span that leaves at least the last token, where the answer is read",
@@ -136,7 +136,11 @@ def _point_edits(spec: Edit, run: Run, cfg: DecoderConfig, points: Mapping[str, 
 def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig) -> None:
     """Spans, heads and the form of the values fit this hook point."""
     spec, axes = edit.spec, point.axes
-    n_span = run.positions(edit.scope.queries).shape[1] if edit.scope.queries else run.row_spans[0].n_pos
+    n_span = run.positions(edit.scope.queries).shape[1] if edit.scope.queries else run.n_pos
+    if edit.scope.queries and bool((run.positions(edit.scope.queries) >= run.n_pos).any()):
+        n_span = 1  # how many there will be is not known, and each comes alone
+        if isinstance(spec, Ablate) and spec.value == "mean":
+            raise _no_fit(edit, "a span of the prompt, for a mean over its rows", edit.scope.queries)
     if edit.scope.keys:
         run.positions(edit.scope.keys)
     head_axis = next((axis for axis in ("head", "kv_head") if axis in axes), None)

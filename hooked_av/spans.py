@@ -17,6 +17,7 @@ from hooked_av.errors import SpanError, nearest
 
 Places = Iterable[int] | np.ndarray  # positions, in any order
 
+GENERATED = "generated"  # the span of the tokens that the model itself wrote
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TERM = re.compile(rf"\s*([|&-]?)\s*({NAME.pattern})\s*")
 
@@ -253,6 +254,16 @@ class Spans(Mapping[str, Span]):
 
     def _where(self, mask: np.ndarray, meaning: str) -> Span:
         return self._within(Span(meaning, np.flatnonzero(mask)))
+
+    def continued(self, n_new: int) -> "Spans":
+        """The same spans in a row with `n_new` generated tokens behind it: the span "generated".
+
+        >>> Spans(4, {"text": [0, 1]}).continued(2)["generated"]
+        Span('generated', 2 positions: 4-5)
+        """
+        so_far = self._spans.get(GENERATED, ())  # a prompt may hold an answer, and go on
+        total = self.n_pos + n_new
+        return self.shifted(0, total).with_span(GENERATED, [*so_far, *range(self.n_pos, total)])
 
     def shifted(self, offset: int, n_pos: int) -> "Spans":
         """The same spans in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""

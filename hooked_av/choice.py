@@ -1,0 +1,171 @@
+"""Choice: how the next token is chosen: greedy or sampled, by transformers' own processors, and when to stop.
+
+What is not given comes from the checkpoint's generation settings, then from transformers' defaults.
+
+Axes: batch pos d_vocab.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from numbers import Integral
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from hooked_av.errors import InputsError
+
+SAMPLING = ("temperature", "top_k", "top_p", "seed")  # they mean nothing while decoding is greedy
+# transformers' own where it has one; `max_new_tokens` is ours (transformers' is a total length of 20).
+FALLBACK = SimpleNamespace(
+    max_new_tokens=64, do_sample=False, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0, eos_token_ids=()
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How tokens are chosen, every value resolved; `seed` is None while decoding is greedy."""
+
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+    do_sample: bool
+    repetition_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+
+    @classmethod
+    def of(cls, model: Any, given: dict[str, Any]) -> "Choice":
+        """What was given, and for the rest what the checkpoint says.
+
+        Errors: `InputsError` for values that make no sense, or that this way of decoding would not use.
+        """
+        defaults = defaults_of(model)
+        stop_tokens = given.pop("stop_tokens")
+        do_sample = defaults["do_sample"] if given["do_sample"] is None else given["do_sample"]
+        if not isinstance(do_sample, bool):
+            raise _wrong("do_sample does not fit", "True or False", repr(do_sample))
+        unused = [name for name in SAMPLING if given[name] is not None]
+        if unused and not do_sample:
+            raise _wrong("greedy decoding does not use these", "do_sample=True", ", ".join(unused))
+        seed = given.pop("seed")
+        values = {name: defaults[name] if value is None else value for name, value in given.items()}
+        choice = cls(
+            stop_tokens=_stop_tokens(model, defaults["eos_token_ids"], stop_tokens),
+            seed=_seed(seed) if do_sample else None,
+            **values,
+        )
+        _check_whole("max_new_tokens", choice.max_new_tokens, 1)
+        choice.processors()
+        return choice
+
+    def processors(self) -> LogitsProcessorList:
+        """transformers' processors, in transformers' order; those that change nothing are left out."""
+        _check_whole("top_k", self.top_k, 0)
+        try:
+            made = [
+                (RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)), self.repetition_penalty != 1),
+                (TemperatureLogitsWarper(float(self.temperature)), self.do_sample and self.temperature != 1),
+                (TopKLogitsWarper(max(1, int(self.top_k))), self.do_sample and self.top_k != 0),
+                (TopPLogitsWarper(float(self.top_p)), self.do_sample and self.top_p != 1),
+            ]
+        except (ValueError, TypeError) as error:
+            raise _wrong("transformers refuses these settings", "positive numbers, top_p at most 1", error) from error
+        return LogitsProcessorList([processor for processor, used in made if used])
+
+    def settings(self) -> dict[str, Any]:
+        """The values that this way of decoding uses, for the record."""
+        return {name: value for name, value in asdict(self).items() if self.do_sample or name not in SAMPLING}
+
+
+def defaults_of(model: Any) -> dict[str, Any]:
+    """What a model's checkpoint says about generation (`model.generation_defaults`), and our fallback for the rest."""
+    said = getattr(model, "generation_defaults", FALLBACK)
+    return {name: _first(getattr(said, name, None), value) for name, value in vars(FALLBACK).items()}
+
+
+def _first(value: Any, fallback: Any) -> Any:
+    return fallback if value is None else value
+
+
+def _stop_tokens(
+    model: Any, of_checkpoint: Sequence[int], given: int | str | Sequence[int | str] | None
+) -> tuple[int, ...]:
+    """Ids of the tokens that end a text: those given, or the checkpoint's, or the tokenizer's."""
+    if given is None:
+        tokenizer = tokenizer_of(model)
+        given = tuple(of_checkpoint) or (tokenizer and tokenizer.eos_token_id)
+    if given is None:
+        raise _wrong("nothing says which token ends a text", "stop_tokens=..., or () to go on to the end", "none")
+    several: Sequence[Any] = [given] if isinstance(given, (str, Integral)) else list(given)  # type: ignore[arg-type]
+    return tuple(sorted({_one_stop_token(model, token) for token in several}))
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The model's tokenizer; None if it was loaded without one."""
+    try:
+        return model.family.tokenizer
+    except InputsError:
+        return None
+
+
+def _one_stop_token(model: Any, token: Any) -> int:
+    number = model.to_single_token(token) if isinstance(token, str) else token
+    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= int(number) < model.cfg.d_vocab:
+        raise _wrong("no such stop token", f"ids 0 to {model.cfg.d_vocab - 1}, or texts of one token", repr(token))
+    return int(number)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise _wrong(f"{name} does not fit", f"a whole number, at least {least}", repr(value))
+
+
+def _seed(seed: int | None) -> int:
+    """The given one, or one drawn from torch's own state, so that it can be recorded."""
+    if seed is None:
+        return int(torch.randint(2**31, ()))
+    _check_whole("seed", seed, 0)
+    return int(seed)
+
+
+def _wrong(what: str, expected: str, got: object) -> InputsError:
+    return InputsError(what, expected=expected, got=got, next_step="see model.generate for what each setting means")
+
+
+class Chooser:
+    """Chooses tokens, one for each prompt, as transformers does; its random numbers are its own."""
+
+    def __init__(self, choice: Choice, starts: Sequence[int], device: torch.device) -> None:
+        self.processors = choice.processors()
+        self.starts = starts
+        self.generator = None
+        if choice.seed is not None:
+            self.generator = torch.Generator(device).manual_seed(choice.seed)
+
+    def __call__(
+        self, ids: Int64[Tensor, "batch pos"], logits: Float[Tensor, "batch d_vocab"]
+    ) -> Int64[Tensor, " batch"]:
+        scores = self._scores(ids, logits)
+        if self.generator is None:
+            return scores.argmax(dim=-1)
+        return torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[:, 0]
+
+    def _scores(self, ids: Tensor, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
+        if not any(self.starts):
+            return self.processors(ids, logits)  # type: ignore[arg-type] - transformers names its tensor types by device
+        rows = [
+            self.processors(ids[row : row + 1, start:], logits[row : row + 1])  # type: ignore[arg-type]
+            for row, start in enumerate(self.starts)
+        ]
+        return torch.cat(rows)

@@ -1,0 +1,543 @@
+"""Answers are token for token those of transformers; with hooks and interventions, those of passes without a cache."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.thinkers import make_thinker, prompts
+
+import hooked_av as av
+from hooked_av import attention
+from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, SpanError
+from hooked_av.model import HookedAVTransformer
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error")]
+N_NEW = 6
+
+
+@dataclass(frozen=True)
+class Omni:
+    """A small model, transformers' own around the same weights, and one prompt of each kind."""
+
+    name = "omni"
+    random = staticmethod(av.random_omni)
+
+    @cached_property
+    def published(self) -> Any:
+        return make_thinker(n_kv=2)
+
+    @cached_property
+    def model(self) -> HookedAVTransformer:
+        return HookedAVTransformer.from_hf(self.published)
+
+    @cached_property
+    def makers(self) -> dict[str, Any]:
+        return prompts()
+
+    def inputs(self, kind: str) -> av.AVInputs:
+        inputs = self.model.inputs_from_tensors(**self.makers[kind].tensors())
+        return inputs.with_span("question", range(inputs.n_pos - 6, inputs.n_pos))
+
+    def published_tokens(self, tensors: dict, seed: int = 0, **settings: Any) -> list[list[int]]:
+        """What transformers writes behind each prompt."""
+        self.published.model.rope_deltas = None
+        settings = {"max_new_tokens": N_NEW, "eos_token_id": None, "pad_token_id": 0, "do_sample": False, **settings}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.published.generate(**tensors, **settings)[:, tensors["input_ids"].shape[1] :].tolist()
+
+
+FAMILIES = [Omni()]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    return family.model
+
+
+@pytest.fixture
+def inputs(family):
+    return family.inputs("audio in video")
+
+
+def write(model, inputs, **arguments):
+    return model.generate(inputs, **{"max_new_tokens": N_NEW, "stop_tokens": (), **arguments})
+
+
+def in_one_pass(model, inputs, tokens, specs=()):
+    """The logits that each token of an answer was chosen from, without a cache: one pass over prompt and answer."""
+    with torch.no_grad():
+        logits = model(inputs.with_generated(tokens), interventions=specs)
+    return logits[:, -len(tokens[0]) - 1 : -1]
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# --- transformers ----------------------------------------------------------------------------------------------------
+
+KINDS = ["text", "audio", "image", "video", "audio in video", "interleaved", "two clips"]
+SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"repetition_penalty": 1.3},
+        {"do_sample": True},
+        {"do_sample": True, "top_k": 0, "temperature": 2.0},
+    ],
+    ids=str,
+)
+def test_each_setting_means_what_it_means_in_transformers(family, how):
+    test_tokens_are_those_of_transformers(family, "audio", how)
+
+
+@pytest.mark.parametrize("how", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_transformers(family, kind, how):
+    seed = {"seed": 5} if "do_sample" in how else {}
+    ours = write(family.model, family.inputs(kind), **how, **seed)
+    theirs = family.published_tokens(family.makers[kind].tensors(), seed=5, **how)
+    assert [list(row) for row in ours.tokens] == theirs
+
+
+@pytest.mark.parametrize("how", [{}, SAMPLED], ids=["greedy", "sampled"])
+def test_a_padded_batch_writes_what_transformers_writes(family, how):
+    short, long = torch.randint(0, 290, (9,)), torch.randint(0, 290, (14,))
+    ids = torch.stack([torch.cat([torch.zeros(5, dtype=torch.int64), short]), long])
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    tensors["attention_mask"][0, :5] = 0
+    ours = write(family.model, family.model.inputs_from_tensors(**tensors), **how, **({"seed": 1} if how else {}))
+    assert [list(row) for row in ours.tokens] == family.published_tokens(tensors, seed=1, **how)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_every_step_are_those_of_transformers(family, kind):
+    """Tokens alone would not show positions that are one too far."""
+    tensors, thinker = family.makers[kind].tensors(), family.published
+    thinker.model.rope_deltas = None
+    asked = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "pad_token_id": 0}
+    theirs = thinker.generate(**tensors, **asked, max_new_tokens=N_NEW, eos_token_id=None).logits
+    close(write(family.model, family.inputs(kind), keep="logits").logits, torch.stack(theirs, dim=1))
+
+
+def test_stop_tokens_end_answers_as_in_transformers(family):
+    ids = torch.randint(0, 290, (4, 10), generator=torch.Generator().manual_seed(0))
+    tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = family.model.inputs_from_tensors(**tensors)
+    free = write(family.model, inputs, max_new_tokens=12)
+    stops = [free.tokens[0][3], free.tokens[1][6]]
+    ours = write(family.model, inputs, max_new_tokens=12, stop_tokens=stops)
+    theirs = family.published_tokens(tensors, max_new_tokens=12, eos_token_id=stops)
+    for row, (tokens, reason) in enumerate(zip(ours.tokens, ours.stopped_by, strict=True)):
+        assert list(tokens) == theirs[row][: len(tokens)]
+        assert set(theirs[row][len(tokens) :]) <= {0}
+        assert reason == ("stop_token" if tokens[-1] in stops else "max_new_tokens")
+        assert not set(tokens[:-1]) & set(stops)
+    assert len(ours.tokens[0]) <= 4 < max(len(tokens) for tokens in ours.tokens)
+
+
+def text_positions(inputs, n_new):
+    return torch.arange(inputs.n_pos, inputs.n_pos + n_new).expand(3, inputs.batch, -1)
+
+
+def one_too_late(inputs, n_new):
+    return real_positions(inputs, n_new) + 1
+
+
+real_positions = av.AVInputs.positions_after
+
+
+@pytest.mark.parametrize("wrong", [text_positions, one_too_late])
+def test_wrong_positions_of_decoded_tokens_would_be_noticed(monkeypatch, family, inputs, wrong):
+    before = write(family.model, inputs, keep="logits")
+    monkeypatch.setattr(av.AVInputs, "positions_after", wrong)
+    after = write(family.model, inputs, keep="logits")
+    assert torch.equal(before.logits[:, 0], after.logits[:, 0])
+    assert (before.logits - after.logits)[:, 1].abs().max() > 1e-3
+
+
+# --- without a cache -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text", "audio in video", "two clips"])
+def test_cached_equals_uncached(family, kind):
+    inputs = family.inputs(kind)
+    answer = write(family.model, inputs, keep=["logits", "probabilities"])
+    tokens = []
+    for _ in range(N_NEW):
+        sofar = inputs.with_generated([tokens]) if tokens else inputs
+        with torch.no_grad():
+            tokens.append(int(family.model(sofar)[0, -1].argmax()))
+    assert answer.tokens == (tuple(tokens),)
+    logits = in_one_pass(family.model, inputs, answer.tokens)
+    close(answer.logits, logits)
+    close(answer.probabilities, logits.softmax(-1).gather(2, torch.tensor([tokens])[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_a_padded_batch_equals_its_prompts(monkeypatch, family, backend):
+    monkeypatch.setattr(family.model, "attn_implementation", backend)
+    alone = [family.inputs(kind) for kind in ("video", "interleaved")]
+    cut = {"interventions": ["generated->generated@0", av.ablate("blocks.1.attn.hook_z", "last|generated")]}
+    batch = write(family.model, family.model.batch(alone), keep="logits", repetition_penalty=1.1, **cut)
+    for row, prompt in enumerate(alone):
+        single = write(family.model, prompt, keep="logits", repetition_penalty=1.1, **cut)
+        assert batch.tokens[row] == single.tokens[0]
+        close(batch.logits[row], single.logits[0])
+
+
+SPECS = {
+    "the first token only": ["audio->last"],
+    "the whole answer": ["audio->last|generated"],
+    "all tokens but the first": ["video->generated@1-2"],
+    "a prompt's route": ["audio->question@0-1"],
+    "the answer to itself": ["generated->generated@2"],
+    "some heads": [av.block_attention("av->last|generated@1", heads=[0, 3])],
+    "only these": [av.keep_only("text|av|boundary->text|av|boundary", "text|generated->generated")],
+    "an edit of the prompt": [av.ablate("blocks.0.hook_mlp_out", "audio", "mean")],
+    "an edit of the answer": [av.add("blocks.1.hook_resid_pre", "generated", torch.linspace(-1, 1, 64))],
+    "edit of every row read": [av.ablate("blocks.1.attn.hook_z", "last|generated", heads=[2])],
+    "an edit of patterns": [av.ablate("blocks.1.attn.hook_pattern", "last|generated<-audio")],
+    "dropped, known before": [av.drop_tokens("audio", 1)],
+    "dropped, and cut": [av.drop_tokens("video", 2), "audio->generated@1"],
+    "several": ["audio->last|generated@0", av.ablate("blocks.2.hook_mlp_out", "question|generated"), "video->question"],
+}
+
+
+@pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS.keys())
+def test_interventions_go_on_in_decoding(model, inputs, specs):
+    answer = write(model, inputs, keep="logits", interventions=specs)
+    close(answer.logits, in_one_pass(model, inputs, answer.tokens, specs))
+    with model.intervene(*specs):
+        assert write(model, inputs).tokens == answer.tokens
+    clean = in_one_pass(model, inputs, answer.tokens)
+    assert not torch.allclose(answer.logits, clean, atol=1e-3)
+    assert model._interventions == ()
+    assert not any(point.is_hooked for point in model.hook_dict.values())
+
+
+def test_keys_of_dropped_tokens_go_too(model, inputs):
+    kept, dropped = (
+        write(model, inputs, keep="logits", interventions=av.drop_tokens("audio", 2, kv)) for kv in ("keep", "drop")
+    )
+    assert torch.equal(kept.logits[:, 0], dropped.logits[:, 0])
+    specs = [av.drop_tokens("audio", 2), "audio->generated@0-1"]
+    close(dropped.logits, in_one_pass(model, inputs, dropped.tokens, specs))
+    assert not torch.allclose(dropped.logits[:, 1], kept.logits[:, 1], atol=1e-3)
+
+
+SELECTORS = ["audio", "video", "question", "last", "generated", "last|generated", "av|generated", "question|generated"]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.sampled_from(SELECTORS),
+    queries=st.sampled_from(SELECTORS),
+    layers=st.sets(st.integers(0, 2), min_size=1),
+    heads=st.none() | st.sets(st.integers(0, 3), min_size=1),
+    during=st.sampled_from(["both", "prefill", "decode"]),
+)
+def test_any_cut_in_any_phase_equals_one_pass(family, keys, queries, layers, heads, during):
+    model, inputs = family.model, family.inputs("audio in video")
+    cut = av.block_attention(keys=keys, queries=queries, layers=layers, heads=heads)
+    here = {"prefill": queries != "generated", "decode": "generated" in queries, "both": True}
+    if not here[during]:
+        with pytest.raises(InterventionError, match="can never act"):
+            write(model, inputs, interventions=cut, during=during)
+        return
+    answer = write(model, inputs, max_new_tokens=4, keep="logits", interventions=cut, during=during)
+    rows = {"prefill": queries.removesuffix("|generated"), "decode": "generated", "both": queries}[during]
+    same = av.block_attention(keys=keys, queries=rows, layers=layers, heads=heads)
+    # in the prefill there are no generated keys
+    close(answer.logits, in_one_pass(model, inputs, answer.tokens, same))
+
+
+def test_a_placeholder_that_the_model_writes_is_a_word(model, inputs):
+    video = inputs.input_ids[0, inputs.spans["video"].positions[0]].item()
+    with torch.no_grad():
+        logits = model(inputs.with_generated([[video, video]]))
+        close(logits[:, : inputs.n_pos], model(inputs))
+        assert not torch.allclose(logits, model(inputs.with_generated([[5, 5]])), atol=1e-3)
+
+
+def test_an_answer_can_go_on(model, inputs):
+    whole = write(model, inputs, interventions="audio->generated@1")
+    half = write(model, inputs, max_new_tokens=N_NEW - 4, interventions="audio->generated@1")
+    longer = inputs.with_generated(half.tokens)
+    rest = write(model, longer, max_new_tokens=4, interventions="audio->generated@1")
+    assert half.tokens[0] + rest.tokens[0] == whole.tokens[0]
+    assert longer.spans["last"] == inputs.spans["last"]
+    assert torch.equal(longer.position_ids[..., : inputs.n_pos], inputs.position_ids)
+
+
+# --- hooks -----------------------------------------------------------------------------------------------------------
+
+
+def recorded(seen):
+    def hook(tensor, hook):
+        seen.append((hook.name, tuple(tensor.shape)))
+
+    return hook
+
+
+def test_hooks_see_the_rows_of_each_pass(model, inputs):
+    seen = []
+    names = ["blocks.1.hook_mlp_out", "blocks.1.hook_mlp_out@audio", "hook_inputs_embed@last|generated", "hook_logits"]
+    write(model, inputs, max_new_tokens=3, fwd_hooks=[(name, recorded(seen)) for name in names])
+    n_pos, n_audio = inputs.n_pos, len(inputs.spans["audio"])
+    embed, mlp, logits = "hook_inputs_embed", "blocks.1.hook_mlp_out", "hook_logits"
+    prefill = [(embed, (1, 1, 64)), (mlp, (1, n_pos, 64)), (mlp, (1, n_audio, 64)), (logits, (1, 1, 320))]
+    step = [(embed, (1, 1, 64)), (mlp, (1, 1, 64)), (logits, (1, 1, 320))]
+    assert seen == [*prefill, *step, *step]
+    assert not any(point.is_hooked for point in model.hook_dict.values())
+
+
+def test_encoders_run_once(model, inputs):
+    seen = []
+    with model.hooks([("hook_*_embed", recorded(seen))]):
+        write(model, inputs)
+    assert sorted(name for name, _ in seen) == ["hook_audio_embed", "hook_inputs_embed", "hook_video_embed"] or (
+        [name for name, _ in seen].count("hook_audio_embed")
+        == [name for name, _ in seen].count("hook_video_embed")
+        == 1
+    )
+
+
+@pytest.mark.parametrize(("during", "steps"), [("both", 5), ("prefill", 1), ("decode", 4)])
+def test_hooks_of_a_call_are_live_during_its_phase(model, inputs, during, steps):
+    seen, always = [], []
+    with model.hooks([("blocks.0.hook_attn_out", recorded(always))]):
+        write(model, inputs, max_new_tokens=5, fwd_hooks=[("blocks.0.hook_attn_out", recorded(seen))], during=during)
+    assert len(seen) == steps
+    assert len(always) == 5
+
+
+def test_what_a_hook_returns_is_used_in_every_step(model, inputs):
+    vector = torch.linspace(-1, 1, 64)
+    steered = write(
+        model,
+        inputs,
+        keep="logits",
+        fwd_hooks=[("blocks.1.hook_resid_post@generated", lambda rows, hook: rows + vector)],
+    )
+    spec = av.add("blocks.1.hook_resid_post", "generated", vector)
+    assert torch.equal(steered.logits, write(model, inputs, keep="logits", interventions=spec).logits)
+    assert not torch.allclose(steered.logits, write(model, inputs, keep="logits").logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("span", ["last|generated<-audio", "generated<-question|generated", "last|generated"])
+def test_patterns_of_the_answer(model, inputs, span):
+    """What each step's pattern hook sees is that row of one pass over prompt and answer."""
+    seen = []
+    name = f"blocks.1.attn.hook_pattern@{span}"
+    answer = write(model, inputs, fwd_hooks=[(name, lambda rows, hook: seen.append(rows.clone()))])
+    with torch.no_grad():
+        whole = inputs.with_generated([answer.tokens[0][:-1]])  # the last token is never read
+        cache = model.run_with_cache(whole, names_filter=name)[1][name]
+    assert len(seen) == cache.shape[2]
+    for row, rows in enumerate(seen):
+        close(rows[:, :, 0], cache[:, :, row, : rows.shape[3]])
+        assert not cache[:, :, row, rows.shape[3] :].any()
+
+
+def test_hooks_see_the_edits_of_interventions(model, inputs):
+    seen = []
+    write(
+        model,
+        inputs,
+        interventions=av.ablate("blocks.1.hook_mlp_out", "last|generated"),
+        fwd_hooks=[("blocks.1.hook_mlp_out@last|generated", lambda rows, hook: seen.append(rows.abs().max().item()))],
+    )
+    assert seen == [0] * N_NEW
+
+
+def test_a_cut_of_the_prompt_costs_decoding_nothing(monkeypatch, model, inputs):
+    calls = []
+    real = attention.apply_cuts
+    monkeypatch.setattr(attention, "apply_cuts", lambda z, *rest: calls.append(z.shape[2]) or real(z, *rest))
+    write(model, inputs, interventions=["audio->question@1", "video->generated@2"])
+    assert calls == [inputs.n_pos, inputs.n_pos, *[1] * (N_NEW - 1)]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+HOOK = "blocks.1.hook_mlp_out"
+REFUSED = {
+    "max_new_tokens": ({"max_new_tokens": 0}, InputsError, "max_new_tokens does not fit"),
+    "half a token": ({"max_new_tokens": True}, InputsError, "max_new_tokens does not fit"),
+    "stop token outside": ({"stop_tokens": 320}, InputsError, "no such stop token(.|\n)*0 to 319"),
+    "negative stop token": ({"stop_tokens": [-1]}, InputsError, "no such stop token"),
+    "no stop token known": ({"stop_tokens": None}, InputsError, "nothing says which token ends a text"),
+    "temperature of nothing": ({"temperature": 0.5}, InputsError, "greedy decoding does(.|\n)*temperature"),
+    "seed of nothing": ({"seed": 1}, InputsError, "greedy decoding does(.|\n)*seed"),
+    "temperature": ({"do_sample": True, "temperature": 0.0}, InputsError, "transformers refuses"),
+    "top_p": ({"do_sample": True, "top_p": 1.5}, InputsError, "transformers refuses"),
+    "top_k": ({"do_sample": True, "top_k": -1}, InputsError, "top_k does not fit"),
+    "penalty": ({"repetition_penalty": -1.0}, InputsError, "transformers refuses"),
+    "phase": ({"during": "later", "interventions": "audio->last"}, InputsError, "unknown scope"),
+    "phase of nothing": ({"during": "decode"}, InputsError, "nothing to be live"),
+    "keep": ({"keep": "scores"}, InputsError, "unknown thing to keep"),
+    "unknown span": ({"interventions": "adio->last"}, SpanError, "no span 'adio'"),
+    "unknown span of a hook": ({"fwd_hooks": [(f"{HOOK}@adio", print)]}, SpanError, "no span 'adio'"),
+    "cut in no pass": (
+        {"interventions": "audio->question", "during": "decode"}, InterventionError, "can never(.|\n)*live in decode"
+    ),
+    "edit in no pass": (
+        {"interventions": av.ablate(HOOK, "generated"), "during": "prefill"}, InterventionError, "can never act"
+    ),
+    "cut of one token": (
+        {"interventions": "audio->generated", "max_new_tokens": 1}, InterventionError, "can never act"
+    ),
+    "drop in a phase": (
+        {"interventions": av.drop_tokens("audio", 1), "during": "prefill"}, InterventionError, "can never act(.|\n)*kv="
+    ),
+    "drop of the answer": ({"interventions": av.drop_tokens("generated", 1)}, InterventionError, "cannot be dropped"),
+    "drop of the last": ({"interventions": av.drop_tokens("last", 1)}, InterventionError, "cannot be dropped"),
+    "mean of the answer": ({"interventions": av.ablate(HOOK, "generated", "mean")}, InterventionError, "does not fit"),
+    "values of the answer": (
+        {"interventions": av.patch(HOOK, "generated", torch.ones(7, 64))}, InterventionError, "does not fit"
+    ),
+    "hook in no pass": (
+        {"fwd_hooks": [(f"{HOOK}@audio", print)], "during": "decode"}, HookError, "@audio can never fire"
+    ),
+    "hook of one token": (
+        {"fwd_hooks": [(f"{HOOK}@generated", print)], "max_new_tokens": 1}, HookError, "can never(.|\n)*in prefill"
+    ),
+    "hook of no step": (
+        {"fwd_hooks": [(HOOK, print)], "max_new_tokens": 1, "during": "decode"}, HookError, "there is no decode step"
+    ),
+    "encoder hook in decoding": (
+        {"fwd_hooks": [("hook_audio_embed", print)], "during": "decode"}, HookError, "can never fire"
+    ),
+    "hook without its modality": ({"fwd_hooks": [("hook_image_embed", print)]}, HookError, "can never fire"),
+    "keys to come in the prefill": (
+        {"fwd_hooks": [("blocks.0.attn.hook_pattern@last<-generated", print)]}, HookError, "can never fire"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_nothing_is_silent(monkeypatch, model, inputs, as_a_user, arguments, error, message):
+    monkeypatch.setattr(model.decoder, "forward", None)  # refused before anything runs
+    with pytest.raises(error, match=message):
+        write(model, inputs, **arguments)
+    assert not any(point.is_hooked for point in model.hook_dict.values())
+
+
+def test_open_hooks_that_can_never_fire_are_refused(model, inputs):
+    with model.hooks([(f"{HOOK}@generated", print)]), pytest.raises(HookError, match="@generated can never fire"):
+        write(model, inputs, max_new_tokens=1)
+    with model.hooks(bwd_hooks=[(HOOK, print)]), pytest.raises(HookError, match=r"gradient hook(.|\n)*with_generated"):
+        write(model, inputs)
+    with model.intervene("audio->generated"), pytest.raises(InterventionError, match="can never act"):
+        write(model, inputs, max_new_tokens=1)
+
+
+def test_generated_is_a_span_of_generations_only(model, inputs):
+    with pytest.raises(SpanError, match="no span 'generated'"):
+        model(inputs, interventions="audio->last|generated")
+    with pytest.raises(SpanError, match="is not among the rows"):
+        write(model, inputs, fwd_hooks=[("hook_logits@question", print)])
+
+
+def test_padding_on_the_right_is_refused(model):
+    ids = torch.randint(0, 290, (2, 6))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    with pytest.raises(InputsError, match="padded on the right"):
+        write(model, model.inputs_from_tensors(input_ids=ids, attention_mask=mask))
+
+
+@pytest.mark.parametrize("tokens", [[[1], [2]], [[]], [[1, 2], [3]]])
+def test_answers_that_do_not_fit_are_refused(inputs, tokens):
+    with pytest.raises(InputsError, match="do not fit the prompts"):
+        inputs.with_generated(tokens)
+
+
+def test_a_phase_that_never_came_is_said(model, inputs):
+    first = write(model, inputs).tokens[0][0]
+    with pytest.warns(HookedAVWarning, match="there was no decode step"):
+        write(model, inputs, stop_tokens=first, interventions="audio->generated", during="decode")
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def test_the_callback_sees_every_token(model):
+    batch = model.inputs_from_tensors(
+        input_ids=torch.randint(0, 290, (3, 10), generator=torch.Generator().manual_seed(1))
+    )
+    stop = write(model, batch).tokens[0][2]
+    steps = []
+    answer = write(model, batch, stop_tokens=[stop], on_token=steps.append, keep=("logits", "probabilities"))
+    columns = [[token for token in column if token is not None] for column in zip(*steps, strict=True)]
+    assert [list(row) for row in answer.tokens] == columns
+    for row, tokens in enumerate(answer.tokens):
+        assert not answer.logits[row, : len(tokens)].isnan().any()
+        assert answer.logits[row, len(tokens) :].isnan().all()
+        assert answer.probabilities[row, len(tokens) :].isnan().all()
+    assert len(answer.tokens[0]) < N_NEW
+
+
+def test_a_callback_may_run_the_model(model, inputs):
+    plain = write(model, inputs, fwd_hooks=[(f"{HOOK}@generated", lambda rows, hook: rows * 2)])
+    busy = write(
+        model,
+        inputs,
+        fwd_hooks=[("blocks.2.attn.hook_pattern@last|generated<-audio", lambda rows, hook: rows * 1)],
+        on_token=lambda _: model._begin(inputs) and setattr(model, "_run", model._begin(inputs)),
+    )
+    assert busy.tokens == write(model, inputs).tokens != plain.tokens
+
+
+def test_sampling_is_reproducible_and_leaves_torch_alone(model, inputs):
+    state = torch.get_rng_state()
+    one = write(model, inputs, **SAMPLED, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = write(model, inputs, **SAMPLED)
+    again = write(model, inputs, **SAMPLED, seed=other.settings["seed"])
+    assert one.tokens != other.tokens == again.tokens
+
+
+def test_settings_say_how(model, inputs):
+    answer = write(model, inputs, interventions="audio->last@1", during="prefill")
+    said = dict(answer.settings)
+    assert said["interventions"] == ["block audio → last in layers [1]"]
+    assert (said["during"], said["max_new_tokens"], said["stop_tokens"]) == ("prefill", N_NEW, ())
+    assert "temperature" not in said
+    assert write(model, inputs, **SAMPLED, seed=3).settings.items() >= {**SAMPLED, "seed": 3}.items()
+
+
+def test_texts_and_stop_tokens_come_from_the_tokenizer(family):
+    model = family.random(n_layers=2)
+    inputs = model.prepare(question="Which digit do you hear?")
+    tokenizer = model.family.tokenizer
+    answer = model.generate(inputs, max_new_tokens=6)
+    assert answer.settings["stop_tokens"] == (tokenizer.eos_token_id,)
+    assert len(answer.tokens[0]) == answer.settings["max_new_tokens"] == 6
+    assert answer.texts == (tokenizer.decode(answer.tokens[0], skip_special_tokens=True),)
+    one_token = next(t for t in answer.tokens[0] if len(tokenizer(tokenizer.decode([t]))["input_ids"]) == 1)
+    stopped = model.generate(inputs, max_new_tokens=6, stop_tokens=tokenizer.decode([one_token]))
+    assert stopped.tokens[0] == answer.tokens[0][: answer.tokens[0].index(one_token) + 1]
+
+
+def test_defaults_come_from_the_checkpoint(monkeypatch, model, inputs):
+    said = SimpleNamespace(repetition_penalty=1.4, do_sample=True, top_k=7, eos_token_ids=(11, 3), max_new_tokens=5)
+    monkeypatch.setattr(model, "generation_defaults", said, raising=False)
+    answer = model.generate(inputs, seed=2)
+    wanted = {"repetition_penalty": 1.4, "do_sample": True, "top_k": 7, "stop_tokens": (3, 11), "max_new_tokens": 5}
+    assert answer.settings.items() >= {**wanted, "temperature": 1.0, "top_p": 1.0, "seed": 2}.items()
+    given = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 2, "stop_tokens": ()}
+    assert model.generate(inputs, **given).settings.items() >= given.items()
