@@ -28,7 +28,7 @@ class Passes(Run):
 
     def __init__(self, run: Run, n_new: int) -> None:
         spans = [spans.continued(n_new) for spans in run.row_spans]
-        super().__init__(spans, run.device, run.media_rows, run.layers)
+        super().__init__(spans, run.device, run.media_rows, run.row_sizes, run.layers)
         self.n_pos = run.n_pos
         self.window = range(0)
 
