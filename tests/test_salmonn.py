@@ -91,6 +91,12 @@ def longer(inputs: AVInputs, token: int) -> AVInputs:
 
 
 @torch.no_grad()
+def test_generation_over_known_keys_writes_the_published_tokens(case, inputs):
+    written = MODEL.generate(inputs, max_new_tokens=5, stop_tokens=(), repetition_penalty=1.0)
+    assert [list(row) for row in written.tokens] == case.tensors["generated"].tolist()
+
+
+@torch.no_grad()
 def test_five_greedy_tokens_equal_the_published_ones(case, inputs):
     tokens, steps = [], []
     for _ in range(5):
