@@ -22,12 +22,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = Recipe(
     audio=Stage(4, 1e-3),
     video=Stage(4, 1e-3),
-    questions=Stage(6, 1e-3),
+    lookup=Stage(2, 1e-3),
+    questions=Stage(4, 1e-3),
     together=Stage(3, 1e-3),
     clips={"audio": 2, "video": 4},
     bank={"audio": 12, "video": 6},
     lesson=Lesson(scenes=2, questions=3, questions_with_options=2),
 )
+
+
+NONE = Stage(0, 1e-3)
 
 
 def trainer(out: Path, recipe: Recipe = SHORT) -> Trainer:
@@ -51,7 +55,7 @@ def save_often(monkeypatch) -> None:
 def test_a_run_that_breaks_off_anywhere_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     whole = trainer(tmp_path / "whole")
     whole.run()
-    steps = SHORT.audio.steps + SHORT.video.steps + SHORT.questions.steps + SHORT.together.steps
+    steps = sum(getattr(SHORT, name).steps for name in ("audio", "video", "lookup", "questions", "together"))
     step = torch.optim.AdamW.step
     for breaks_at in (7, 11):
         out = tmp_path / str(breaks_at)
@@ -87,13 +91,13 @@ def test_the_log_has_a_row_for_every_stage_and_the_last_step(tmp_path):
     trainer(tmp_path).run()
     rows = log_of(tmp_path)
     last = {row["stage"]: row["step"] for row in rows}
-    assert last == {"audio": 4, "video": 4, "questions": 6, "together": 3}
+    assert last == {"audio": 4, "video": 4, "lookup": 2, "questions": 4, "together": 3}
     assert all(0 <= share <= 1 for row in rows for share in row["held_out"].values())
     assert {"audio"} == set(rows[0]["held_out"])
 
 
 def test_each_stage_trains_its_own_part_only(tmp_path):
-    run = trainer(tmp_path, replace(SHORT, video=Stage(0, 1e-3), questions=Stage(0, 1e-3), together=Stage(0, 1e-3)))
+    run = trainer(tmp_path, replace(SHORT, video=NONE, lookup=NONE, questions=NONE, together=NONE))
     before = weights(run)
     run.run()
     changed = {name.split(".")[1] for name, t in run.model.state_dict().items() if not torch.equal(t, before[name])}
@@ -121,7 +125,8 @@ def test_a_short_run_beats_chance(tmp_path, monkeypatch):
     recipe = Recipe(
         audio=Stage(60, 2e-3),
         video=Stage(100, 2e-3),
-        questions=Stage(200, 1.5e-3),
+        lookup=Stage(200, 1.5e-3),
+        questions=NONE,
         together=Stage(1, 1e-5),
         clips={"audio": 8, "video": 16},
         bank={"audio": 20, "video": 12},
@@ -133,4 +138,4 @@ def test_a_short_run_beats_chance(tmp_path, monkeypatch):
     reached = {row["stage"]: row["held_out"] for row in log_of(tmp_path)}
     assert reached["audio"]["audio"] > 0.2
     assert reached["video"]["video"] > 0.2
-    assert reached["questions"]["caption"] > 0.2
+    assert reached["lookup"]["caption"] > 0.2

@@ -28,7 +28,7 @@ _speech = click.option(
 @click.option("--leave-out", metavar="SPEAKER", help="Keep this speaker out of training, and test on them alone.")
 @click.option("--threads", type=int, default=2, show_default=True, help="Processor threads.")
 def train_tiny(out: Path, speech: Path, seed: int, voices: bool, leave_out: str | None, threads: int) -> None:
-    """Train tiny-av from the real data (about two hours on two cores), and write its checkpoint to FOLDER/model."""
+    """Train tiny-av from the real data (hours on two cores), and write its checkpoint to FOLDER/model."""
     import torch
 
     from hooked_av.tiny.architecture import untrained

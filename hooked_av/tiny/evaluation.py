@@ -116,7 +116,7 @@ def by_speaker(model: Any, digits: Digits, n_questions: int = 200, *, progress: 
     return pd.DataFrame(rows)
 
 
-def text_alone(family: str, options: bool, n_learned: int = 20_000, n_asked: int = 4_000) -> float:
+def text_alone(family: str, options: bool, n_learned: int = 6_000, n_asked: int = 2_000) -> float:
     """What can be answered from the text: the most frequent answer to each text, learned on many questions.
 
     It is the best that any model can do without picture and sound (texts not met before get the most frequent answer).

@@ -1,7 +1,8 @@
 """Training tiny-av: encoders with throw-away classifiers, then the decoder on encoded seconds, then all of it on clips.
 
     audio, video   each encoder alone, on single digits                 (encoders.py)
-    questions      the decoder, over a bank of encoded seconds          (curriculum.py)
+    lookup         the decoder, on captions and single digits, over a bank of encoded seconds
+    questions      the decoder, on everything                           (curriculum.py)
     together       decoder and encoders, on rendered clips as they are
 
 Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log.
@@ -63,9 +64,9 @@ class Recipe:
 
     seed: int = 0
     audio: Stage = Stage(steps=700, rate=2e-3)
-    video: Stage = Stage(steps=1000, rate=2e-3)
-    lookup: Stage = Stage(steps=800, rate=1.5e-3, warmup=100, decay=0.0)
-    questions: Stage = Stage(steps=3200, rate=1.5e-3, warmup=100)
+    video: Stage = Stage(steps=1500, rate=2e-3)
+    lookup: Stage = Stage(steps=1000, rate=1.5e-3, warmup=100, decay=0.0)
+    questions: Stage = Stage(steps=4000, rate=1.5e-3, warmup=100)
     together: Stage = Stage(steps=300, rate=5e-4, decay=0.8)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
     bank: dict[str, int] = field(default_factory=lambda: {"audio": 250, "video": 125})  # batches of that size
@@ -92,13 +93,18 @@ class Trainer:
         for modality in ROWS:
             self._stage(modality, *self._encoder_stage(modality))
         classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed)
-        if self._done("questions") < self.recipe.questions.steps:
-            bank = self._bank()
-            for name, batch in (("lookup", classroom.lookup_batch), ("questions", classroom.batch)):
-                self._stage(name, self.model.decoder, self._asked(batch, bank), self._exam)
+        self._decoder_stages({"lookup": classroom.lookup_batch, "questions": classroom.batch})
         self._stage("together", self.model, self._asked(classroom.batch, self.training), self._exam)
 
     # --- the stages ---
+
+    def _decoder_stages(self, batches: dict[str, Callable[[int, Bank | Digits], PackedBatch]]) -> None:
+        """The stages that need no encoder, over one bank."""
+        pending = [name for name in batches if self._done(name) < getattr(self.recipe, name).steps]
+        if pending:
+            bank = self._bank()
+            for name in pending:
+                self._stage(name, self.model.decoder, self._asked(batches[name], bank), self._exam)
 
     def _encoder_stage(self, modality: str) -> tuple[nn.Module, Callable[[int], Outcome], Callable[[], Outcome]]:
         torch.manual_seed(self.recipe.seed)
