@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HOME = Path(__file__).parent
 TINY = "tiny-av"
 TINY_CLIP = HOME / "tiny" / "clips" / "four-is-spoken-twice.mp4"
-TINY_QUESTION = "Which digit do you see when you hear six?"
+TINY_QUESTION = "Which digit is spoken second?"
 CLIP = HOME / "data" / "bigbuckbunny.mp4"
 QUESTION = "What do you hear?"
 ATTRIBUTION = (

@@ -226,8 +226,8 @@ def test_the_default_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli.main, ["demo"])
     assert done.exit_code == 0, done.output
-    assert "Question:  Which digit do you see when you hear six?" in done.stdout
-    assert re.search(r"Answer:    seven, p = [01]", done.stdout), done.stdout
+    assert "Question:  Which digit is spoken second?" in done.stdout
+    assert re.search(r"Answer:    six, p = [01]", done.stdout), done.stdout
     assert all(name in done.stdout for name in ("layer", "audio → question", "video → question", "lens token"))
     assert len(re.findall(r"^│ +\d+ │", done.stdout, re.MULTILINE)) == 8
     assert done.stdout.splitlines()[-1] == f"Report: {Path('demo') / REPORT}"

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import hooked_av as av
 from hooked_av.errors import InputsError
 from hooked_av.families.omni import OmniFamily
+from hooked_av.families.omni_prepare import RELEASED, released_sampling
 from hooked_av.frames import patchify
 from hooked_av.random_model import mel_extractor, random_omni, random_omni_config, random_salmonn
 from hooked_av.sampling import Sampling
@@ -285,3 +286,14 @@ def test_special_tokens_of_the_tokenizer_are_all_refused():
     for token in ("<|endoftext|>", "<tool_call>", "<|audio_bos|>"):
         with pytest.raises(InputsError, match="special tokens"):
             family.prepare([], question=f"x {token}")
+
+
+def test_a_preprocessor_may_name_its_sampling_and_the_released_one_changes_nothing():
+    """Released checkpoints name a max_pixels of a later step; tiny-av names the sampling that it was trained with."""
+    extractor = mel_extractor()
+    assert released_sampling(extractor) == released_sampling(None) == RELEASED
+    extractor.max_pixels = 12_845_056
+    assert released_sampling(extractor) == RELEASED
+    extractor.max_pixels, extractor.fps, extractor.min_frames = 3_136, 1.0, 2
+    named = released_sampling(extractor)
+    assert (named.max_pixels, named.fps, named.min_frames, named.max_frames) == (3_136, 1.0, 2, RELEASED.max_frames)
