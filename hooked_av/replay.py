@@ -134,7 +134,7 @@ class Baseline:
         _report_full(full, len(job.plans))
         cones = {i: Cone.of(plan, job.reads, job.run) for i, plan in enumerate(job.plans) if i not in set(full)}
         batches = self._batches([(i, cone) for i, cone in cones.items() if cone is not None], max_bytes)
-        with tqdm(total=len(job.plans), unit="intervention", disable=not progress) as bar:
+        with tqdm(total=len(job.plans), desc="interventions", unit="intervention", disable=not progress) as bar:
             for i in full:
                 job.full_pass(i)
                 bar.update()

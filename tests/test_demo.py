@@ -231,8 +231,8 @@ def test_the_default_demo(tmp_path, monkeypatch):
     assert all(name in done.stdout for name in ("layer", "audio → question", "video → question", "lens token"))
     assert len(re.findall(r"^│ +\d+ │", done.stdout, re.MULTILINE)) == 8
     assert done.stdout.splitlines()[-1] == f"Report: {Path('demo') / REPORT}"
-    stages = ["open the clip", "load the model", "prepare the prompt", "clean run", "cut audio → question",
-              "cut video → question", "logit lens", "write the report"]  # fmt: skip
+    stages = ["open the clip", "load the model", "prepare the prompt", "clean run", "interventions",
+              "logit lens", "write the report"]  # fmt: skip
     assert all(f"{stage}" in done.stderr for stage in stages)
     page = Page.read(Path("demo") / REPORT)
     assert "tiny-av" in page.text
