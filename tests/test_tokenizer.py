@@ -51,7 +51,8 @@ SAMPLE = [
     "\x00\x01\x7f\u0378\U0010ffff",
 ]
 # Surrogates are no text; marks of special tokens are parsed as such, and have tests of their own.
-TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(
+# Characters without a meaning yet (Cn) are letters to some versions of Unicode and not to others.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn"])).filter(
     lambda text: "<|" not in text and "tool_call>" not in text
 )
 
