@@ -380,9 +380,22 @@ def test_a_caption_names_every_digit_in_order(captioned):
     assert CAPTION in text
 
 
-def test_a_shuffled_caption_is_asked_for_the_digits_behind_each_ordinal(captioned):
+def test_a_worked_caption_is_asked_for_digits_equality_and_sum_behind_each_ordinal(captioned):
     clip, said, text = captioned
     order = [ORDINALS.index(word) for word in text.split() if word in ORDINALS]
-    assert sorted(order) == [0, 1, 2]
-    digits = [NAMES[row[second]] for second in order for row in (clip.shown, clip.spoken)]
-    assert said["caption, shuffled"].split() == digits
+    assert len(set(order)) == len(order) == 2
+    told = []
+    for second in order:
+        shown, spoken = clip.shown[second], clip.spoken[second]
+        told += [NAMES[shown], NAMES[spoken], "yes" if shown == spoken else "no", NUMBERS[shown + spoken]]
+    assert said["caption, worked"].split() == told
+
+
+def test_a_caption_of_what_stands_beside_a_digit_is_asked_for_the_other_digit_only(captioned):
+    clip, said, text = captioned
+    pairs = re.findall(r"(hear|see) (\w+) (?:hear|see) ?(\w*)", text.split("assistant")[-1])
+    learned = said["caption, beside"].split()
+    assert len(pairs) == len(learned) > 0
+    for (verb, key, _), value in zip(pairs, learned, strict=True):
+        keys, values = (clip.spoken, clip.shown) if verb == "hear" else (clip.shown, clip.spoken)
+        assert NAMES[values[keys.index(NAMES.index(key))]] == value
