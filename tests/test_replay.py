@@ -211,6 +211,32 @@ def test_reads_that_make_no_sense_are_refused(clip, read):
         clip[2].run([av.drop_tokens("audio", 1)], read="av")
 
 
+def test_a_mean_over_rows_after_those_that_are_read(clip):
+    """The mean needs rows that the read itself would leave out."""
+    model, inputs, _ = clip
+    inputs = inputs.with_span("here", [60])
+    spec = av.ablate("blocks.1.hook_mlp_out", "everything", "mean")
+    found = model.baseline(inputs).run([spec, [spec, "audio->here@0"]], read="here").logits
+    torch.testing.assert_close(found[0], naive(model, inputs, spec, "here")[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], naive(model, inputs, [spec, "audio->here@0"], "here")[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "point", ["hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_rot_k", "attn.hook_v"]
+)
+def test_the_last_block_holds_rows_that_are_only_read(clip, point):
+    """Keys and values of every row are there, although few rows go on."""
+    model, inputs, baseline = clip
+    name = f"blocks.{model.cfg.n_layers - 1}.{point}"
+    spec = av.ablate(name, "audio")
+    found = baseline.run([spec], read=["last", f"{name}@video"])
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(inputs, names_filter=f"{name}@video", interventions=spec, logits_at="last")
+    torch.testing.assert_close(found.logits[0], logits[0, 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.activations[f"{name}@video"][0], cache[f"{name}@video"][0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found.logits[0], baseline.logits, atol=1e-3)
+
+
 # --- what is computed -----------------------------------------------------------------------------------------------
 
 
