@@ -200,11 +200,6 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates, SpanHooks):
                 self.hook_dict[edit.point].add_hook(edit.hook(run), level=self.context_level, prepend=True)
             yield
 
-    def embed_inputs(self, inputs: AVInputs) -> Float[Tensor, "batch pos d_model"]:
-        """The merged sequence that the decoder reads: text embeddings with the encoders' rows in their places."""
-        inputs = self._as_inputs(inputs)
-        return self._embed(inputs, self._begin(inputs))
-
     def _as_inputs(self, inputs: Any) -> AVInputs:
         if isinstance(inputs, AVInputs):
             return inputs if inputs.device == self.device else inputs.to(self.device)

@@ -8,7 +8,6 @@ Axes: second; frame; height, width, 3; sample.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -21,8 +20,6 @@ FRAME_PIXELS = 56
 FPS = 2  # what the model samples; the clips in the package have more
 DIGIT_PIXELS = (30, 46)  # smallest and largest side of a digit
 _DRIFT_PIXELS = 2
-
-ItemKind = Literal["clip", "image", "sound"]
 
 
 @dataclass(frozen=True)
