@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hooked_av.interventions import block_attention as block_attention
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
+    from hooked_av.plots.strip import TokenStrip as TokenStrip
+    from hooked_av.plots.strip import token_strip as token_strip
     from hooked_av.random_model import random_omni as random_omni
     from hooked_av.random_model import random_salmonn as random_salmonn
     from hooked_av.sampling import Sampling as Sampling
@@ -68,11 +70,13 @@ _HOME = {
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",
+    "TokenStrip": "plots.strip",
     "block_attention": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
+    "token_strip": "plots.strip",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
