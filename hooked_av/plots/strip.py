@@ -159,7 +159,7 @@ def _draw(inputs: AVInputs, heat: Heat | None, layer: int | None, texts: list[st
     pooled = None if heat is None else heat.pooled(units)
     shown = 0 if heat is None else heat.strongest_layer if layer is None else layer
     counts = {name: len(inputs.spans[name]) for name in _COUNTED if name in inputs.spans}
-    title = f"{inputs.n_pos} tokens: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+    title = f"{int(inputs.attention_mask.sum())} tokens: " + ", ".join(f"{n} {name}" for name, n in counts.items())
     ink = Ink(plan, heat, None if pooled is None else pooled[shown], shown, frozenset(own_spans(inputs)))
     values = {"ink": ink, "title": title, "pictures": _pictures(plan, _PICTURE_BYTES // share)}
     # ids of two strips on one page never meet; the same strip has the same ids, and so the same bytes

@@ -46,7 +46,7 @@ class Ink:
     def kinds(self) -> dict[str, str]:
         """Names in the legend and their fills; `{uid}` stands for the strip's own."""
         spans = [unit.span for lane in self.plan.lanes for unit in lane.units]
-        names = dict.fromkeys(_kind(span) for span in spans if span != "…")
+        names = dict.fromkeys(_kind(span) for span in spans if span not in ("…", "padding"))
         told_apart = [name for name in names if name in LOOKS]
         rest = ["text"] if len(told_apart) < len(names) else []
         return {name: self.fill(name) for name in [*told_apart, *rest]}
@@ -111,7 +111,7 @@ class Ink:
     @cached_property
     def notes(self) -> list[str]:
         notes = list(self.plan.notes)
-        if self.heat is not None and any("one" in note for note in notes):
+        if self.heat is not None and any(len(unit.positions) > 1 for lane in self.plan.lanes for unit in lane.units):
             notes.append("The heat of tokens drawn as one is their mean.")
         return wrap(" ".join(notes), 140)
 
@@ -126,6 +126,8 @@ class Ink:
         """Colour of a span, or the address of its pattern."""
         if span in self.own:
             return OWN
+        if span == "padding":
+            return "#FFFFFF"
         look = look_of(span)
         return f"url(#{{uid}}{_pattern_name(span)})" if look.hatch else look.colour
 
@@ -157,6 +159,10 @@ class Ink:
         """Width of the white lines between units: none where they would hide the units."""
         smallest = min(min(unit.width, unit.height) for unit in lane.units)
         return round(min(1.0, 0.12 * smallest), 2)
+
+    def break_width(self, lane: Lane) -> float:
+        """Width of the white lines between frame groups."""
+        return round(min(3.0, 0.1 * float(np.diff([LEFT, *lane.breaks]).min())), 2)
 
     def stripes(self, lane: Lane) -> list[tuple[str, str]]:
         """(fill, outlines) of the spans of a lane that carries heat."""
@@ -192,11 +198,10 @@ class _Index:
         self.ids = inputs.input_ids[0].tolist()
         self.texts = texts
         self.places = inputs.spans.places
-        self.names = np.empty(inputs.n_pos, dtype=object)
-        for segment in segments(inputs):
-            self.names[segment.start : segment.stop] = segment.span
+        self.names = [segment.span for segment in segments(inputs) for _ in range(segment.start, segment.stop)]
         for name in own_spans(inputs):
-            self.names[inputs.spans[name].positions] += f", {name}"
+            for position in inputs.spans[name]:
+                self.names[position] += f", {name}"
         self.tables: dict[str, list[Any]] = {"spans": [], "ids": [], "seconds": [], "texts": []}
         self._rows: dict[tuple[str, Any], int] = {}
 
@@ -213,7 +218,7 @@ class _Index:
             _cells_of(self.places.cells[unit.positions]),
         ]
         if len(unit.positions) == 1 and self.places.items[first] < 0:
-            entry[4] = self._row("texts", visible(self.texts[first]))
+            entry[4] = self._row("texts", visible(self.texts[int(first)]))
         return entry
 
     def _row(self, table: str, value: Any) -> int:

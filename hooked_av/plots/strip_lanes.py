@@ -304,7 +304,7 @@ def _order_lane(plan: Plan, order: list[Segment], str_tokens: Sequence[str], max
     boxes = [box for segment in order for box in _boxes(segment)]
     if len(boxes) > max_boxes:
         boxes = _elided(boxes, max_boxes, plan)
-    band, line = 9.0, 47.0 + 11 * hot
+    band, line = 9.0, 47.0 + 9 * hot
     units, stripes, words = [], [], []
     x, y, name_ends = LEFT, 0.0, LEFT
     before = ""
@@ -318,7 +318,7 @@ def _order_lane(plan: Plan, order: list[Segment], str_tokens: Sequence[str], max
         if named:
             words.append(Words(x, y + 9, box.span, "bold"))
             name_ends = x + 6.2 * len(box.span) + 8
-        words += [Words(x + 3, y + 22, text, "mono"), Words(x + 3, y + 44 + 11 * hot, box.positions, "faint")]
+        words += [Words(x + 3, y + 22, text, "mono"), Words(x + 3, y + 44 + 9 * hot, box.positions, "faint")]
         here = Unit(np.arange(box.start, box.stop), box.span, x, y + 26, width - 2, 7.0)
         stripes += [here] if hot else []
         units.append(Unit(here.positions, box.span, x, y + 34, width - 2, band) if hot else here)
