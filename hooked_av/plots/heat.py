@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float64, Int64
+from jaxtyping import Float, Float16, Float64
 
 from hooked_av.errors import InputsError
 
@@ -70,7 +70,7 @@ class Heat:
     def has_negatives(self) -> bool:
         return bool((self.values < 0).any())
 
-    def pooled(self, units: Sequence[Int64[np.ndarray, " some"]]) -> Float16[np.ndarray, "layer unit"]:
+    def pooled(self, units: Sequence[np.ndarray]) -> Float16[np.ndarray, "layer unit"]:
         """Mean over the positions of each unit, as a share of the peak; in the precision that the page carries."""
         owner = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
         taken = self.values[:, np.concatenate(units)] / (self.peak or 1.0)
