@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from hooked_av.interventions import to_json as to_json
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
+    from hooked_av.plots.strip import TokenStrip as TokenStrip
+    from hooked_av.plots.strip import token_strip as token_strip
     from hooked_av.random_model import random_omni as random_omni
     from hooked_av.random_model import random_salmonn as random_salmonn
     from hooked_av.replay import Baseline as Baseline
@@ -87,6 +89,7 @@ _HOME = {
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",
+    "TokenStrip": "plots.strip",
     "ablate": "interventions",
     "add": "interventions",
     "block_attention": "interventions",
@@ -99,6 +102,7 @@ _HOME = {
     "random_omni": "random_model",
     "random_salmonn": "random_model",
     "to_json": "interventions",
+    "token_strip": "plots.strip",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

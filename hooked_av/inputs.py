@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from hooked_av import plots
 from hooked_av.errors import InputsError
 from hooked_av.media import Clip
 from hooked_av.spans import GENERATED, Places, Span, Spans
@@ -42,12 +43,14 @@ class AVInputs:
     features: Mapping[str, Tensor] = field(default_factory=dict)  # the encoders' inputs, under the family's own names
     settings: Mapping[str, Any] = field(default_factory=dict)  # how it was made: position mode, sampling, budget
     clips: tuple[tuple[Clip, ...], ...] = ()  # the media of each row, for pictures of the prompt
+    token_texts: Mapping[int, str] = field(default_factory=dict)  # text of each token id, if a tokenizer was there
 
     def __post_init__(self) -> None:
         _check_shapes(self)
         _check_mask(self)
         object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+        object.__setattr__(self, "token_texts", MappingProxyType(dict(self.token_texts)))
 
     @classmethod
     def from_tokens(cls, tokens: Int64[Tensor, "batch pos"]) -> "AVInputs":
@@ -167,6 +170,31 @@ class AVInputs:
         """The same inputs with other position ids; the settings record that they are yours."""
         return replace(self, position_ids=position_ids, settings={**self.settings, "positions": "given by the user"})
 
+    def row(self, row: int) -> "AVInputs":
+        """One row of a batch as inputs of its own, still padded; without features, so for looking, not for running.
+
+        >>> both = stack_inputs([AVInputs.from_tokens(torch.arange(n)[None]) for n in (2, 3)], pad_token_id=9)
+        >>> both.row(1).spans["last"].positions.tolist()
+        [2]
+        """
+        if not 0 <= row < self.batch:
+            raise InputsError(
+                "this batch has no such row",
+                expected=f"0 to {self.batch - 1}",
+                got=row,
+                next_step="count the rows from 0",
+            )
+        one = slice(row, row + 1)
+        return replace(
+            self,
+            input_ids=self.input_ids[one],
+            position_ids=self.position_ids[:, one],
+            attention_mask=self.attention_mask[one],
+            row_spans=self.row_spans[one],
+            features={},
+            clips=self.clips[one],
+        )
+
     def to(self, device: torch.device | str) -> "AVInputs":
         """The same inputs on another device."""
         moved = {name: tensor.to(device) for name, tensor in self.features.items()}
@@ -177,6 +205,10 @@ class AVInputs:
             attention_mask=self.attention_mask.to(device),
             features=moved,
         )
+
+    def _repr_html_(self) -> str:
+        """The token strip that a notebook shows."""
+        return plots.draw(self).html
 
     def __repr__(self) -> str:
         media = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.features.items())
@@ -206,6 +238,7 @@ def stack_inputs(prompts: Sequence[AVInputs], pad_token_id: int) -> AVInputs:
         merge_features([row.features for row in padded]),
         _shared_settings(padded),
         tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
+        {token: text for row in padded for token, text in row.token_texts.items()},
     )
 
 

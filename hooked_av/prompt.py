@@ -132,3 +132,8 @@ def tokenize(parts: Sequence[Part], tokenizer: Any) -> tuple[Int64[Tensor, " pos
         for label in parts[at].labels:
             labels.setdefault(label, []).append(position)
     return torch.tensor(encoded["input_ids"]), labels
+
+
+def token_texts(ids: Int64[Tensor, " pos"], tokenizer: Any) -> dict[int, str]:
+    """The text of every token id of a prompt; a token that is part of a character has a replacement mark in it."""
+    return {token: tokenizer.decode([token]) for token in ids.unique().tolist()}

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from hooked_av.analyses.knockout import KnockoutCurves
@@ -22,11 +21,11 @@ from hooked_av.analyses.logit_lens import LogitLens
 from hooked_av.demo import DemoResult
 from hooked_av.errors import HookedAVError
 from hooked_av.plots.layout import plot_layout
+from hooked_av.plots.page import render
 from hooked_av.plots.style import svg_text
 from hooked_av.plots.text import visible
 
 REPORT = "report.html"
-_TEMPLATES = Path(__file__).parent / "data"
 _COUNTED = ("audio", "video", "image", "boundary", "text")  # spans whose sizes sum up to the prompt
 
 
@@ -82,11 +81,8 @@ def _cannot_write(folder: Path, got: str) -> HookedAVError:
 
 def render_report(result: DemoResult) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        "report.html.jinja",
         result=result,
         origin=result.origin,
         curves=result.curves,

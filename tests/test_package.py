@@ -21,6 +21,7 @@ ORDER = [
     "sampling",
     "spans",
     "positions",
+    "plots",  # names figures and imports them when one is asked for; the figures themselves are below
     "inputs",
     "prompt",
     "layout",

@@ -28,7 +28,14 @@ from hooked_av.inputs import PAD_POSITION_ID, AVInputs, check_same_shape, merge_
 from hooked_av.layout import Placed, build_spans
 from hooked_av.media import Clip
 from hooked_av.positions import AVPiece, TextRun, VisionPiece, omni_positions
-from hooked_av.prompt import check_options, question_parts, refuse_special_tokens, refuse_unknown, tokenize
+from hooked_av.prompt import (
+    check_options,
+    question_parts,
+    refuse_special_tokens,
+    refuse_unknown,
+    token_texts,
+    tokenize,
+)
 from hooked_av.sampling import ResolvedSampling, Sampling
 from hooked_av.spans import Spans
 
@@ -173,6 +180,7 @@ class OmniFamily(Family):
             features,
             {"family": self.name, "positions": "released", **({"sampling": asdict(sampling)} if items else {})},
             (clips,),
+            token_texts(ids, self.tokenizer),
         )
 
     def inputs_from_tensors(

@@ -36,7 +36,14 @@ from hooked_av.inputs import PAD_POSITION_ID, AVInputs, check_same_shape, merge_
 from hooked_av.layout import Placed, build_spans
 from hooked_av.media import Clip
 from hooked_av.positions import Piece, TextRun
-from hooked_av.prompt import check_options, question_parts, refuse_special_tokens, refuse_unknown, tokenize
+from hooked_av.prompt import (
+    check_options,
+    question_parts,
+    refuse_special_tokens,
+    refuse_unknown,
+    token_texts,
+    tokenize,
+)
 from hooked_av.sampling import ResolvedSampling, Sampling
 from hooked_av.spans import Spans
 
@@ -199,6 +206,7 @@ class QwenVLFamily(Family):
             features,
             {"family": self.name, "positions": mode, **({"sampling": asdict(seen)} if items else {})},
             (clips,),
+            token_texts(ids, self.tokenizer),
         )
 
     def _padding(self, placed: Sequence[Placed], n_samples: Sequence[int]) -> dict[str, list[int]]:

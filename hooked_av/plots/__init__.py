@@ -3,14 +3,15 @@
 from importlib import import_module
 from typing import Any
 
-# Result type -> module of this package and its function; imported when a figure is asked for.
+# Type of what is drawn -> module of this package and its function; imported when a figure is asked for.
 FIGURES = {
+    "AVInputs": ("strip", "show_inputs"),
     "KnockoutCurves": ("knockout", "plot_knockout_curves"),
     "LogitLens": ("lens", "plot_logit_lens"),
 }
 
 
 def draw(result: Any) -> Any:
-    """The matplotlib figure of a result."""
+    """The matplotlib figure of a result; the token strip of inputs."""
     module, function = FIGURES[type(result).__name__]
     return getattr(import_module(f"hooked_av.plots.{module}"), function)(result)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
@@ -15,14 +15,14 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from hooked_av.inputs import AVInputs
-from hooked_av.media import SAMPLING_RATE_HZ, Clip
+from hooked_av.media import Clip
+from hooked_av.plots.lanes import arrangement, envelope, group_starts, lane_end, shown_frames
 from hooked_av.plots.segments import Box, Cell, Segment, flow, lane_cells, segments
 from hooked_av.plots.style import Drawing, bare, figure_style, lane_label, look_of
 
 _WIDTH, _LEFT, _RIGHT = 11.0, 1.5, 0.2  # inches
 _LANE_INCHES = _WIDTH - _LEFT - _RIGHT
 _THUMB_INCHES, _THUMB_PIXELS = 0.82, 118  # height of a thumbnail on the page, and in the file
-_SMALLEST_THUMB = 0.45  # of that height; a frame with less room than this is not shown
 _BOX_INCHES = 0.58
 _ENVELOPE_BINS = 1200
 MAX_VECTOR_CELLS = 1500  # more tokens in a lane are drawn as pixels, or the file grows to megabytes
@@ -54,7 +54,7 @@ def plot_layout(inputs: AVInputs, item: int = 0) -> Drawing:
     cells, order = lane_cells(inputs, item), segments(inputs)
     boxes = flow(order, _LANE_INCHES)
     clip = inputs.clips[0][item] if inputs.clips and item < len(inputs.clips[0]) else None
-    end_seconds = _end_seconds(clip, cells)
+    end_seconds = lane_end(clip, cells)
     with figure_style():
         figure, axes = _stack(list(_lanes(clip, cells, boxes)))
         _draw_media(axes, clip, cells)
@@ -97,11 +97,6 @@ def _stack(lanes: list[_Lane]) -> tuple[Drawing, dict[str, Axes]]:
 # --- in time -----------------------------------------------------------------------------------------------------
 
 
-def _end_seconds(clip: Clip | None, cells: dict[str, list[Cell]]) -> float:
-    ends = [cell.left + cell.width for name in ("audio", "video") for cell in cells.get(name, [])]
-    return max([*ends, 0.0 if clip is None else clip.duration_seconds, 1e-3])
-
-
 def _share_time(lanes: Sequence[Axes], end_seconds: float) -> None:
     for axes in lanes:
         axes.set_xlim(0, end_seconds)
@@ -117,7 +112,7 @@ def _draw_media(axes: dict[str, Axes], clip: Clip | None, cells: dict[str, list[
     if "image" in axes:
         _draw_still(axes["image"], clip, cells["image"])
     if clip is not None and "frames" in axes:
-        _draw_frames(axes["frames"], clip, cells["video"], _end_seconds(clip, cells))
+        _draw_frames(axes["frames"], clip, cells["video"], lane_end(clip, cells))
     if clip is not None and "waveform" in axes:
         _draw_waveform(axes["waveform"], clip.waveform)
 
@@ -125,41 +120,16 @@ def _draw_media(axes: dict[str, Axes], clip: Clip | None, cells: dict[str, list[
 def _draw_frames(axes: Axes, clip: Clip, cells: list[Cell], end_seconds: float) -> None:
     """The first frame of each group, its left edge where the group begins; only those that fit side by side."""
     full = _THUMB_INCHES * clip.width / clip.height * end_seconds / _LANE_INCHES  # width of a thumbnail in seconds
-    starts = _apart(sorted(_group_starts(cells).values()), 0.9 * full)
-    for start, stop in zip(starts, [*starts[1:], end_seconds], strict=True):
-        scale = min(1.0, 0.97 * (stop - start) / full)
-        if scale >= _SMALLEST_THUMB:
-            number = int(np.abs(clip.frame_seconds - start).argmin())
-            extent = (start, start + scale * full, 0.5 - scale / 2, 0.5 + scale / 2)
-            axes.imshow(_thumbnail(clip.read_frames([number])[0]), extent=extent, aspect="auto")
+    for start, scale, pixels in shown_frames(clip, cells, end_seconds, full, _THUMB_PIXELS):
+        extent = (start, start + scale * full, 0.5 - scale / 2, 0.5 + scale / 2)
+        axes.imshow(pixels, extent=extent, aspect="auto")
     axes.set_ylim(0, 1)
     lane_label(axes, "frames", f"{len(axes.images)} shown")
 
 
-def _group_starts(cells: list[Cell]) -> dict[int, float]:
-    return {cell.group: cell.left for cell in sorted(cells, key=lambda cell: -cell.left)}
-
-
-def _apart(starts: Sequence[float], distance: float) -> list[float]:
-    """Those of the ascending starts that are at least `distance` after the one before."""
-    kept: list[float] = []
-    for start in starts:
-        if not kept or start - kept[-1] >= distance:
-            kept.append(start)
-    return kept
-
-
-def _thumbnail(frame: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "row column 3"]:
-    height, width, _ = frame.shape
-    size = (max(1, round(_THUMB_PIXELS * width / height)), _THUMB_PIXELS)
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
-
-
 def _draw_waveform(axes: Axes, waveform: Float32[np.ndarray, " sample"]) -> None:
-    """Smallest and largest sample of each bin, so that no peak is lost."""
-    edges = np.linspace(0, len(waveform), min(_ENVELOPE_BINS, len(waveform)) + 1).astype(int)[:-1]
-    low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
-    axes.fill_between(edges / SAMPLING_RATE_HZ, low, high, color="#444444", linewidth=0.3)
+    seconds, low, high = envelope(waveform, _ENVELOPE_BINS)
+    axes.fill_between(seconds, low, high, color="#444444", linewidth=0.3)
     peak = max(1e-4, float(np.abs(waveform).max()))
     axes.set_ylim(-peak, peak)
     lane_label(axes, "sound", f"peak {peak:.2g}")
@@ -169,20 +139,11 @@ def _draw_tokens(axes: Axes, modality: str, cells: list[Cell], end_seconds: floa
     points = 72 * _LANE_INCHES / end_seconds  # in a second
     axes.add_collection(_rectangles(cells, modality, min(0.5, 0.15 * points * cells[0].width)))
     if modality == "video":
-        starts = sorted(_group_starts(cells).values())
+        starts = sorted(group_starts(cells).values())
         gap = min(3.0, 0.08 * points * end_seconds / len(starts))
         axes.vlines(starts[1:], 0, 1, color="white", linewidth=gap)
     axes.set_ylim(0, 1)
-    lane_label(axes, f"{modality} tokens", _arrangement(cells))
-
-
-def _arrangement(cells: list[Cell]) -> str:
-    """How many tokens, and how they lie in time: "133 × 40 ms", or "6 groups of\n4 × 8 cells"."""
-    if cells[0].group < 0:
-        return f"{len(cells)} × {1000 * cells[0].width:.0f} ms"
-    n_groups, n_rows = len(_group_starts(cells)), round(1 / cells[0].height)
-    grid = f"{n_rows} × {len(cells) // n_groups // n_rows} cells"
-    return f"{n_groups} groups of\n{grid}" if n_groups > 1 else grid
+    lane_label(axes, f"{modality} tokens", arrangement(cells))
 
 
 def _rectangles(cells: list[Cell], modality: str, edge_points: float = 0.5) -> PatchCollection:
@@ -223,7 +184,7 @@ def _draw_still(axes: Axes, clip: Clip | None, cells: list[Cell]) -> None:
     axes.add_collection(grid)
     axes.set(xlim=(0, n_columns), ylim=(0, 1), anchor="W")
     axes.set_aspect(n_rows)
-    lane_label(axes, "image tokens", _arrangement(cells))
+    lane_label(axes, "image tokens", arrangement(cells))
 
 
 # --- in order ----------------------------------------------------------------------------------------------------

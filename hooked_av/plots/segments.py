@@ -11,6 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from hooked_av.inputs import AVInputs
+from hooked_av.spans import TokenPlaces
 
 MEDIA = ("audio", "video", "image")
 MAX_BOXES = 31
@@ -85,17 +86,17 @@ def lane_cells(inputs: AVInputs, item: int = 0) -> dict[str, list[Cell]]:
         positions = inputs.spans[modality].positions
         positions = positions[places.items[positions] == item]
         if len(positions):
-            lanes[modality] = [_cell(inputs, int(position), positions) for position in positions]
+            grid = (places.cells[positions].max(axis=0) + 1).tolist()
+            lanes[modality] = [_cell(places, int(position), grid) for position in positions]
     return lanes
 
 
-def _cell(inputs: AVInputs, position: int, lane: np.ndarray) -> Cell:
-    places = inputs.spans.places
+def _cell(places: TokenPlaces, position: int, grid: list[int]) -> Cell:
     start, stop = places.seconds[position]
     group, row, column = places.cells[position].tolist()
     if group < 0:
         return Cell(position, -1, float(start), 0.0, float(stop - start), 1.0)
-    _, n_rows, n_columns = (places.cells[lane].max(axis=0) + 1).tolist()
+    _, n_rows, n_columns = grid
     if np.isnan(start):  # a still: its own columns are the scale
         start, stop = 0.0, float(n_columns)
     width, height = (stop - start) / n_columns, 1 / n_rows
