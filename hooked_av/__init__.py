@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
     from hooked_av.attention import KeyValues as KeyValues
     from hooked_av.cache import AVCache as AVCache
+    from hooked_av.cases import Case as Case
     from hooked_av.config import DecoderConfig as DecoderConfig
     from hooked_av.errors import CheckpointError as CheckpointError
     from hooked_av.errors import HookedAVError as HookedAVError
@@ -65,6 +66,7 @@ _HOME = {
     "AVInputs": "inputs",
     "Baseline": "replay",
     "BlockAttention": "interventions",
+    "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
     "DecoderConfig": "config",

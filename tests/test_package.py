@@ -65,6 +65,8 @@ ORDER = [
     "random_model",
     "plots.*",
     "results",
+    "cases",
+    "bootstrap",
     "analyses.*",
     "datasets",
     "tiny",

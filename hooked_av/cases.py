@@ -1,0 +1,59 @@
+"""Cases: prompts with what is known about their answers, which an analysis over many samples is run on."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hooked_av.errors import InputsError
+from hooked_av.inputs import AVInputs
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One prompt, the right answer, a wrong one to measure it against, and what the sample belongs to.
+
+    `answer` and `alternative` are texts of one token each; None where nothing is known.
+    """
+
+    inputs: AVInputs
+    answer: str | None = None
+    alternative: str | None = None
+    id: str = ""
+    task: str = ""
+
+
+def as_cases(given: Any) -> Iterator[Case]:
+    """One prompt, one case, or any iterable of either, as cases; they are taken one by one, never held together.
+
+    Errors: `InputsError` for anything else, for a batch, and for no case at all.
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> inputs = model.prepare(question="Which digit do you hear?")
+    >>> [case.id for case in as_cases([inputs, Case(inputs, answer=" three", id="second")])]
+    ['0', 'second']
+    """
+    several = [given] if isinstance(given, (AVInputs, Case)) else given
+    if isinstance(several, (str, dict)) or not isinstance(several, Iterable):
+        raise _not_cases(type(given).__name__)
+    number = -1
+    for number, one in enumerate(several):
+        case = one if isinstance(one, Case) else Case(one)
+        if not isinstance(case.inputs, AVInputs) or case.inputs.batch != 1:
+            raise _not_cases(f"number {number} is {_name(case.inputs)}")
+        yield case if case.id else Case(case.inputs, case.answer, case.alternative, str(number), case.task)
+    if number < 0:
+        raise _not_cases("nothing")
+
+
+def _name(inputs: Any) -> str:
+    return f"a batch of {inputs.batch} prompts" if isinstance(inputs, AVInputs) else type(inputs).__name__
+
+
+def _not_cases(got: str) -> InputsError:
+    return InputsError(
+        "nothing to analyse here",
+        expected="one prompt (AVInputs), one av.Case, or several of them",
+        got=got,
+        next_step="make prompts with model.prepare(...), one at a time, and give them as a list",
+    )
