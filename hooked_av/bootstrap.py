@@ -8,8 +8,8 @@ COVERAGE = 0.95
 
 
 def bootstrap_interval(
-    values: Float64[np.ndarray, "sample *axes"], seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> Float64[np.ndarray, "edge=2 *axes"]:
+    values: Float64[np.ndarray, " sample *axes"], seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Float64[np.ndarray, " edge=2 *axes"]:
     """The percentile interval of the mean over samples, with a coverage of 95 %; missing values (NaN) are left out.
 
     One sample has no spread to estimate: its interval is NaN.
