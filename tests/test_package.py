@@ -71,6 +71,7 @@ ORDER = [
     "datasets",
     "tiny",
     "tiny.digits",
+    "tiny.held_out",
     "tiny.scenes",
     "tiny.questions",
     "tiny.architecture",

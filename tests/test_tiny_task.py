@@ -20,6 +20,7 @@ from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech
 from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
 from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, text_alone
+from hooked_av.tiny.held_out import read_held_out, write_held_out
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
 from hooked_av.tiny.scenes import FRAME_PIXELS, Item, Look, Scene, render
@@ -158,6 +159,18 @@ def test_held_out_images_and_recordings_are_others():
     trained, tested = read_speech(VOICES, held_out=False), read_speech(VOICES, held_out=True)
     assert {wave.tobytes() for wave in trained.waves}.isdisjoint(wave.tobytes() for wave in tested.waves)
     assert set(tested.digits.tolist()) | set(trained.digits.tolist()) == set(range(10))
+
+
+def test_the_packaged_material_is_held_out(tmp_path):
+    packaged = read_held_out()
+    trained, tested = read_images(held_out=False), read_images(held_out=True)
+    assert np.array_equal(packaged.images.ink, tested.ink)
+    assert np.array_equal(packaged.images.digits, tested.digits)
+    assert not {image.tobytes() for image in trained.ink} & {image.tobytes() for image in packaged.images.ink}
+    assert len(set(packaged.recordings.speakers)) == 6
+    assert {wave.tobytes() for wave in read_held_out(write_held_out(VOICES, tmp_path / "x.npz")).recordings.waves} == {
+        wave.tobytes() for wave in read_speech(VOICES, held_out=True).waves
+    }
 
 
 def test_recordings_start_and_end_with_the_word():

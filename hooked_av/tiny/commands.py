@@ -5,23 +5,16 @@ Heavy imports happen inside the commands, so that `hooked-av --help` answers at 
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from hooked_av.tiny.digits import Digits
-
-_speech = click.option(
-    "--speech", type=click.Path(path_type=Path), required=True, metavar="FOLDER_OR_NPZ",
-    help="The Free Spoken Digit Dataset: its folder `recordings`, or an .npz made from it.",
-)  # fmt: skip
 
 
 @click.command("train-tiny")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
               help="Where state, log and checkpoint go; a run that broke off is taken up from there.")  # fmt: skip
-@_speech
+@click.option("--speech", type=click.Path(path_type=Path), required=True, metavar="FOLDER_OR_NPZ",
+              help="The Free Spoken Digit Dataset: its folder `recordings`, or an .npz made from it.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and questions.")
 @click.option("--voices/--no-voices", default=True, show_default=True,
               help="Train on espeak-ng voices too (it must be installed).")  # fmt: skip
@@ -50,21 +43,21 @@ def train_tiny(out: Path, speech: Path, seed: int, voices: bool, leave_out: str 
 
 
 @click.command("evaluate-tiny")
-@_speech
 @click.option("--model", default="tiny-av", show_default=True, metavar="FOLDER", help="The checkpoint to examine.")
 @click.option("--questions", type=int, default=200, show_default=True, help="Questions of each form.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the tables there as CSV, too.")
-def evaluate_tiny(speech: Path, model: str, questions: int, out: Path | None) -> None:
+def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
     """Print held-out accuracy: by question and missing modality, by speaker, and on the sample clips."""
     import pandas as pd
     import torch
 
     from hooked_av.model import HookedAVTransformer
     from hooked_av.tiny.evaluation import by_family, by_speaker
+    from hooked_av.tiny.held_out import read_held_out
     from hooked_av.tiny.samples import read_samples, share_right
 
     torch.set_num_threads(1)  # a model this small is slower on several threads
-    digits = _held_out(speech)
+    digits = read_held_out()
     loaded = HookedAVTransformer.from_pretrained(model)
     tables: dict[str, Any] = {
         "families": by_family(loaded, digits, questions, progress=True),
@@ -87,9 +80,3 @@ def make_tiny_clips(out: Path) -> None:
     from hooked_av.tiny.samples import make_samples
 
     make_samples(out)
-
-
-def _held_out(speech: Path) -> "Digits":
-    from hooked_av.tiny.digits import Digits, read_images, read_speech
-
-    return Digits(read_images(held_out=True), read_speech(speech, held_out=True))

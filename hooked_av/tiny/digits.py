@@ -28,6 +28,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 HELD_OUT_EVERY = 5  # images 0, 5, 10, ...
 HELD_OUT_RECORDINGS = 5  # the data set's own convention: recordings 0 to 4 of each speaker and digit are its test split
 MAX_SECONDS = 0.9  # a longer recording does not fit into its second, and is left out (about 1 % of them)
+INK_LEVELS = 16  # of a picture
 SPEECH_SOURCE = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 
 TRAINING_VOICES = tuple(
@@ -40,7 +41,7 @@ _WORDS_A_MINUTE = (130, 165)
 _QUIET = 0.02  # of the peak: what is below counts as silence before and after a word
 _MARGIN_SAMPLES = 320  # 20 ms kept around a word
 
-Wave = Float32[np.ndarray, " sample"]
+Wave = Float32[np.ndarray, "_"]  # words have different lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +99,32 @@ class Digits:
 
 def read_images(*, held_out: bool) -> Images:
     """scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998): the held-out fifth, or the rest."""
+    ink, digits = _images(held_out)
+    return Images((ink / INK_LEVELS).astype(np.float32), digits.astype(np.int64))
+
+
+def held_out_images() -> tuple[np.ndarray, np.ndarray]:
+    """The held-out pictures as they are in the data set, and their digits."""
+    return _images(held_out=True)
+
+
+def _images(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     chosen = (np.arange(len(bunch.target)) % HELD_OUT_EVERY == 0) == held_out
-    return Images((bunch.images[chosen] / 16).astype(np.float32), bunch.target[chosen].astype(np.int64))
+    return bunch.images[chosen], bunch.target[chosen]
+
+
+def held_out_rows(source: Path) -> dict[str, np.ndarray]:
+    """The test split of an .npz as `read_speech` takes it, as arrays of another."""
+    with np.load(source) as data:
+        kept = np.flatnonzero(data["index"] < HELD_OUT_RECORDINGS)
+        pieces = [data["samples"][data["offsets"][i] : data["offsets"][i + 1]] for i in kept]
+        labels = {name: data[name][kept] for name in ("digit", "speaker", "index")}
+        offsets = np.cumsum([0, *map(len, pieces)])
+        return {"samples": np.concatenate(pieces), "offsets": offsets, **labels,
+                "sampling_rate_hz": data["sampling_rate_hz"]}  # fmt: skip
 
 
 def read_speech(source: Path, *, held_out: bool) -> Recordings:
