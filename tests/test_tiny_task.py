@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from hooked_av.errors import MediaError
 from hooked_av.media import SAMPLING_RATE_HZ
 from hooked_av.random_model import TOKENIZER_FOLDER
-from hooked_av.tiny.architecture import CAPTION, make_tokenizer, untrained
+from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech
 from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
@@ -376,39 +376,3 @@ def test_an_exam_counts_right_answers(model, monkeypatch):
     monkeypatch.setattr("hooked_av.tiny.evaluation.packed_logits", knows)
     n = sum(map(len, exam.questions))
     assert take(model, exam, some_digits()) == pytest.approx((n - 1) / n)
-
-
-@pytest.fixture(scope="module")
-def captioned(model):
-    scene = draw_scene("free", np.random.default_rng(0), 3)
-    batch = Classroom(model, Lesson(), 0).packed([scene], [[]], some_digits(), np.random.default_rng(1), captions=True)
-    forms = np.array(batch.forms[0])
-    said = {form: model.to_string(batch.targets[0][torch.from_numpy(forms == form)].tolist()) for form in set(forms)}
-    return scene.clip, said, model.to_string(batch.input_ids[0])
-
-
-def test_a_caption_names_every_digit_in_order(captioned):
-    clip, said, text = captioned
-    assert said["caption"] == " ".join(NAMES[d] for pair in zip(clip.shown, clip.spoken, strict=True) for d in pair)
-    assert CAPTION in text
-
-
-def test_a_worked_caption_is_asked_for_digits_equality_and_sum_behind_each_ordinal(captioned):
-    clip, said, text = captioned
-    order = [ORDINALS.index(word) for word in text.split() if word in ORDINALS]
-    assert len(set(order)) == len(order) == 2
-    told = []
-    for second in order:
-        shown, spoken = clip.shown[second], clip.spoken[second]
-        told += [NAMES[shown], NAMES[spoken], "yes" if shown == spoken else "no", NUMBERS[shown + spoken]]
-    assert said["caption, worked"].split() == told
-
-
-def test_a_caption_of_what_stands_beside_a_digit_is_asked_for_the_other_digit_only(captioned):
-    clip, said, text = captioned
-    pairs = re.findall(r"(hear|see) (\w+) (?:hear|see) ?(\w*)", text.split("assistant")[-1])
-    learned = said["caption, beside"].split()
-    assert len(pairs) == len(learned) > 0
-    for (verb, key, _), value in zip(pairs, learned, strict=True):
-        keys, values = (clip.spoken, clip.shown) if verb == "hear" else (clip.shown, clip.spoken)
-        assert NAMES[values[keys.index(NAMES.index(key))]] == value

@@ -22,9 +22,6 @@ from hooked_av.tiny.scenes import FPS, FRAME_PIXELS
 
 NAME = "tiny-av"
 CAPTION = "Describe the clip."
-# Other requests of the training, in words that questions have too.
-WORKED_CAPTION = "Which digits do you see and hear?"
-BESIDE_CAPTION = "Which digits are shown and spoken?"
 N_TOKENS = 640  # 256 bytes, the special tokens, and merges enough for every word of the task (a test holds it to that)
 TEXT = {
     "hidden_size": 128,

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hooked_av.inputs import merge_features
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
-from hooked_av.tiny.architecture import BESIDE_CAPTION, CAPTION, WORKED_CAPTION
-from hooked_av.tiny.digits import NAMES, Digits
+from hooked_av.tiny.architecture import CAPTION
+from hooked_av.tiny.digits import Digits
+from hooked_av.tiny.drills import copied, draw_drills
 from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank
 from hooked_av.tiny.packing import (
     UNLEARNED,
@@ -24,10 +25,11 @@ from hooked_av.tiny.packing import (
     PackedScene,
     Slot,
     collate,
+    drill_slot,
     question_slot,
-    question_tokens,
 )
-from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, YES_NO, Question, ask, draw_length, draw_scene
+from hooked_av.tiny.probes import MARKS, marks_of
+from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
@@ -38,19 +40,24 @@ SCENE_SHARES: Mapping[str, float] = {
     "paired items": 0.13,
 }
 
-TOLD_SECONDS = 2  # of a clip, in captions that do not go in order
+TEXT_BEGINS = (20, 160)  # positions at which questions begin after two to four seconds, and before
 
 Change = Callable[[Clip], Clip]
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Scenes of a step, questions of a scene, and how often a step's questions come with options (then fewer)."""
+    """What a step has: scenes, questions of a scene (fewer where they have options), or rows of words to copy.
 
-    scenes: int = 12
+    `drills_share` of the steps have drills, and `options_share` of the others have options.
+    """
+
+    scenes: int = 8
     questions: int = 12
-    options_share: float = 0.35
     questions_with_options: int = 7
+    drills_share: float = 0.6
+    options_share: float = 0.5
+    copies: int = 48
 
 
 @dataclass(frozen=True)
@@ -102,23 +109,24 @@ class Classroom:
         self._layouts: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def batch(self, step: int, source: Bank | Digits) -> PackedBatch:
-        """The batch of a step: it depends on seed and step alone, so that a run can be taken up again."""
+        """The batch of a step: drills, or questions. It depends on seed and step alone: a run can be taken up again."""
         rng = np.random.default_rng([self.seed, step])
-        options = bool(rng.random() < self.lesson.options_share)
+        drills, options = bool(rng.random() < self.lesson.drills_share), bool(rng.random() < self.lesson.options_share)
         kinds = rng.choice(list(SCENE_SHARES), self.lesson.scenes, p=list(SCENE_SHARES.values())).tolist()
         length = draw_length(rng)  # one for all scenes of a step, so that little is padded
         scenes = [draw_scene(kind, rng, length) for kind in kinds]
+        if drills:
+            slots = [[drill_slot(self.model, drill) for drill in draw_drills(scene, rng)] for scene in scenes]
+            return self._collated(scenes, slots, source, rng)
         n = self.lesson.questions_with_options if options else self.lesson.questions
         asked = [draw_questions(kind, scene, rng, n, options) for kind, scene in zip(kinds, scenes, strict=True)]
-        return self.packed(scenes, asked, source, rng, captions=not options)
+        return self.packed(scenes, asked, source, rng)
 
-    def lookup_batch(self, step: int, source: Bank | Digits) -> PackedBatch:
-        """Single clips, single digits and captions only: finding a second comes before everything else."""
+    def words_batch(self, step: int, source: Bank | Digits) -> PackedBatch:
+        """No media, only words to copy: finding what was there before comes before everything else."""
         rng = np.random.default_rng([self.seed, step])
-        length = draw_length(rng)
-        scenes = [draw_scene("free", rng, length) for _ in range(self.lesson.scenes)]
-        asked = [draw_questions("free", s, rng, self.lesson.questions, False, ("visual", "auditory")) for s in scenes]
-        return self.packed(scenes, asked, source, rng, captions=True)
+        packed = [self._without_media(rng) for _ in range(self.lesson.copies)]
+        return collate(packed, FromBank({}))
 
     def packed(
         self,
@@ -127,44 +135,40 @@ class Classroom:
         source: Bank | Digits,
         rng: np.random.Generator,
         *,
-        captions: bool = False,
         change: Change = lambda clip: clip,
     ) -> PackedBatch:
         """These questions about these scenes, with images and recordings drawn from the source.
 
         `change` edits every clip before the model sees it; encoded seconds cannot be changed.
         """
+        slots = [[question_slot(self.model, question) for question in questions] for questions in asked]
+        return self._collated(scenes, slots, source, rng, change)
+
+    def _collated(
+        self,
+        scenes: Sequence[Scene],
+        slots: Sequence[Sequence[Slot]],
+        source: Bank | Digits,
+        rng: np.random.Generator,
+        change: Change = lambda clip: clip,
+    ) -> PackedBatch:
         media: Media
         if isinstance(source, Bank):
             media = FromBank.of(scenes, source, rng)
         else:
             media = FromClips.of(self.model, scenes, source, rng, change)
-        rows = zip(scenes, asked, strict=True)
-        return collate([self._scene(scene, some, rng if captions else None) for scene, some in rows], media)
+        return collate([self._scene(scene, some) for scene, some in zip(scenes, slots, strict=True)], media)
 
-    def _scene(self, scene: Scene, questions: Sequence[Question], captions: np.random.Generator | None) -> PackedScene:
-        slots = [question_slot(self.model, question) for question in questions]
-        if captions is not None and len(scene.items) == 1:
-            slots += self._captions(scene.clip, captions)
-        return PackedScene(*self._layout(scene), tuple(slots))
+    def _scene(self, scene: Scene, slots: Sequence[Slot]) -> PackedScene:
+        ids, positions = self._layout(scene)
+        return PackedScene(ids, positions, tuple(slots), marks_of(scene, ids, self.model))
 
-    def _captions(self, item: Item, rng: np.random.Generator) -> list[Slot]:
-        """Three ways of telling a clip: in order, by the name of a second, and by what stands beside a digit."""
-        told = [(NAMES[shown], True) for pair in zip(item.shown, item.spoken, strict=True) for shown in pair]
-        slots = [self._told("caption", CAPTION, told)]
-        seconds = rng.permutation(item.seconds)[:TOLD_SECONDS].tolist()
-        slots.append(self._told("caption, worked", WORKED_CAPTION, [w for at in seconds for w in _worked(item, at)]))
-        beside = [word for at in seconds for word in _beside(item, at, rng)]
-        return [*slots, self._told("caption, beside", BESIDE_CAPTION, beside)] if beside else slots
-
-    def _told(self, form: str, request: str, words: Sequence[tuple[str, bool]]) -> Slot:
-        """A caption; of its words, some are given and the others are learned."""
-        ids = [self.model.to_single_token(f" {word}") for word, _ in words]
-        if form == "caption":
-            ids[0] = self.model.to_single_token(words[0][0])  # it begins the answer, as the answer to a question does
-        tokens = question_tokens(self.model.family.tokenizer, request)
-        answers = [token if learned else UNLEARNED for token, (_, learned) in zip(ids, words, strict=True)]
-        return Slot(form, (*tokens, *ids[:-1]), tuple(answers))
+    def _without_media(self, rng: np.random.Generator) -> PackedScene:
+        """Words to copy after the system prompt, at the positions where words stand after a clip."""
+        ids = torch.tensor(self.model.family.tokenizer("system\n", add_special_tokens=False)["input_ids"])
+        positions = (torch.arange(len(ids)) + int(rng.integers(*TEXT_BEGINS))).expand(3, -1)
+        marks = torch.full((len(MARKS), len(ids)), UNLEARNED)
+        return PackedScene(ids, positions, (drill_slot(self.model, copied(rng)),), marks)
 
     def _layout(self, scene: Scene) -> tuple[Tensor, Tensor]:
         """Ids and positions of everything before the question; they depend on the kinds and lengths of items only."""
@@ -174,24 +178,6 @@ class Classroom:
             stop = int(inputs.spans["question"].positions[0])
             self._layouts[key] = inputs.input_ids[0, :stop], inputs.position_ids[:, 0, :stop]
         return self._layouts[key]
-
-
-def _worked(item: Item, second: int) -> list[tuple[str, bool]]:
-    """A second by its name: its digits, whether they are the same, and their sum. The name is given."""
-    shown, spoken = item.shown[second], item.spoken[second]
-    told = (NAMES[shown], NAMES[spoken], YES_NO[shown != spoken], NUMBERS[shown + spoken])
-    return [(ORDINALS[second], False), *((word, True) for word in told)]
-
-
-def _beside(item: Item, second: int, rng: np.random.Generator) -> list[tuple[str, bool]]:
-    """What is seen when a digit is heard, or the reverse. The digit is given; one that occurs twice is left out."""
-    verbs, streams = ("hear", "see"), (item.spoken, item.shown)
-    if rng.random() < 0.5:
-        verbs, streams = verbs[::-1], streams[::-1]
-    key, value = (stream[second] for stream in streams)
-    if streams[0].count(key) > 1:
-        return []
-    return [(verbs[0], False), (NAMES[key], False), (verbs[1], False), (NAMES[value], True)]
 
 
 def _stand_in(item: Item) -> Clip:

@@ -22,9 +22,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from hooked_av.attention import Attend, Keys, Queries
+from hooked_av.decoder import ALL_LAYERS
 from hooked_av.families.omni_prepare import prompt_parts
 from hooked_av.inputs import PAD_POSITION_ID
 from hooked_av.prompt import question_parts
+from hooked_av.tiny.drills import Drill
 from hooked_av.tiny.questions import Question
 
 UNLEARNED = -100
@@ -39,7 +41,7 @@ class Media(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """One question (or caption) of a row: its tokens, and what is to be answered after the last of them."""
+    """One question (or drill) of a row: its tokens, and what is to be answered after the last of them."""
 
     form: str
     tokens: tuple[int, ...]
@@ -53,6 +55,7 @@ class PackedScene:
     shared_ids: Int64[Tensor, " pos"]
     shared_positions: Int64[Tensor, "axis=3 pos"]
     slots: tuple[Slot, ...]
+    marks: Int64[Tensor, "mark pos"]  # what probes are told of the shared part
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class PackedBatch:
     n_shared: int
     n_slot: int
     shared: Bool[Tensor, "batch shared"]  # which positions of the shared part are no padding
+    marks: Int64[Tensor, "mark batch shared"]
     media: Media
     answer_rows: Int64[Tensor, "batch answer"]
     targets: Int64[Tensor, "batch answer"]
@@ -112,6 +116,16 @@ def question_slot(model: Any, question: Question) -> Slot:
     )
 
 
+def drill_slot(model: Any, drill: Drill) -> Slot:
+    """A drill: its request and words, of which some are learned."""
+    ids = [model.to_single_token(word) for word, _ in drill.words]
+    return Slot(
+        drill.form,
+        (*question_tokens(model.family.tokenizer, drill.request, drill.options), *ids[:-1]),
+        tuple(token if learned else UNLEARNED for token, (_, learned) in zip(ids, drill.words, strict=True)),
+    )
+
+
 @lru_cache(maxsize=10_000)
 def question_tokens(tokenizer: Any, text: str, options: tuple[str, ...] = ()) -> tuple[int, ...]:
     """What follows the media in a prompt, as `model.prepare` writes it."""
@@ -129,11 +143,13 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
     ids = torch.zeros(len(scenes), n_pos, dtype=torch.int64)
     positions = torch.full((3, len(scenes), n_pos), PAD_POSITION_ID)
     shared = torch.zeros(len(scenes), n_shared, dtype=torch.bool)
+    marks = torch.full((len(scenes[0].marks), len(scenes), n_shared), UNLEARNED)
     answers: list[list[tuple[int, int, str]]] = []
     for row, scene in enumerate(scenes):
         length = len(scene.shared_ids)
         ids[row, :length], shared[row, :length] = scene.shared_ids, True
         positions[:, row, :length] = scene.shared_positions
+        marks[:, row, :length] = scene.marks
         begin = int(scene.shared_positions[0, -1]) + 1
         answers.append([])
         for number, slot in enumerate(scene.slots):
@@ -145,7 +161,7 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
     n_answers = max(map(len, answers))
     filled = [[*row, *[(0, UNLEARNED, "")] * (n_answers - len(row))] for row in answers]
     return PackedBatch(
-        ids, positions, n_shared, n_slot, shared, media,
+        ids, positions, n_shared, n_slot, shared, marks, media,
         torch.tensor([[at for at, _, _ in row] for row in filled]),
         torch.tensor([[target for _, target, _ in row] for row in filled]),
         tuple(tuple(form for _, _, form in row) for row in filled),
@@ -154,11 +170,22 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
 
 def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
     """Logits wherever an answer is learned."""
-    embeds = model.decoder.embed(batch.input_ids)
+    return packed_pass(model, batch, 0)[1]
+
+
+def packed_pass(
+    model: Any, batch: PackedBatch, n_blocks: int
+) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch answer d_vocab"]]:
+    """The residual stream after the first `n_blocks` blocks, and the logits wherever an answer is learned."""
+    resid = model.decoder.embed(batch.input_ids)
     for modality, rows in batch.media.rows(model).items():
         places = (batch.input_ids.flatten() == model.family.placeholder(modality)).nonzero().flatten()
-        embeds = embeds.flatten(0, 1).index_put((places,), rows).view_as(embeds)
-    return model.decoder(embeds, batch.position_ids, PackedAttend.of(batch), batch.answer_rows)
+        resid = resid.flatten(0, 1).index_put((places,), rows).view_as(resid)
+    attend = PackedAttend.of(batch)
+    if n_blocks:
+        resid = model.decoder(resid, batch.position_ids, attend, layers=range(n_blocks))
+    layers = range(n_blocks, ALL_LAYERS.stop)
+    return resid, model.decoder(resid, batch.position_ids, attend, batch.answer_rows, layers=layers)
 
 
 def packed_loss(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> Float[Tensor, ""]:

@@ -1,8 +1,8 @@
 """Training tiny-av: encoders with throw-away classifiers, then the decoder on encoded seconds, then all of it on clips.
 
-    audio, video   each encoder alone, on single digits                 (encoders.py)
-    lookup         the decoder, on captions and single digits, over a bank of encoded seconds
-    questions      the decoder, on everything                           (curriculum.py)
+    audio, video   each encoder alone, on single digits                                (encoders.py)
+    words          the decoder, on copying words                                       (drills.py)
+    questions      the decoder, on drills and questions, over a bank of encoded seconds, with probes (probes.py)
     together       decoder and encoders, on rendered clips as they are
 
 Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log.
@@ -13,7 +13,7 @@ Axes: second, digit; batch answer d_vocab (see packing).
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,7 +27,9 @@ from tqdm.auto import tqdm
 from hooked_av.tiny.curriculum import Classroom, Lesson
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.encoders import ROWS, Bank, Classifier, EncoderBatch, encode_seconds, encoder_batch, make_bank
-from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss
+from hooked_av.tiny.muon import Muon
+from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss, packed_pass
+from hooked_av.tiny.probes import AFTER_BLOCKS, Probes
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Recipe:
     seed: int = 0
     audio: Stage = Stage(steps=700, rate=2e-3)
     video: Stage = Stage(steps=1500, rate=2e-3)
-    lookup: Stage = Stage(steps=1000, rate=1.5e-3, warmup=100, decay=0.0)
+    words: Stage = Stage(steps=800, rate=1.5e-3, decay=0.0)
     questions: Stage = Stage(steps=4000, rate=1.5e-3, warmup=100)
     together: Stage = Stage(steps=300, rate=5e-4, decay=0.8)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
@@ -73,6 +75,8 @@ class Recipe:
     lesson: Lesson = field(default_factory=Lesson)
     clip_norm: float = 1.0
     weight_decay: float = 0.01
+    matrix_rate: float = 10.0  # of the decoder's matrices, which go by Muon, over a stage's rate
+    probe_weight: float = 0.3
 
 
 @dataclass
@@ -93,20 +97,41 @@ class Trainer:
         for modality in ROWS:
             self._stage(modality, *self._encoder_stage(modality))
         classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed)
-        self._decoder_stages({"lookup": classroom.lookup_batch, "questions": classroom.batch})
-        self._stage("together", self.model, self._asked(classroom.batch, self.training), self._exam)
+        self._words_stage(classroom)
+        self._questions_stage(classroom)
+        first = self.recipe.questions.steps  # steps go on counting, so that the last stage meets new scenes
+        self._stage("together", nn.ModuleDict({"decoder": self.model.decoder, "encoders": self.model.encoders}),
+                    lambda step: self._answered(classroom.batch(first + step, self.training)), self._exam)  # fmt: skip
 
     # --- the stages ---
 
-    def _decoder_stages(self, batches: dict[str, Callable[[int, Bank | Digits], PackedBatch]]) -> None:
-        """The stages that need no encoder, over one bank."""
-        pending = [name for name in batches if self._done(name) < getattr(self.recipe, name).steps]
-        if pending:
-            bank = self._bank()
-            for name in pending:
-                self._stage(name, self.model.decoder, self._asked(batches[name], bank), self._exam)
+    def _words_stage(self, classroom: Classroom) -> None:
+        batch = classroom.words_batch
+        exam = Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED).words_batch
+        self._stage(
+            "words", nn.ModuleDict({"decoder": self.model.decoder}),
+            lambda step: self._answered(batch(step, self.training)),
+            lambda: self._answered(exam(0, self.held_out)),
+        )  # fmt: skip
 
-    def _encoder_stage(self, modality: str) -> tuple[nn.Module, Callable[[int], Outcome], Callable[[], Outcome]]:
+    def _questions_stage(self, classroom: Classroom) -> None:
+        """Over a bank: it needs no encoder."""
+        if self._done("questions") >= self.recipe.questions.steps:
+            return
+        bank = self._bank()
+        torch.manual_seed(self.recipe.seed)
+        learner = nn.ModuleDict({"decoder": self.model.decoder, "probes": Probes(self.model)})
+
+        def outcome(step: int) -> Outcome:
+            batch = classroom.batch(step, bank)
+            resid, logits = packed_pass(self.model, batch, AFTER_BLOCKS)
+            loss = packed_loss(logits, batch)
+            probed = learner["probes"](self.model, resid, batch)
+            return loss + self.recipe.probe_weight * probed, count_right(logits, batch)
+
+        self._stage("questions", learner, outcome, self._exam)
+
+    def _encoder_stage(self, modality: str) -> tuple[nn.ModuleDict, Callable[[int], Outcome], Callable[[], Outcome]]:
         torch.manual_seed(self.recipe.seed)
         tower = self.model.encoders[{"audio": "audio_tower", "video": "visual"}[modality]]
         learner = nn.ModuleDict({"tower": tower, "classifier": Classifier(self.model.cfg.d_model)})
@@ -135,13 +160,6 @@ class Trainer:
         bar = tqdm(plan, desc="encode seconds", disable=not self.progress)
         return make_bank(self.model, (self._encoder_batch(name, self.training, first + step) for name, step in bar))
 
-    def _asked(
-        self, batch: Callable[[int, Bank | Digits], PackedBatch], source: Bank | Digits
-    ) -> Callable[[int], Outcome]:
-        # the last stage continues the count of steps, so that it meets new scenes
-        first = 0 if isinstance(source, Bank) else self.recipe.questions.steps
-        return lambda step: self._answered(batch(first + step, source))
-
     def _answered(self, batch: PackedBatch) -> Outcome:
         logits = packed_logits(self.model, batch)
         return packed_loss(logits, batch), count_right(logits, batch)
@@ -153,26 +171,37 @@ class Trainer:
     # --- steps ---
 
     def _stage(
-        self, name: str, learner: nn.Module, outcome: Callable[[int], Outcome], exam: Callable[[], Outcome]
+        self, name: str, learner: nn.ModuleDict, outcome: Callable[[int], Outcome], exam: Callable[[], Outcome]
     ) -> None:
         stage: Stage = getattr(self.recipe, name)
-        optimiser = torch.optim.AdamW(_groups(learner, self.recipe.weight_decay), betas=(0.9, 0.98))
-        start = self._resumed(name, learner, optimiser)
+        optimisers = self._optimisers(learner)
+        start = self._resumed(name, learner, optimisers)
         began = time.perf_counter()
         for step in tqdm(range(start, stage.steps), desc=name, initial=start, total=stage.steps,
                          disable=not self.progress):  # fmt: skip
-            for group in optimiser.param_groups:
-                group["lr"] = stage.rate_at(step)
             loss, counts = outcome(step)
             loss.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), self.recipe.clip_norm)
-            optimiser.step()
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                _step(optimiser, stage.rate_at(step))
             last = step + 1 == stage.steps
             if last or (step + 1) % self.log_every == 0:
                 self._log(name, step + 1, loss.item(), counts, exam, time.perf_counter() - began)
             if last or (step + 1) % SAVE_EVERY == 0:
-                self._save(name, step + 1, learner, optimiser)
+                self._save(name, step + 1, learner, optimisers)
+
+    def _optimisers(self, learner: nn.ModuleDict) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices of the decoder, AdamW for everything else."""
+        blocks = learner["decoder"].blocks if "decoder" in learner else nn.ModuleList()
+        matrices = [parameter for parameter in blocks.parameters() if parameter.ndim == 2]
+        groups = _groups(learner, {id(matrix) for matrix in matrices}, self.recipe.weight_decay)
+        found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))]
+        if matrices:
+            found.append(Muon(matrices, lr=self.recipe.matrix_rate, weight_decay=self.recipe.weight_decay))
+        for optimiser in found:
+            for group in optimiser.param_groups:
+                group["scale"] = group["lr"]  # over the rate of the stage
+        return found
 
     def _log(self, name: str, step: int, loss: float, counts: Any, exam: Callable[[], Outcome], seconds: float) -> None:
         with torch.no_grad():
@@ -197,35 +226,43 @@ class Trainer:
     def _done(self, name: str) -> int:
         return self._state()["done"].get(name, 0)
 
-    def _save(self, name: str, step: int, learner: nn.Module, optimiser: Any) -> None:
+    def _save(self, name: str, step: int, learner: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         state = {
             "done": {**self._state()["done"], name: step},
             "model": self.model.state_dict(),
             "learner": learner.state_dict(),
-            "optimiser": optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
             "stage": name,
         }
         unfinished = self._state_file.with_suffix(".new")
         torch.save(state, unfinished)
         unfinished.replace(self._state_file)
 
-    def _resumed(self, name: str, learner: nn.Module, optimiser: Any) -> int:
-        """Weights, optimiser and step as they were saved last."""
+    def _resumed(self, name: str, learner: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> int:
+        """Weights, optimisers and step as they were saved last."""
         state = self._state()
         if "model" in state:
             self.model.load_state_dict(state["model"])
         if state.get("stage") == name:
             learner.load_state_dict(state["learner"])
-            optimiser.load_state_dict(state["optimiser"])
+            for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
         return state["done"].get(name, 0)
 
 
-def _groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, gains, biases and embeddings do not."""
-    named = [(name, parameter) for name, parameter in learner.named_parameters()]
+def _step(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"]
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def _groups(learner: nn.Module, others: Set[int], weight_decay: float) -> list[dict[str, Any]]:
+    """What is not in `others`: matrices decay; gains, biases and embeddings do not."""
+    named = [(name, parameter) for name, parameter in learner.named_parameters() if id(parameter) not in others]
     decays = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
-    others = [p for name, p in named if not (p.ndim >= 2 and "embed" not in name)]
-    return [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    stays = [p for name, p in named if not (p.ndim >= 2 and "embed" not in name)]
+    return [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
 
 
 def _summed(outcomes: Iterator[Outcome]) -> Outcome:

@@ -1,0 +1,225 @@
+"""Drills: many short questions in one row of text. Training has them, prompts do not.
+
+    Which digits do you see and hear?  second see TWO  first hear NINE  second hear SIX  ...
+
+Words in capitals are learned, the others are given. A drill practises one step of what the questions need (finding a
+place by its name, finding a digit's place, telling whether two digits are the same, from an answer to its letter), and
+gives ten times as much to learn from as a question. Questions alone stood still for thousands of steps.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import TypeVar
+
+import numpy as np
+
+from hooked_av.tiny.digits import NAMES
+from hooked_av.tiny.questions import MAX_LENGTH, N_OPTIONS, NUMBERS, ORDINALS, YES_NO, Stream
+from hooked_av.tiny.scenes import Scene
+
+T = TypeVar("T")
+Word = tuple[str, bool]  # a token's text, and whether it is learned; words that are given begin with a space
+Query = tuple[Word, ...]
+VERBS: Mapping[Stream, str] = {"shown": " see", "spoken": " hear"}
+MAX_QUERIES = 10  # of a drill, so that its row is not much longer than a question's
+SPELLED_SHARE = 0.4  # of the queries for a letter: the digit is given too
+COPIED = (6, 15)  # words
+COPY_REQUEST = "Describe the clip."
+_VOCABULARY = (*(f" {word}" for word in (*NAMES, *ORDINALS, *YES_NO)), *VERBS.values(), *ascii_uppercase[:MAX_LENGTH])
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A request, and the words that follow it."""
+
+    form: str
+    request: str
+    words: tuple[Word, ...]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Places:
+    """A scene as named places (seconds of a clip, or items), with the digit of each stream there, if any."""
+
+    names: tuple[str, ...]
+    digits: Mapping[Stream, tuple[int | None, ...]]
+    is_clip: bool
+
+    @classmethod
+    def of(cls, scene: Scene) -> "Places":
+        if len(scene.items) == 1:
+            clip = scene.clip
+            return cls(ORDINALS[: clip.seconds], {"shown": clip.shown, "spoken": clip.spoken}, True)
+        digits = {stream: tuple(next(iter(getattr(i, stream)), None) for i in scene.items) for stream in VERBS}
+        return cls(NUMBERS[1 : len(scene.items) + 1], digits, False)
+
+    def known(self, stream: Stream) -> Iterator[tuple[int, int]]:
+        """Places that have a digit in a stream, and the digit."""
+        return ((place, digit) for place, digit in enumerate(self.digits[stream]) if digit is not None)
+
+    def once(self, stream: Stream) -> Iterator[tuple[int, int]]:
+        """The same for digits that no other place has."""
+        return ((place, digit) for place, digit in self.known(stream) if self.digits[stream].count(digit) == 1)
+
+
+def draw_drills(scene: Scene, rng: np.random.Generator) -> list[Drill]:
+    """All drills that fit a scene, with their queries in random order."""
+    places = Places.of(scene)
+    drills = [_drill(form, queries(places, rng), rng) for form, queries in (_CLIP if places.is_clip else _ITEMS)]
+    drills.append(_drill("drill, count", _counts(scene, rng), rng))
+    return [*filter(None, drills), *_letters(places, rng), copied(rng)]
+
+
+def copied(rng: np.random.Generator) -> Drill:
+    """Words, and the same words again: the second time they are learned, but for the first."""
+    n = int(rng.integers(*COPIED, endpoint=True))
+    words = [str(word) for word in rng.choice(_VOCABULARY, n, replace=False)]
+    return Drill(
+        "drill, copy", COPY_REQUEST, (*((word, False) for word in words), *((w, i > 0) for i, w in enumerate(words)))
+    )
+
+
+def _drill(form: str, queries: Sequence[Query], rng: np.random.Generator) -> Drill | None:
+    chosen = _shuffled(queries, rng)[:MAX_QUERIES]
+    return Drill(form, REQUESTS[form], tuple(word for query in chosen for word in query)) if chosen else None
+
+
+def _lookups(places: Places, rng: np.random.Generator) -> list[Query]:
+    """second see -> TWO"""
+    return [(*asked, (NAMES[digit], True)) for asked, digit in _looks(places)]
+
+
+def _looks(places: Places) -> list[tuple[Query, int]]:
+    return [
+        (((f" {places.names[place]}", False), (verb, False)), digit)
+        for stream, verb in VERBS.items()
+        for place, digit in places.known(stream)
+    ]
+
+
+def _whereabouts(places: Places, rng: np.random.Generator) -> list[Query]:
+    """see two -> SECOND; of items, what the answer to "which item" is"""
+    space = " " if places.is_clip else ""
+    return [
+        ((verb, False), (f" {NAMES[digit]}", False), (f"{space}{places.names[place]}", True))
+        for stream, verb in VERBS.items()
+        for place, digit in places.once(stream)
+        if places.is_clip or len(list(places.known(stream))) > 1
+    ]
+
+
+def _beside(places: Places, rng: np.random.Generator) -> list[Query]:
+    """see two hear -> SIX"""
+    streams: tuple[tuple[Stream, Stream], ...] = (("shown", "spoken"), ("spoken", "shown"))
+    return [
+        ((VERBS[key], False), (f" {NAMES[digit]}", False), (VERBS[value], False), (NAMES[other], True))
+        for key, value in streams
+        for place, digit in places.once(key)
+        if (other := places.digits[value][place]) is not None
+    ]
+
+
+def _sums(places: Places, rng: np.random.Generator) -> list[Query]:
+    """second -> EIGHT"""
+    pairs = zip(places.names, places.digits["shown"], places.digits["spoken"], strict=True)
+    return [
+        ((f" {name}", False), (NUMBERS[shown + spoken], True))
+        for name, shown, spoken in pairs
+        if shown is not None and spoken is not None
+    ]
+
+
+def _same(places: Places, rng: np.random.Generator) -> list[Query]:
+    """first second -> NO: is the first shown digit the second spoken one?"""
+    shown, spoken = places.digits["shown"], places.digits["spoken"]
+    pairs = [((a, b), x == y) for a, x in enumerate(shown) for b, y in enumerate(spoken)]
+    return [(*_named(places, pair), (answer, True)) for pair, answer in _balanced(pairs, rng)]
+
+
+def _items_same(places: Places, rng: np.random.Generator) -> list[Query]:
+    """see one three -> YES"""
+    found: list[Query] = []
+    for stream, verb in VERBS.items():
+        known = list(places.known(stream))
+        pairs = [((a, b), x == y) for a, x in known for b, y in known if a < b]
+        found += [((verb, False), *_named(places, pair), (answer, True)) for pair, answer in _balanced(pairs, rng)]
+    return found
+
+
+def _named(places: Places, pair: tuple[int, int]) -> Query:
+    return tuple((f" {places.names[place]}", False) for place in pair)
+
+
+def _balanced(
+    pairs: Sequence[tuple[tuple[int, int], bool]], rng: np.random.Generator
+) -> list[tuple[tuple[int, int], str]]:
+    """As many that are the same as not."""
+    same, other = ([pair for pair, equal in pairs if equal == wanted] for wanted in (True, False))
+    n = min(len(same), len(other), MAX_QUERIES // 2)
+    yes, no = YES_NO
+    return [*((p, yes) for p in _shuffled(same, rng)[:n]), *((p, no) for p in _shuffled(other, rng)[:n])]
+
+
+def _counts(scene: Scene, rng: np.random.Generator) -> list[Query]:
+    """see two -> THREE: of the digit that the scene was made to count, of another, and of one that is not there"""
+    if scene.counted is None:
+        return []
+    found: list[Query] = []
+    for (stream, verb), counted in zip(VERBS.items(), scene.counted, strict=True):
+        row: tuple[int, ...] = getattr(scene.clip, stream)
+        there, absent = (
+            _shuffled(sorted({*row} - {counted}), rng),
+            _shuffled(sorted({*range(10)} - {*row, counted}), rng),
+        )
+        for digit in (counted, *there[:1], *absent[:1]):
+            found.append(((verb, False), (f" {NAMES[digit]}", False), (NUMBERS[row.count(digit)], True)))
+    return found
+
+
+def _letters(places: Places, rng: np.random.Generator) -> list[Drill]:
+    """second see (two) -> B, where the prompt has digits as options"""
+    looks = _shuffled(_looks(places), rng)
+    n = int(rng.integers(*N_OPTIONS, endpoint=True))
+    there = _shuffled(sorted({digit for _, digit in looks}), rng)
+    absent = _shuffled(sorted({*range(10)} - {*there}), rng)
+    options = _shuffled([*there, *absent][:n], rng)
+    words: list[Word] = []
+    for asked, digit in [look for look in looks if look[1] in options][:MAX_QUERIES]:
+        spelled = [(f" {NAMES[digit]}", False)] if rng.random() < SPELLED_SHARE else []
+        words += [*asked, *spelled, (ascii_uppercase[options.index(digit)], True)]
+    form = "drill, letters" if places.is_clip else "drill, item letters"
+    return [Drill(form, REQUESTS[form], tuple(words), tuple(NAMES[digit] for digit in options))]
+
+
+def _shuffled(several: Sequence[T], rng: np.random.Generator) -> list[T]:
+    return [several[i] for i in rng.permutation(len(several))]
+
+
+Queries = Callable[[Places, np.random.Generator], Sequence[Query]]
+_CLIP: Sequence[tuple[str, Queries]] = (
+    ("drill, lookup", _lookups),
+    ("drill, place", _whereabouts),
+    ("drill, beside", _beside),
+    ("drill, sum", _sums),
+    ("drill, same", _same),
+)
+_ITEMS: Sequence[tuple[str, Queries]] = (
+    ("drill, item lookup", _lookups),
+    ("drill, which item", _whereabouts),
+    ("drill, items same", _items_same),
+)
+REQUESTS: Mapping[str, str] = {
+    "drill, lookup": "Which digits do you see and hear?",
+    "drill, place": "When do you see and hear it?",
+    "drill, beside": "Which digits are shown and spoken?",
+    "drill, sum": "What is the sum of the shown and spoken digits?",
+    "drill, same": "Is the shown digit the same as the spoken?",
+    "drill, count": "How often is the digit shown and spoken?",
+    "drill, letters": "Which digit do you see and hear?",
+    "drill, item lookup": "What is shown and spoken in item?",
+    "drill, which item": "Which item shows and speaks?",
+    "drill, items same": "Do item and item show and speak the same digit?",
+    "drill, item letters": "Which digit do you see and hear in item?",
+}

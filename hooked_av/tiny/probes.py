@@ -1,0 +1,92 @@
+"""Probes: throw-away classifiers inside the decoder, as the encoders have theirs. Training has them, the model has not.
+
+After the first blocks, every media token must know its own digit (in the words' own directions), the digit of the other
+stream in its second, and its place; every word of an option must know its letter. Joint questions look these up in one
+step; without probes they stood at chance.
+
+Axes: batch pos; mark (what is told of a media token), d_model; choice (classes of a probe).
+"""
+
+from collections.abc import Iterator
+from string import ascii_uppercase
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, normalize, rms_norm
+
+from hooked_av.tiny.digits import NAMES
+from hooked_av.tiny.encoders import ROWS
+from hooked_av.tiny.packing import UNLEARNED, PackedBatch
+from hooked_av.tiny.questions import MAX_LENGTH
+from hooked_av.tiny.scenes import Item, Scene
+
+AFTER_BLOCKS = 3
+OWN, OTHER, PLACE = MARKS = range(3)
+
+
+class Probes(nn.Module):
+    """What the residual stream after the first blocks must tell of media tokens and of the words of options."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        d_model = model.cfg.d_model
+        self.other, self.place, self.letter = (nn.Linear(d_model, n) for n in (len(NAMES), MAX_LENGTH, MAX_LENGTH))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("words", torch.tensor([model.to_single_token(f" {name}") for name in NAMES]))
+        self.letters = tuple(model.to_single_token(letter) for letter in ascii_uppercase[:MAX_LENGTH])
+        self.dot = model.to_single_token(".")
+
+    def forward(self, model: Any, resid: Float[Tensor, "batch pos d_model"], batch: PackedBatch) -> Float[Tensor, ""]:
+        """The summed cross entropies."""
+        normed = rms_norm(resid, resid.shape[-1:])
+        directions = normalize(model.decoder.embed(self.words), dim=-1)
+        shared, asked = normed[:, : batch.n_shared], normed[:, batch.n_shared :]
+        own, other, place = batch.marks.unbind()
+        losses = [
+            _loss(lambda rows: self.scale * linear(rows, directions), shared, own),
+            _loss(self.other, shared, other),
+            _loss(self.place, shared, place),
+            _loss(self.letter, asked, self._option_letters(batch.input_ids[:, batch.n_shared :])),
+        ]
+        return torch.stack(losses).sum()
+
+    def _option_letters(self, asked: Int64[Tensor, "batch pos"]) -> Int64[Tensor, "batch pos"]:
+        """The letter of each option at the first word of its text: "B. six"."""
+        found = torch.full_like(asked, UNLEARNED)
+        for number, letter in enumerate(self.letters):
+            begins = (asked[:, :-2] == letter) & (asked[:, 1:-1] == self.dot)
+            found[:, 2:][begins] = number
+        return found
+
+
+def _loss(
+    probe: Any, rows: Float[Tensor, "batch pos d_model"], wanted: Int64[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    marked = wanted != UNLEARNED
+    if not marked.any():
+        return rows.new_zeros(())
+    return cross_entropy(probe(rows[marked]), wanted[marked])
+
+
+def marks_of(scene: Scene, ids: Int64[Tensor, " pos"], model: Any) -> Int64[Tensor, "mark=3 pos"]:
+    """What is told of every media token of a prompt: its digit, the other stream's beside it, its place."""
+    marks = torch.full((len(MARKS), len(ids)), UNLEARNED)
+    for modality, rows in {**ROWS, "image": ROWS["video"]}.items():
+        told = [mark for number, item in enumerate(scene.items) for mark in _told(item, number, scene, modality)]
+        places = (ids == model.family.placeholder(modality)).nonzero().flatten()
+        if told:
+            marks[:, places] = torch.tensor(told).T.repeat_interleave(rows, dim=1)
+    return marks
+
+
+def _told(item: Item, number: int, scene: Scene, modality: str) -> Iterator[tuple[int, int, int]]:
+    """The marks of each second of an item, in one modality."""
+    own, other = (item.spoken, item.shown) if modality == "audio" else (item.shown, item.spoken)
+    if modality != "audio" and item.is_still != (modality == "image"):
+        return
+    for second, digit in enumerate(own):
+        # a film's tokens come before the sound of their second, and cannot know it
+        beside = other[second] if modality == "audio" and other else UNLEARNED
+        yield digit, beside, second if len(scene.items) == 1 else number
