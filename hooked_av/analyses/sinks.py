@@ -195,7 +195,7 @@ def _check(d_model: int, dims: Sequence[int] | None, threshold: float, received_
     if wrong_dims or not 0 < threshold < math.sqrt(d_model) or not 0 < received_threshold < 1:
         raise InputsError(
             "these settings find no sink in any model",
-            expected=f"dims 0 to {d_model - 1}; threshold between 0 and {math.sqrt(d_model):.1f} (all in one dimension); "
+            expected=f"dims 0 to {d_model - 1}; threshold between 0 and {math.sqrt(d_model):.1f} (all in one); "
             "received_threshold between 0 and 1",
             got=f"dims {dims}, threshold {threshold:g}, received_threshold {received_threshold:g}",
             next_step="leave them out for the usual ones",
