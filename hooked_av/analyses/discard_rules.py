@@ -31,7 +31,7 @@ def last_row_attention(model: Any, inputs: AVInputs, layers: Sequence[int]) -> d
 
 def dropped(
     rule: Rule, span: Positions, kept_share: float, rng: np.random.Generator, scores: Float64[np.ndarray, " pos"] | None
-) -> Positions:
+) -> Int64[np.ndarray, " gone"]:
     """The positions of a span that leave; the rest of it, round(kept_share x its length) tokens, stays.
 
     "random": drawn by `rng`. "uniform": those that stay are evenly spaced over the span. "attention": those that the

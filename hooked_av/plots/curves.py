@@ -42,10 +42,12 @@ def distinct_looks(names: Sequence[str]) -> list[Look]:
         look = look_of(name)
         taken = {one.marker for one in looks if one is not None}
         looks.append(None if look == OTHER_LOOK or look.marker in taken else look)
-    used = {look.marker for look in looks if look is not None}
-    free = [marker for marker in _MARKERS if marker not in used]
+    own = [look for look in looks if look is not None]
+    pairs = [(_COLOURS[i % 7], _LINES[(i + i // 7) % 7]) for i in range(49)]
+    pairs = [pair for pair in pairs if pair not in {(look.colour, look.line) for look in own}]
+    free = [marker for marker in _MARKERS if marker not in {look.marker for look in own}]
     spare = iter(
-        Look(_COLOURS[i % len(_COLOURS)], "", _LINES[i % len(_LINES)], free[i % len(free)]) for i in range(len(names))
+        Look(pairs[i % len(pairs)][0], "", pairs[i % len(pairs)][1], free[i % len(free)]) for i in range(len(names))
     )
     return [look if look is not None else next(spare) for look in looks]
 
