@@ -121,7 +121,7 @@ def test_bytes_are_those_of_the_rows_that_stay(model, cases, kv):
 def test_savings_are_shares_of_the_clean_prefill(curve):
     seconds = np.broadcast_to(np.array([1.0, 3.0]), curve.seconds.shape).copy()
     found = replace(curve, seconds=seconds, clean_seconds=np.full(curve.seconds.shape, 4.0)).saved_percent
-    assert (found["time"] == 50).all()  # the median of 1/4 and 3/4
+    assert (found["time"] == 75).all()  # the faster of the two repeats
     measured = {"macs": (curve.macs, curve.clean_macs), "kv_bytes": (curve.kv_bytes, curve.clean_kv_bytes)}
     for name, (left, clean) in measured.items():
         wanted = 100 * (1 - np.mean([left[..., n] / clean[n] for n in range(2)], axis=0))
@@ -166,7 +166,7 @@ def test_rules_choose_what_they_say(model, cases):
         "attention": sorted(audio, key=lambda position: -read[position])[:n_kept],
     }
     for number, (rule, positions) in enumerate(kept.items()):
-        given = inputs.with_span("gone", sorted(set(audio) - {int(p) for p in positions}))
+        given = inputs.with_span("gone", np.setdiff1d(audio, positions))
         wanted = probabilities(model, given, av.drop_tokens("gone", layer))
         assert curve.rules[number] == rule
         assert curve.p_drop[number, 0, 0] == pytest.approx(wanted[curve.clean_ids[0]], abs=1e-4)

@@ -106,11 +106,11 @@ class DiscardCurve(Result):
     def saved_percent(self) -> dict[str, Float64[np.ndarray, "drop layer"]]:
         """Of the clean prefill: "time", "macs" and "kv_bytes" as measured, "formula" (MACs) on the same samples.
 
-        Time is the median over samples and repeats, each pass against the clean one next to it.
+        Time is that of the fastest repeat, against the fastest of the clean passes next to it.
         """
         n_measured = self.macs.shape[2]
         shares = {
-            "time": np.median(self.seconds / self.clean_seconds, axis=(2, 3)),
+            "time": (self.seconds.min(axis=3) / self.clean_seconds.min(axis=3)).mean(axis=2),
             "macs": (self.macs / self.clean_macs).mean(axis=2),
             "formula": (self.formula / self.clean_formula)[..., :n_measured].mean(axis=2),
             "kv_bytes": (self.kv_bytes / self.clean_kv_bytes).mean(axis=2),
@@ -132,8 +132,8 @@ class DiscardCurve(Result):
             mean = values.mean(axis=-1) if not np.isnan(values).any() else _known_mean(values)
             table |= {name: mean.ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
         table |= {
-            "seconds": np.median(self.seconds, axis=(2, 3)).ravel(),
-            "clean_seconds": np.median(self.clean_seconds, axis=(2, 3)).ravel(),
+            "seconds": self.seconds.min(axis=3).mean(axis=2).ravel(),
+            "clean_seconds": self.clean_seconds.min(axis=3).mean(axis=2).ravel(),
             "macs": self.macs.mean(axis=2).ravel(),
             "clean_macs": self.clean_macs.mean(),
             "formula": self.formula[..., : self.macs.shape[2]].mean(axis=2).ravel(),
