@@ -230,7 +230,7 @@ def test_generation_after_a_drop(model, cases, kv):
         ({"repeats": 0}, av.InterventionError, "repeats=0"),
     ],
 )
-def test_drops_that_make_no_sense_are_refused(model, cases, arguments, error, message):
+def test_drops_that_make_no_sense_are_refused(model, cases, as_a_user, arguments, error, message):
     with pytest.raises(error, match=message):
         discard_curve(model, cases, **{"tokens": "audio", "layers": [3], **arguments})
 

@@ -74,7 +74,7 @@ class FoundSinks(Protocol):
 def plot_sinks(sinks: FoundSinks) -> Drawing:
     """Every token at its position: its largest activation and the most attention that it receives, over layers."""
     rows = [
-        ("largest |normalised activation|", sinks.peak.max(axis=0), sinks.threshold),
+        ("|normalised activation|", sinks.peak.max(axis=0), sinks.threshold),
         ("attention received, %", 100 * np.nan_to_num(sinks.received[0]).max(axis=0), 100 * sinks.received_threshold),
     ]
     n_sinks = [int(sinks.is_sink(by).any(axis=0).sum()) for by in ("massive", "received")]

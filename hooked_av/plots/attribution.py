@@ -73,8 +73,8 @@ def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"])
     )
     for layer, head in np.argwhere(heads < -_MARKED * peak):
         colour = "white" if heads[layer, head] < -0.6 * peak else "black"
-        axes.text(head, layer, "-", ha="center", va="center", color=colour, fontsize=9)
-    label_axes(axes, "head", "layer", "by head (-: takes away)")
+        axes.text(head, layer, "–", ha="center", va="center", color=colour, fontsize=11, weight="bold")
+    label_axes(axes, "head", "layer", "by head (–: takes away)")
     axes.grid(visible=False)
     axes.margins(0)
     figure.colorbar(image, ax=axes, label="logits added", pad=0.02)

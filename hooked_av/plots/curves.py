@@ -4,7 +4,6 @@ Axes: layer; edge (of an interval).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -26,7 +25,7 @@ from hooked_av.plots.style import (
 )
 
 _MARKERS = "oPsD^vX*phd<>"
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_LINES = ("-", "--", ":", "-.")
 _COLOURS = (BLACK, SKY, GREEN, PURPLE, VERMILLION, BLUE, YELLOW)
 
 
@@ -43,7 +42,7 @@ def distinct_looks(names: Sequence[str]) -> list[Look]:
         taken = {one.marker for one in looks if one is not None}
         looks.append(None if look == OTHER_LOOK or look.marker in taken else look)
     own = [look for look in looks if look is not None]
-    pairs = [(_COLOURS[i % 7], _LINES[(i + i // 7) % 7]) for i in range(49)]
+    pairs = [(_COLOURS[i % 7], _LINES[i % 4]) for i in range(28)]
     pairs = [pair for pair in pairs if pair not in {(look.colour, look.line) for look in own}]
     free = [marker for marker in _MARKERS if marker not in {look.marker for look in own}]
     spare = iter(
@@ -54,7 +53,7 @@ def distinct_looks(names: Sequence[str]) -> list[Look]:
 
 def draw_curve(
     axes: Axes,
-    x: Int64[np.ndarray, " layer"],
+    x: Int64[np.ndarray, " layer"] | Float[np.ndarray, " layer"],
     y: Float[np.ndarray, " layer"],
     look: Look,
     label: str,

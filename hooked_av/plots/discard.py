@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from hooked_av.plots.curves import clean_line, distinct_looks, draw_curve, label_axes
 from hooked_av.plots.style import BLACK, Drawing, Look, figure_style
 
+_DODGE = 0.16  # of a layer: curves and their intervals stand side by side
 X_LABEL = "tokens leave before layer"
 SAVINGS = {"time": "prefill time saved, %", "macs": "FLOPs saved, %", "kv_bytes": "key/value bytes saved, %"}
 
@@ -87,8 +88,11 @@ def _share(
     looks: list[Look],
 ) -> None:
     means, bands = 100 * np.nanmean(values, axis=-1), 100 * curve.interval(values)
+    dodge = np.linspace(-_DODGE, _DODGE, len(looks)) if len(looks) > 1 else [0.0]
     for number, (name, look) in enumerate(zip(curve.names, looks, strict=True)):
-        draw_curve(axes, curve.layers, means[number], look, name, bands[:, number], number)
+        # bands of several drops would hide each other
+        axes.vlines(curve.layers + dodge[number], *bands[:, number], color=look.colour, linewidth=1.1, zorder=1)
+        draw_curve(axes, curve.layers + dodge[number], means[number], look, name, None, number)
     clean_line(axes, clean, "clean run")
     label_axes(axes, "", label)
     axes.set_ylim(-4, 104)
