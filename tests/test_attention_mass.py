@@ -75,7 +75,7 @@ def test_blocks_of_any_size_give_the_same(model, inputs, monkeypatch):
 
 
 def test_memory_is_that_of_a_block_of_rows(model, monkeypatch):
-    n_pos, n_rows = 1024, 16
+    n_pos, n_rows = 512, 12
     inputs = av.AVInputs.from_tokens(model.to_tokens("Which digit is shown second?").repeat(1, 200)[:, :n_pos])
     inputs = inputs.with_span("early", range(200))
     block, square = (4 * model.cfg.n_heads * rows * n_pos for rows in (n_rows, n_pos))
