@@ -115,7 +115,7 @@ def direct_logit_attribution(
     ids = [model.to_single_token(token) if isinstance(token, str) else int(token) for token in (answer, alternative)]
     parts = parts_of(inputs, sources)
     path = _Path(model, ids, indicator(parts, inputs.n_pos, model.device))
-    logits = path.run(inputs)[ids].double()
+    logits = path.run(inputs)[ids].cpu().double()
     found = DirectAttribution(
         **path.arrays(),
         source_spans=tuple(parts),
@@ -158,7 +158,7 @@ class _Path:
 
     def arrays(self) -> dict[str, Any]:
         """The parts, divided by the scale."""
-        stacked = {name: torch.stack(some).double().cpu().numpy() for name, some in self.seen.items()}
+        stacked = {name: torch.stack(some).cpu().double().numpy() for name, some in self.seen.items()}
         scale = float(stacked.pop("scale")[0])
         embed = float(stacked.pop("embed")[0]) / scale
         return {name: array / scale for name, array in stacked.items()} | {"embed": embed, "scale": scale}

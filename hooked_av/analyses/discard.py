@@ -26,7 +26,6 @@ from hooked_av.interventions import DropTokens, drop_tokens
 from hooked_av.results import Result, run_settings
 from hooked_av.routes import check_range
 
-_PER_SAMPLE = ("best_ids", "p_drop", "n_dropped", "n_pos", "clean_ids", "p_clean", "answer_ids")
 UNKNOWN = -1  # id of an answer that nobody gave
 
 
@@ -212,28 +211,21 @@ def discard_curve(
     >>> curve.correct[0, :, 0].tolist()
     [0.0, 1.0]
     """
-    names, chosen = [tokens] if isinstance(tokens, str) else list(tokens), _rules(rules)
-    n_layers = model.cfg.n_layers
-    first = 1 if "attention" in chosen else 0
-    layers = list(range(first, n_layers)) if layers is None else [int(layer) for layer in layers]
-    check_range("layers", tuple(layers), n_layers, "discard_curve")
-    check_rules(chosen, kept_share, layers)
-    _check_sizes(names, layers, n_measured, repeats)
-    drops = [(span, rule) for span in names for rule in chosen]
-    rows, costs, formulas, ids, settings = [], [], [], [], None
+    drops, layers = _drops(model.cfg.n_layers, tokens, layers, rules, kept_share)
+    _check_sizes(drops, layers, n_measured, repeats)
+    rows, costs, ids, settings = [], [], [], None
     for number, case in enumerate(tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress)):
         inputs, specs, n_dropped = _specs(model, case, drops, layers, kept_share, kv, [seed, number])
-        rows.append(_answers(model, inputs, case, specs, n_dropped))
-        formulas.append(formula_macs(model.cfg, inputs.n_pos, n_dropped, layers))
+        clean, dropping = formula_macs(model.cfg, inputs.n_pos, n_dropped, layers)
+        sizes = {"n_dropped": n_dropped, "n_pos": np.array(inputs.n_pos)}
+        rows.append(_answers(model, inputs, case, specs) | sizes | {"formula": dropping, "clean_formula": clean})
         if number < n_measured:
             costs.append(measure(model, inputs, specs, repeats))
         ids.append(case.id)
         settings = settings or run_settings(model, inputs, seed=seed, device=str(model.device))
     return DiscardCurve(
         layers=np.array(layers, dtype=np.int64),
-        **{name: np.stack([row[name] for row in rows], axis=-1) for name in _PER_SAMPLE},
-        formula=np.stack([dropping for _, dropping in formulas], axis=-1),
-        clean_formula=np.array([clean for clean, _ in formulas], dtype=np.int64),
+        **{name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]},
         **Costs.stacked(costs),
         spans=tuple(span for span, _ in drops),
         rules=tuple(rule for _, rule in drops),
@@ -268,26 +260,18 @@ def _specs(
     return inputs, specs, np.array(n_dropped, dtype=np.int64)
 
 
-def _answers(
-    model: Any,
-    inputs: AVInputs,
-    case: Case,
-    specs: Sequence[Sequence[DropTokens]],
-    n_dropped: Int64[np.ndarray, " drop"],
-) -> dict[str, np.ndarray]:
+def _answers(model: Any, inputs: AVInputs, case: Case, specs: Sequence[Sequence[DropTokens]]) -> dict[str, np.ndarray]:
     """One sample on the replay engine."""
     baseline = model.baseline(inputs)
     logits = baseline.run([spec for row in specs for spec in row]).logits
     shape = (len(specs), len(specs[0]))
     clean = baseline.logits.float().softmax(dim=-1)
     clean_id = int(clean.argmax())
-    p_drop = logits.float().softmax(dim=-1)[:, clean_id].double()
+    p_drop = logits.float().softmax(dim=-1)[:, clean_id]
     known = case.answer is not None
     return {
         "best_ids": logits.argmax(dim=-1).view(shape).cpu().numpy(),
-        "p_drop": p_drop.view(shape).cpu().numpy(),
-        "n_dropped": n_dropped,
-        "n_pos": np.array(inputs.n_pos),
+        "p_drop": p_drop.view(shape).cpu().double().numpy(),
         "clean_ids": np.array(clean_id),
         "p_clean": np.array(float(clean[clean_id])),
         "answer_ids": np.array(model.to_single_token(case.answer) if known else UNKNOWN),
@@ -300,15 +284,28 @@ def _known_mean(values: Float64[np.ndarray, "drop layer sample"]) -> Float64[np.
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
 
-def _rules(rules: Rule | Sequence[Rule]) -> list[Rule]:
-    return [rules] if isinstance(rules, str) else list(rules)
+def _drops(
+    n_layers: int,
+    tokens: str | Sequence[str],
+    layers: Sequence[int] | None,
+    rules: Rule | Sequence[Rule],
+    kept_share: float,
+) -> tuple[list[tuple[str, Rule]], list[int]]:
+    """Every span with every rule, and the layers; checked."""
+    names: list[str] = [tokens] if isinstance(tokens, str) else list(tokens)
+    chosen: list[Rule] = [rules] if isinstance(rules, str) else list(rules)
+    first = 1 if "attention" in chosen else 0
+    layers = list(range(first, n_layers)) if layers is None else [int(layer) for layer in layers]
+    check_range("layers", tuple(layers), n_layers, "discard_curve")
+    check_rules(chosen, kept_share, layers)
+    return [(span, rule) for span in names for rule in chosen], layers
 
 
-def _check_sizes(names: Sequence[str], layers: Sequence[int], n_measured: int, repeats: int) -> None:
-    if not names or not layers or n_measured < 1 or repeats < 1:
+def _check_sizes(drops: Sequence[Any], layers: Sequence[int], n_measured: int, repeats: int) -> None:
+    if not drops or not layers or n_measured < 1 or repeats < 1:
         raise InterventionError(
             "nothing to drop, or nothing to measure",
             expected="at least one span, one layer, one measured sample and one repeat",
-            got=f"{len(names)} spans, {len(layers)} layers, n_measured={n_measured}, repeats={repeats}",
+            got=f"{len(drops)} spans, {len(layers)} layers, n_measured={n_measured}, repeats={repeats}",
             next_step='for example av.discard_curve(model, cases, tokens=["audio", "video"])',
         )

@@ -67,12 +67,12 @@ def measure(model: Any, inputs: AVInputs, specs: Sequence[Sequence[DropTokens]],
 
 def formula_macs(
     cfg: Any, n_pos: int, n_dropped: Int64[np.ndarray, " drop"], layers: Sequence[int]
-) -> tuple[int, Int64[np.ndarray, "drop layer"]]:
+) -> tuple[Int64[np.ndarray, ""], Int64[np.ndarray, "drop layer"]]:
     """The layers of a prefill by formula: clean, and with so many rows gone before each layer."""
     whole = layer_macs(cfg, n_pos)
     rest = np.array([layer_macs(cfg, n_pos - int(n)) for n in n_dropped], dtype=np.int64)
     before = np.array(layers, dtype=np.int64)
-    return cfg.n_layers * whole, whole * before + rest[:, None] * (cfg.n_layers - before)
+    return np.array(cfg.n_layers * whole), whole * before + rest[:, None] * (cfg.n_layers - before)
 
 
 def _counted(prefill: Prefill) -> tuple[int, int]:

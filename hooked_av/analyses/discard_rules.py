@@ -26,7 +26,7 @@ def last_row_attention(model: Any, inputs: AVInputs, layers: Sequence[int]) -> d
     names = {layer: f"blocks.{layer - 1}.attn.hook_pattern@last" for layer in layers}
     with torch.no_grad():
         _, cache = model.run_with_cache(inputs, names_filter=list(names.values()), logits_at="last")
-    return {layer: cache[name][0, :, 0].double().mean(dim=0).cpu().numpy() for layer, name in names.items()}
+    return {layer: cache[name][0, :, 0].float().mean(dim=0).cpu().double().numpy() for layer, name in names.items()}
 
 
 def dropped(
