@@ -1,5 +1,6 @@
 """Discard curves: drops as real passes and as cuts, rules against their definition, costs against the formula."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,9 @@ def test_without_answers_there_is_no_accuracy(model, cases):
     curve = discard_curve(model, [cases[0], cases[1].inputs], "video", [4], repeats=1)
     assert np.isnan(curve.correct[0, 0, 1])
     assert curve.to_frame().accuracy[0] == curve.correct[0, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of means over nothing
+        discard_curve(model, [case.inputs for case in cases], "video", [4], repeats=1).to_frame()
     alone = discard_curve(model, cases[1].inputs, "video", [4], repeats=1)
     assert not alone.has_answers
     assert np.isnan(alone.to_frame().accuracy[0])

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from tqdm.auto import tqdm
 
 from hooked_av.analyses.discard_cost import ARRAYS, Costs, formula_macs, measure
@@ -99,7 +99,9 @@ class DiscardCurve(Result):
 
     def interval(self, values: Float64[np.ndarray, "drop layer sample"]) -> Float64[np.ndarray, "edge=2 drop layer"]:
         """Bootstrap interval of the mean over samples of `agrees`, `correct`, or `correct - clean_correct`."""
-        return bootstrap_interval(np.moveaxis(values, -1, 0))
+        samples = np.moveaxis(values, -1, 0)
+        unknown = bool(np.isnan(samples).all())  # no sample has an answer: one sample's interval, NaN
+        return bootstrap_interval(samples[:1] if unknown else samples)
 
     @property
     def saved_percent(self) -> dict[str, Float64[np.ndarray, "drop layer"]]:
@@ -128,8 +130,7 @@ class DiscardCurve(Result):
         }
         for name, values in (("agreement", self.agrees), ("accuracy", self.correct), ("accuracy_change", change)):
             low, high = self.interval(values)
-            mean = values.mean(axis=-1) if not np.isnan(values).any() else _known_mean(values)
-            table |= {name: mean.ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
+            table |= {name: _known_mean(values).ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
         table |= {
             "seconds": self.seconds.min(axis=3).mean(axis=2).ravel(),
             "clean_seconds": self.clean_seconds.min(axis=3).mean(axis=2).ravel(),
@@ -279,7 +280,7 @@ def _answers(model: Any, inputs: AVInputs, case: Case, specs: Sequence[Sequence[
 
 
 def _known_mean(values: Float64[np.ndarray, "drop layer sample"]) -> Float64[np.ndarray, "drop layer"]:
-    known: Bool[np.ndarray, "drop layer sample"] = ~np.isnan(values)
+    known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
 
