@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
+from hooked_av.flops import count_flops
 from hooked_av.hooks import HookPoint
 from hooked_av.inputs import AVInputs
 from hooked_av.interventions import block_attention
@@ -190,23 +190,6 @@ def summarise(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 # --- arithmetic and memory -------------------------------------------------------------------------------------------
-
-
-def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Every query with every key (causal halves are not subtracted): torch's rule for its other fused kernels."""
-    batch, n_heads, n_queries, d_head = query
-    return 2 * batch * n_heads * n_queries * key[2] * (d_head + value[3])
-
-
-# torch's own table lacks the fused kernel for processors, and so counts attention as nothing there
-FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-
-
-def count_flops(run: Run) -> int:
-    """Floating point operations of the matrix products and of attention."""
-    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def peak_bytes(run: Run) -> int:

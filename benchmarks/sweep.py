@@ -13,13 +13,13 @@ from typing import Any
 import click
 import forward
 import torch
-from forward import FUSED_ON_CPU, Pair, Shape
+from forward import Pair, Shape
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hooked_av.analyses.knockout import layer_window
+from hooked_av.flops import count_flops
 from hooked_av.inputs import AVInputs
 from hooked_av.interventions import Intervention, ablate, block_attention, patch
 from hooked_av.model import HookedAVTransformer
@@ -132,11 +132,10 @@ class Cost:
 
 def cost_of(run: Callable[[], Any]) -> tuple[Any, Cost]:
     """Arithmetic of one run and time of another: the counter looks at every operation, which takes time itself."""
-    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
-        run()
+    flops = count_flops(run)
     cpu, wall = time.process_time(), time.perf_counter()
     result = run()
-    return result, Cost(counter.get_total_flops(), time.process_time() - cpu, time.perf_counter() - wall)
+    return result, Cost(flops, time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def measure_sweep(name: str, job: Job, model: HookedAVTransformer, inputs: AVInputs, clean: Cost) -> dict[str, Any]:

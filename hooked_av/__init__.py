@@ -14,10 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooked_av.analyses.attention_mass import AttentionMass as AttentionMass
+    from hooked_av.analyses.attention_mass import attention_mass as attention_mass
+    from hooked_av.analyses.direct_attribution import DirectAttribution as DirectAttribution
+    from hooked_av.analyses.direct_attribution import direct_logit_attribution as direct_logit_attribution
+    from hooked_av.analyses.discard import DiscardCurve as DiscardCurve
+    from hooked_av.analyses.discard import discard_curve as discard_curve
     from hooked_av.analyses.knockout import KnockoutCurves as KnockoutCurves
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
+    from hooked_av.analyses.sinks import Sinks as Sinks
+    from hooked_av.analyses.sinks import find_sinks as find_sinks
     from hooked_av.attention import KeyValues as KeyValues
     from hooked_av.cache import AVCache as AVCache
     from hooked_av.cases import Case as Case
@@ -64,12 +72,15 @@ __version__ = "0.1.0"
 _HOME = {
     "AVCache": "cache",
     "AVInputs": "inputs",
+    "AttentionMass": "analyses.attention_mass",
     "Baseline": "replay",
     "BlockAttention": "interventions",
     "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
     "DecoderConfig": "config",
+    "DirectAttribution": "analyses.direct_attribution",
+    "DiscardCurve": "analyses.discard",
     "Generation": "generate",
     "HookError": "errors",
     "HookNameError": "errors",
@@ -88,14 +99,19 @@ _HOME = {
     "Replayed": "replay",
     "Route": "routes",
     "Sampling": "sampling",
+    "Sinks": "analyses.sinks",
     "Span": "spans",
     "SpanError": "errors",
     "Spans": "spans",
     "TokenStrip": "plots.strip",
     "ablate": "interventions",
     "add": "interventions",
+    "attention_mass": "analyses.attention_mass",
     "block_attention": "interventions",
+    "direct_logit_attribution": "analyses.direct_attribution",
+    "discard_curve": "analyses.discard",
     "drop_tokens": "interventions",
+    "find_sinks": "analyses.sinks",
     "from_json": "interventions",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",

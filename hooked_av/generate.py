@@ -132,15 +132,15 @@ class _Decoder:
         self.past = KeyValues()
         self.position_ids = prompt.positions_after(n_new)
 
-    def prefill(self) -> Logits:
-        """The prompt, and the logits of the first token."""
+    def prefill(self, embeds: Float[Tensor, "batch pos d_model"] | None = None) -> Logits:
+        """The prompt (from the merged sequence, if it is there already), and the logits of the first token."""
         model, run, plan = self.model, self.run, self.live.prefill.plan
         model._run = run
         rows = run.begin(0, run.n_pos)
         attend = Attend(
             model.attn_implementation, self.prompt.starts, plan.cuts, run, past=self.past, leaving=plan.leaving
         )
-        embeds = model._embed(self.prompt, run)
+        embeds = model._embed(self.prompt, run) if embeds is None else embeds
         logits = model.decoder(embeds, self.prompt.position_ids, attend, rows[:, -1:])
         for span in self.live.forgotten:
             self.past.drop(run.positions(span))
@@ -156,6 +156,34 @@ class _Decoder:
         )
         embeds = model.hook_inputs_embed(model.hook_embed(model.decoder.embed(tokens[:, None])))
         return model.decoder(embeds, self.position_ids[..., step : step + 1], attend)[:, 0].float()
+
+
+class Prefill:
+    """The first pass of a generation, ready to run as often as you like; the encoders have run already.
+
+    `Prefill(model, inputs, interventions)()` gives the logits of the first token, and the keys and values that
+    `model.generate(inputs, interventions=interventions)` would decode over.
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> logits, past = Prefill(model, model.prepare(question="Which digit do you hear?"))()
+    >>> logits.shape == (1, model.cfg.d_vocab), sorted(past.layers)
+    (True, [0, 1])
+    """
+
+    def __init__(self, model: Any, inputs: AVInputs, interventions: Any = ()) -> None:
+        self.model, self.inputs = model, model._as_inputs(inputs)
+        self.run = Passes(model._begin(self.inputs), 1)
+        self.live = Live.of(model, self.run, interventions, (), "both", decodes=True)
+        with torch.no_grad(), self.live.prefill.on(model, self.run):
+            self.run.begin(0, self.run.n_pos)
+            self.embeds = model._embed(self.inputs, self.run)
+
+    def __call__(self) -> tuple[Logits, KeyValues]:
+        decoder = _Decoder(self.model, self.inputs, self.run, self.live, 1)
+        with torch.no_grad(), self.live.prefill.on(self.model, self.run):
+            logits = decoder.prefill(self.embeds)
+        return logits, decoder.past
 
 
 class _Answer:

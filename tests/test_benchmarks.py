@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from hooked_av import flops
 from hooked_av.decoder import GatedMLP
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -108,7 +109,7 @@ def test_more_arithmetic_is_seen(runs, monkeypatch):
 def test_torch_alone_would_not_see_attention(runs, monkeypatch):
     """When this fails, torch counts its fused kernel for processors itself, and FUSED_ON_CPU can go."""
     with_attention = forward.count_flops(runs[forward.PEER])
-    monkeypatch.setattr(forward, "FUSED_ON_CPU", {})
+    monkeypatch.setattr(flops, "FUSED_ON_CPU", {})
     shape = forward.TINY
     attention = 4 * N_TOKENS**2 * shape.n_heads * shape.d_head * shape.n_layers
     assert forward.count_flops(runs[forward.PEER]) == with_attention - attention

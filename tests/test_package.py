@@ -26,6 +26,7 @@ ORDER = [
     "prompt",
     "layout",
     "config",
+    "flops",
     "hook_names",
     "hooks",
     "passes",

@@ -6,8 +6,12 @@ from typing import Any
 # Type of what is drawn -> module of this package and its function; imported when a figure is asked for.
 FIGURES = {
     "AVInputs": ("strip", "show_inputs"),
+    "AttentionMass": ("attention_mass", "plot_attention_mass"),
+    "DirectAttribution": ("attribution", "plot_direct_attribution"),
+    "DiscardCurve": ("discard", "plot_discard_curve"),
     "KnockoutCurves": ("knockout", "plot_knockout_curves"),
     "LogitLens": ("lens", "plot_logit_lens"),
+    "Sinks": ("attention_mass", "plot_sinks"),
 }
 
 
