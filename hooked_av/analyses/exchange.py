@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.contrast import Contrast
 from hooked_av.analyses.pairs import check_same_layout
+from hooked_av.cache import AVCache
 from hooked_av.errors import InterventionError
 from hooked_av.inputs import AVInputs
 from hooked_av.interventions import Patch, patch
 from hooked_av.results import run_settings
-from hooked_av.spans import Spans
+from hooked_av.spans import Places, Spans
 
 ROWS = "_patched"  # the span of all rows that are patched
 _LOGITS_AT_ONCE = 2**25  # numbers
@@ -41,7 +42,7 @@ class Exchange:
         model: Any,
         clean: AVInputs,
         corrupt: AVInputs,
-        places: Mapping[str, Sequence[int]],
+        places: Mapping[str, Places],
         points: Sequence[str],
         *,
         metric: str = "logit_difference",
@@ -67,7 +68,7 @@ class Exchange:
         clean, corrupt = (self.values(run, point, place) for run in (self.clean_rows, self.corrupt_rows))
         return None if torch.equal(clean, corrupt) else self.spec(point, place, clean)
 
-    def values(self, run: Mapping[str, Tensor], point: str, place: str) -> Tensor:
+    def values(self, run: AVCache | Mapping[str, Tensor], point: str, place: str) -> Tensor:
         """A place's rows in one of the two runs."""
         return run[f"{point}@{ROWS}"][:, np.searchsorted(self.rows, self.places[place])]
 
