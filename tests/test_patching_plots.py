@@ -143,10 +143,14 @@ def test_attribution_stands_beside_the_exact_effects():
 
 def trace():
     return av.AnswerTrace(
-        probabilities=RNG.random((6, 3), np.float32), ranks=RNG.integers(0, 400, (6, 3)),
-        best_ids=np.zeros(6, np.int64), best_probabilities=np.ones(6, np.float32), best_texts=("a",) * 6, options=("five", "two", "one"),
+        probabilities=RNG.random((6, 3), np.float32),
+        ranks=RNG.integers(0, 400, (6, 3)),
+        best_ids=np.zeros(6, np.int64),
+        best_probabilities=np.ones(6, np.float32),
+        best_texts=("a",) * 6,
+        options=("five", "two", "one"),
         settings={"convention": "no_norm+layer_input", "at": "last"},
-    )  # fmt: skip
+    )
 
 
 def test_a_trace_is_its_arrays():
