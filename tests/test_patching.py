@@ -12,7 +12,7 @@ from hooked_av.errors import HookNameError, InputsError, InterventionError, Medi
 from hooked_av.tiny.samples import read_samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CLOSE = 1e-4  # of effects: replays and full passes multiply matrices of other shapes
+ROUNDING = 3e-4  # of a logit: replays and full passes multiply matrices of other shapes
 
 
 def tiny():
@@ -34,8 +34,18 @@ def case(request):
     model, clip, other, question = request.param()
     arguments = {"sampling": av.Sampling(max_pixels=56 * 56)} if request.param is salmonn else {}
     pair = av.make_pair(model, clip, "audio", other=other, question=question, **arguments)
-    answers = ("five", "two") if request.param is tiny else (" five", " two")
+    answers = ("five", "two") if request.param is tiny else furthest_apart(model, pair)
     return model, {"clean": pair.clean, "corrupt": pair.corrupt, "answers": answers}
+
+
+def furthest_apart(model, pair):
+    """The digits that two runs of a random model tell apart best."""
+    digits = [" one", " two", " three", " four", " five", " six", " seven", " eight", " nine"]
+    ids = [model.to_single_token(digit) for digit in digits]
+    with torch.no_grad():
+        clean, corrupt = (model(inputs, logits_at="last")[0, -1, ids] for inputs in (pair.clean, pair.corrupt))
+    changes = clean - corrupt
+    return digits[int(changes.argmax())], digits[int(changes.argmin())]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +53,11 @@ def tiny_pair():
     model, clip, other, question = tiny()
     pair = av.make_pair(model, clip, "audio", other=other, question=question)
     return model, {"clean": pair.clean, "corrupt": pair.corrupt}
+
+
+def close(table):
+    """What rounding of the logits makes of an effect; the contrast of a random model is small."""
+    return max(1e-5, ROUNDING / abs(table.metric_clean - table.metric_corrupt))
 
 
 def measure(model, logits, answers):
@@ -90,9 +105,9 @@ def test_all_rows_at_layer_0_recover_everything(case):
     model, pair = case
     table = av.patch_spans(model, **pair, spans=["text|boundary|av"], components=["resid_pre"])
     assert set(pair["corrupt"].spans.resolve("text|boundary|av")) == set(range(pair["corrupt"].n_pos))
-    assert table.effects[0, 0, 0] == pytest.approx(1, abs=1e-5)
+    assert table.effects[0, 0, 0] == pytest.approx(1, abs=close(table))
     after = av.patch_spans(model, **pair, spans=["text|boundary|av"], components=["resid_post"])
-    np.testing.assert_allclose(after.effects, 1, atol=1e-5)  # the whole stream, after any layer
+    np.testing.assert_allclose(after.effects, 1, atol=close(table))  # the whole stream, after any layer
 
 
 def test_rows_that_do_not_differ_change_exactly_nothing(case):
@@ -123,7 +138,9 @@ def test_a_table_of_spans_equals_plain_hooks(case):
             continue
         point = f"blocks.{layer}.hook_{table.components[component]}"
         rows = list(pair["corrupt"].spans.resolve(spans[span]))
-        assert effect == pytest.approx(slow_effect(model, pair, [(point, writes(clean[point], rows))]), abs=CLOSE)
+        assert effect == pytest.approx(
+            slow_effect(model, pair, [(point, writes(clean[point], rows))]), abs=close(table)
+        )
     assert np.abs(table.effects).max() > 0.1
 
 
@@ -136,7 +153,7 @@ def test_a_table_of_heads_equals_plain_hooks(case):
             continue
         point = f"blocks.{layer}.attn.hook_z"
         slow = slow_effect(model, pair, [(point, writes(clean[point], rows, head))])
-        assert effect == pytest.approx(slow, abs=CLOSE)
+        assert effect == pytest.approx(slow, abs=close(table))
     assert len(np.unique(table.effects)) > 2
 
 
@@ -149,7 +166,7 @@ def test_a_table_of_positions_equals_plain_hooks(case):
         for layer in (0, 1):
             point = f"blocks.{layer}.hook_resid_pre"
             slow = slow_effect(model, pair, [(point, writes(clean[point], list(table.positions[place])))])
-            assert table.effects[layer, place] == pytest.approx(slow, abs=CLOSE)
+            assert table.effects[layer, place] == pytest.approx(slow, abs=close(table))
 
 
 def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
@@ -167,7 +184,7 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
     clean = cached(model, pair["clean"])
     hook = ("blocks.2.hook_resid_pre", writes(clean["blocks.2.hook_resid_pre"], list(table.positions[1])))
     slow = slow_effect(model, pair | {"answers": table.answers}, [hook])
-    assert table.effects[2, 1] == pytest.approx(slow, abs=CLOSE)
+    assert table.effects[2, 1] == pytest.approx(slow, abs=close(table))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +204,7 @@ def test_a_path_equals_two_passes_with_everything_else_frozen(case, receiver, he
         received = path_value(model, pair, clean, corrupt, (layer, head, rows), point)
         some = heads if heads is not None else [None]
         hooks = [(point, writes(received, rows, one)) for one in some]
-        assert table.effects[layer, head] == pytest.approx(slow_effect(model, pair, hooks), abs=CLOSE)
+        assert table.effects[layer, head] == pytest.approx(slow_effect(model, pair, hooks), abs=close(table))
 
 
 def path_value(model, pair, clean, corrupt, sender, receiver):
@@ -222,7 +239,7 @@ def test_the_direct_path_to_the_logits_equals_a_frozen_pass(case):
                 hooks.append((name, lambda tensor, hook, name=name: corrupt[name].clone()))
         sends = f"blocks.{sender[0]}.attn.hook_z"
         hooks.append((sends, writes(clean[sends], [pair["corrupt"].n_pos - 1], sender[1])))
-        assert table.effects[sender] == pytest.approx(slow_effect(model, pair, hooks), abs=CLOSE)
+        assert table.effects[sender] == pytest.approx(slow_effect(model, pair, hooks), abs=close(table))
     elsewhere = av.patch_path(model, **pair, receiver="logits", span="question")
     assert (elsewhere.effects == 0).all()
 
@@ -235,7 +252,7 @@ def test_back_patching_equals_plain_hooks(case):
     for source, target in [(1, 0), (model.cfg.n_layers - 1, 1)]:
         late = clean[f"blocks.{source}.hook_resid_post"]
         slow = slow_effect(model, pair, [(f"blocks.{target}.hook_resid_post", writes(late, rows))])
-        assert table.effects[source, target] == pytest.approx(slow, abs=CLOSE)
+        assert table.effects[source, target] == pytest.approx(slow, abs=close(table))
 
 
 def test_back_patching_within_one_prompt(tiny_pair):

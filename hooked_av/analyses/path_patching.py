@@ -107,7 +107,7 @@ class _Receiver:
     @classmethod
     def of(cls, model: Any, point: str, heads: Any) -> "_Receiver":
         heads, n_layers = numbers("receiver_heads", heads), model.cfg.n_layers
-        layer = n_layers if point == LOGITS else layer_of(point)
+        layer = layer_of(point) if point in model.hook_dict else n_layers
         kind = point.partition(f"blocks.{layer}.")[2]
         if (point != LOGITS and (point not in model.hook_dict or kind not in (*_HEADS, _MLP))) or (
             heads is not None and kind not in _HEADS
