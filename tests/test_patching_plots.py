@@ -101,8 +101,8 @@ def test_grids_are_the_arrays(make):
 def test_negative_cells_are_striped():
     table = heads()
     axes = table.plot().axes[0]
-    (stripes,) = [c for c in axes.collections if isinstance(c, PatchCollection) and c.get_hatch()]
-    boxes = {tuple(np.round(path.vertices.min(axis=0) + 0.5).astype(int)) for path in stripes.get_paths()}
+    stripes = [c for c in axes.collections if isinstance(c, PatchCollection) and c.get_hatch()]
+    boxes = {tuple(np.round(p.vertices.min(axis=0) + 0.5).astype(int)) for some in stripes for p in some.get_paths()}
     negative = np.argwhere(table.effects < -0.04 * np.abs(table.effects).max())
     assert boxes == {(column, row) for row, column in negative.tolist()}
 

@@ -20,7 +20,8 @@ COLOURS = LinearSegmentedColormap.from_list(
 )
 NO_CELL = "#E9E9E9"  # where there is nothing to measure
 _MAX_WRITTEN, _MAX_VECTOR = 260, 4000  # cells: with their number, and as vectors
-_LEAST_STRIPED = 0.04  # of the peak
+# stripes of negative cells, by their share of the peak: seen on dark blue, and on pale
+_STRIPES = (("#FFFFFF", -np.inf, -0.35), ("#6F8FA6", -0.35, -0.04))
 
 
 def peak_of(effects: Float64[np.ndarray, "..."]) -> float:
@@ -46,18 +47,10 @@ def draw_effects(
     axes.set_facecolor(NO_CELL)
     mesh = axes.pcolormesh(x, y, np.ma.masked_invalid(effects), cmap=COLOURS, norm=Normalize(-peak, peak))
     mesh.set_rasterized(effects.size > _MAX_VECTOR)
-    negative = np.argwhere(np.nan_to_num(effects) < -_LEAST_STRIPED * peak)
-    stripes = [Rectangle((x[c], y[r]), x[c + 1] - x[c], 1) for r, c in negative]
-    axes.add_collection(
-        PatchCollection(
-            stripes,
-            facecolor="none",
-            edgecolor="white",
-            linewidth=0,
-            hatch="////",
-            rasterized=len(stripes) > _MAX_VECTOR,
-        )
-    )
+    shares = np.nan_to_num(effects) / peak
+    for colour, low, high in _STRIPES:
+        cells = np.argwhere((shares >= low) & (shares < high))
+        _stripe(axes, [Rectangle((x[c], y[r]), x[c + 1] - x[c], 1) for r, c in cells.tolist()], colour)
     if x_edges is None and effects.size <= _MAX_WRITTEN:
         _write(axes, effects, peak)
     axes.tick_params(length=0)
@@ -88,12 +81,15 @@ def number(effect: float) -> str:
 def colour_scale(figure: Any, mesh: QuadMesh, axes: Sequence[Axes], label: str) -> None:
     """The scale beside the cells, negative side striped as the cells are."""
     bar = figure.colorbar(mesh, ax=list(axes), label=label, pad=0.02, shrink=0.9)
-    low = mesh.norm.vmin or -1.0
-    bar.ax.add_patch(
-        Rectangle(
-            (0, low), 1, -low * (1 - _LEAST_STRIPED), facecolor="none", edgecolor="white", linewidth=0, hatch="////"
-        )
-    )
+    peak = mesh.norm.vmax or 1.0
+    for colour, low, high in _STRIPES:
+        _stripe(bar.ax, [Rectangle((0, peak * max(low, -1)), 1, peak * (high - max(low, -1)))], colour)
+
+
+def _stripe(axes: Axes, boxes: list[Rectangle], colour: str) -> None:
+    stripes = PatchCollection(boxes, facecolor="none", edgecolor=colour, linewidth=0, hatch="////")
+    stripes.set_rasterized(len(boxes) > _MAX_VECTOR)
+    axes.add_collection(stripes, autolim=False)
 
 
 def few_ticks(n: int, at_most: int = 13) -> list[int]:

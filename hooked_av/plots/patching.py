@@ -175,9 +175,11 @@ def time_edges(seconds: Float64[np.ndarray, "place edge=2"]) -> Float[np.ndarray
 
 def contrast_words(table: Effects) -> str:
     """What 0 and 1 are, and by which metric."""
-    clean, corrupt = (shortened(drawable(answer, font_glyphs()), 16) for answer in table.answers)
-    answers = f"“{clean}”" if clean == corrupt else f"“{clean}” (clean) against “{corrupt}” (corrupt)"
-    return f"{_metric(table).capitalize()}: {answers}"
+    clean, corrupt = (f"“{shortened(drawable(answer, font_glyphs()), 16)}”" for answer in table.answers)
+    if clean == corrupt or table.metric == "probability":
+        return f"{_metric(table).capitalize()} of {clean}"
+    names = ("", "") if getattr(table, "is_one_prompt", False) else (" (clean)", " (corrupt)")
+    return f"{_metric(table).capitalize()}: {clean}{names[0]} against {corrupt}{names[1]}"
 
 
 def _metric(table: Effects) -> str:
