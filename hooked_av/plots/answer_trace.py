@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hooked_av.plots.lens import convention_words
 from hooked_av.plots.style import (
@@ -63,7 +63,9 @@ def plot_answer_trace(trace: Trace) -> Drawing:
         left.set(ylabel="probability", ylim=(-0.03, 1.03))
         right.set(ylabel="rank among all tokens", yscale="log")
         right.invert_yaxis()
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:g}"))
+        right.yaxis.set_minor_locator(NullLocator())
         for axes in (left, right):
             axes.set_xlabel("layer")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))

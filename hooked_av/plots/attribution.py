@@ -36,7 +36,7 @@ def plot_attribution_patching(estimate: Attribution) -> Drawing:
         height = 1.5 + min(7.0, max(2.4, 0.26 * n_rows))
         figure = Drawing(figsize=(4.6 + 0.3 * min(n_layers, 20) + 3.8 * is_compared, height), layout="constrained")
         axes = figure.subplots(1, 1 + is_compared, squeeze=False)[0]
-        mesh = draw_effects(axes[0], estimate.effects[::-1], peak_of(estimate.effects))
+        mesh = draw_effects(axes[0], estimate.effects[::-1], peak=peak_of(estimate.effects))
         names = [estimate.rows[n_rows - 1 - i] for i in few_ticks(n_rows, _MAX_NAMED)]
         axes[0].set_yticks(few_ticks(n_rows, _MAX_NAMED), names)
         axes[0].set_xticks(few_ticks(n_layers))

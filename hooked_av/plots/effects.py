@@ -37,8 +37,9 @@ def peak_of(effects: Float64[np.ndarray, "..."]) -> float:
 def draw_effects(
     axes: Axes,
     effects: Float64[np.ndarray, "row column"],
-    peak: float,
     x_edges: Float[np.ndarray, " edge"] | None = None,
+    *,
+    peak: float,
 ) -> QuadMesh:
     """One cell a number; row 0 is the lowest. Without `x_edges` column i is centred on i."""
     n_rows, n_columns = effects.shape

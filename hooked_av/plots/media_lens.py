@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 
 from hooked_av.plots.effects import few_ticks
 from hooked_av.plots.lens import convention_words
-from hooked_av.plots.patching import time_edges
+from hooked_av.plots.patching import over_time
 from hooked_av.plots.style import Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
@@ -126,19 +126,22 @@ def _aspect(frames: np.ndarray, n_rows: int, n_columns: int) -> float:
 
 def _draw_sound(part: Any, lens: MediaLensData, heard: np.ndarray) -> None:
     waveform, cells = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 3.2]})
-    edges = time_edges(lens.seconds[heard])
+    best = lens.top_probabilities[:, heard, 0]
+    shown, edges = over_time(best, lens.seconds[heard])
     end = max(float(edges[-1]), lens.sound_seconds)
     if len(lens.sound_low):
         seconds = np.linspace(0, lens.sound_seconds, len(lens.sound_low), endpoint=False)
         waveform.fill_between(seconds, lens.sound_low, lens.sound_high, color="#444444", linewidth=0.3)
     waveform.set_ylabel("sound")
     waveform.set_yticks([])
-    best = lens.top_probabilities[:, heard, 0]
     n_layers = len(best)
-    mesh = cells.pcolormesh(edges, np.arange(n_layers + 1) - 0.5, best, cmap="Greys", norm=Normalize(0, 1))
+    mesh = cells.pcolormesh(
+        edges, np.arange(n_layers + 1) - 0.5, np.ma.masked_invalid(shown), cmap="Greys", norm=Normalize(0, 1)
+    )
     mesh.set_rasterized(best.size > 4000)
     for layer in range(n_layers):
-        _write_runs(cells, layer, [lens.top_texts[layer][position][0] for position in heard], best[layer], edges, end)
+        texts = [lens.top_texts[layer][position][0] for position in heard]
+        _write_runs(cells, layer, texts, best[layer], lens.seconds[heard], end)
     cells.set_yticks(few_ticks(n_layers, 12))
     cells.set(xlim=(0, end), ylabel="layer", xlabel="time in the clip, seconds")
     cells.tick_params(axis="y", length=0)
@@ -146,13 +149,13 @@ def _draw_sound(part: Any, lens: MediaLensData, heard: np.ndarray) -> None:
 
 
 def _write_runs(
-    axes: Axes, layer: int, texts: list[str], best: Float32[np.ndarray, " position"], edges: np.ndarray, end: float
+    axes: Axes, layer: int, texts: list[str], best: Float32[np.ndarray, " position"], seconds: np.ndarray, end: float
 ) -> None:
     """The best token of neighbours that agree, once, where there is room for it; lines where they stop to agree."""
     points = 0.8 * _WIDTH * 72 / end  # in a second
     for text, run in groupby(range(len(texts)), key=lambda number: texts[number]):
         numbers = list(run)
-        left, right = edges[numbers[0]], edges[numbers[-1] + 1]
+        left, right = seconds[numbers[0], 0], seconds[numbers[-1], 1]
         axes.plot([right, right], [layer - 0.5, layer + 0.5], color="#9A9A9A", linewidth=0.5)
         shown = shortened(drawable(text, font_glyphs()), 10)
         size = min(7.5, (right - left) * points / (len(shown) * _LETTER_EMS))

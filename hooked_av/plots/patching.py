@@ -98,7 +98,7 @@ def plot_span_patching(table: SpanEffects) -> Drawing:
         axes = figure.subplots(1, n_components, squeeze=False, sharey=True)[0]
         peak = peak_of(table.effects)
         for number, component in enumerate(table.components):
-            mesh = draw_effects(axes[number], table.effects[number, ::-1], peak)
+            mesh = draw_effects(axes[number], table.effects[number, ::-1], peak=peak)
             axes[number].set_title(_COMPONENTS.get(component, component))
             _layers_below(axes[number], n_layers)
         axes[0].set_yticks(range(n_spans), list(table.spans[::-1]))
@@ -144,8 +144,7 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
             own = [
                 i for i, key in enumerate(zip(table.items, table.modalities, strict=True)) if key == (item, modality)
             ]
-            edges = time_edges(table.seconds[own])
-            mesh = draw_effects(lane, table.effects[:, own], peak, edges)
+            mesh = draw_effects(lane, *over_time(table.effects[:, own], table.seconds[own]), peak=peak)
             name = f"item{item}.{modality}" if several else modality
             is_single = all(len(table.positions[place]) == 1 for place in own)
             lane.set_title(f"{name}: {len(own)} {'tokens, one by one' if is_single else 'stretches of time'}")
@@ -153,24 +152,35 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
             lane.set_ylabel("layer")
             is_still = np.isnan(table.seconds[own]).any()
             lane.set_xlabel("token" if is_still else "time in the clip, seconds")
+            if not is_still:
+                lane.set_xlim(0, np.nanmax(table.seconds))
         colour_scale(figure, mesh, axes, EFFECT)
         title = f"Patching in time ({_COMPONENTS.get(table.component, table.component)}). {contrast_words(table)}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
-def time_edges(seconds: Float64[np.ndarray, "place edge=2"]) -> Float[np.ndarray, " edge"]:
-    """Edges of cells in time; tokens of one frame group share its time, and lie side by side in it.
+def over_time(
+    values: Float[np.ndarray, "layer place"], seconds: Float64[np.ndarray, "place edge=2"]
+) -> tuple[Float[np.ndarray, "layer cell"], Float[np.ndarray, " edge"]]:
+    """Cells in time and their edges; a gap between two places is a cell of nan.
 
-    >>> time_edges(np.array([[0, 1], [0, 1], [1.0, 2.0]])).tolist()
-    [0.0, 0.5, 1.0, 2.0]
+    Tokens of one frame group share its time, and lie side by side in it.
+
+    >>> cells, edges = over_time(np.array([[1, 2, 3.0]]), np.array([[0, 1], [0, 1], [2.0, 3.0]]))
+    >>> cells.tolist(), edges.tolist()
+    ([[1.0, 2.0, nan, 3.0]], [0.0, 0.5, 1.0, 2.0, 3.0])
     """
     if np.isnan(seconds).any():
-        return np.arange(len(seconds) + 1, dtype=float)
+        return values, np.arange(len(seconds) + 1, dtype=float)
     starts, place, count = np.unique(seconds[:, 0], return_inverse=True, return_counts=True)
     within = np.arange(len(seconds)) - np.searchsorted(seconds[:, 0], starts)[place]
-    lefts = seconds[:, 0] + within / count[place] * (seconds[:, 1] - seconds[:, 0])
-    return np.append(lefts, seconds[-1, 1])
+    widths = (seconds[:, 1] - seconds[:, 0]) / count[place]
+    lefts = seconds[:, 0] + within * widths
+    rights = lefts + widths
+    gaps = np.flatnonzero(lefts[1:] - rights[:-1] > 0.01 * widths[:-1]) + 1
+    edges = np.append(np.insert(lefts, gaps, rights[gaps - 1]), rights[-1])
+    return np.insert(values, gaps, np.nan, axis=1), edges
 
 
 def contrast_words(table: Effects) -> str:
@@ -201,7 +211,7 @@ def _grid(
         size = (max(5.4, 2.4 + _width(n_columns)), 1.5 + max(1.6, 0.8 * _width(n_rows)))
         figure = Drawing(figsize=size, layout="constrained")
         axes = figure.subplots()
-        mesh = draw_effects(axes, effects, peak_of(effects))
+        mesh = draw_effects(axes, effects, peak=peak_of(effects))
         axes.set_xticks(few_ticks(n_columns))
         axes.set_yticks(few_ticks(n_rows))
         axes.set_xlabel(x_label)
