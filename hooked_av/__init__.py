@@ -14,8 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooked_av.analyses.answer_trace import AnswerTrace as AnswerTrace
+    from hooked_av.analyses.answer_trace import answer_trace as answer_trace
     from hooked_av.analyses.attention_mass import AttentionMass as AttentionMass
     from hooked_av.analyses.attention_mass import attention_mass as attention_mass
+    from hooked_av.analyses.attribution_patching import AttributionPatching as AttributionPatching
+    from hooked_av.analyses.attribution_patching import attribution_patching as attribution_patching
+    from hooked_av.analyses.back_patching import BackPatching as BackPatching
+    from hooked_av.analyses.back_patching import back_patch as back_patch
     from hooked_av.analyses.direct_attribution import DirectAttribution as DirectAttribution
     from hooked_av.analyses.direct_attribution import direct_logit_attribution as direct_logit_attribution
     from hooked_av.analyses.discard import DiscardCurve as DiscardCurve
@@ -24,6 +30,18 @@ if TYPE_CHECKING:
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
+    from hooked_av.analyses.media_lens import MediaLens as MediaLens
+    from hooked_av.analyses.media_lens import media_lens as media_lens
+    from hooked_av.analyses.pairs import Pair as Pair
+    from hooked_av.analyses.pairs import make_pair as make_pair
+    from hooked_av.analyses.patch_positions import PositionPatching as PositionPatching
+    from hooked_av.analyses.patch_positions import patch_positions as patch_positions
+    from hooked_av.analyses.patching import HeadPatching as HeadPatching
+    from hooked_av.analyses.patching import SpanPatching as SpanPatching
+    from hooked_av.analyses.patching import patch_heads as patch_heads
+    from hooked_av.analyses.patching import patch_spans as patch_spans
+    from hooked_av.analyses.path_patching import PathPatching as PathPatching
+    from hooked_av.analyses.path_patching import patch_path as patch_path
     from hooked_av.analyses.sinks import Sinks as Sinks
     from hooked_av.analyses.sinks import find_sinks as find_sinks
     from hooked_av.attention import KeyValues as KeyValues
@@ -72,7 +90,10 @@ __version__ = "0.1.0"
 _HOME = {
     "AVCache": "cache",
     "AVInputs": "inputs",
+    "AnswerTrace": "analyses.answer_trace",
     "AttentionMass": "analyses.attention_mass",
+    "AttributionPatching": "analyses.attribution_patching",
+    "BackPatching": "analyses.back_patching",
     "Baseline": "replay",
     "BlockAttention": "interventions",
     "Case": "cases",
@@ -82,6 +103,7 @@ _HOME = {
     "DirectAttribution": "analyses.direct_attribution",
     "DiscardCurve": "analyses.discard",
     "Generation": "generate",
+    "HeadPatching": "analyses.patching",
     "HookError": "errors",
     "HookNameError": "errors",
     "HookPoint": "hooks",
@@ -95,18 +117,26 @@ _HOME = {
     "KnockoutCurves": "analyses.knockout",
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
+    "MediaLens": "analyses.media_lens",
     "MemoryBudgetError": "errors",
+    "Pair": "analyses.pairs",
+    "PathPatching": "analyses.path_patching",
+    "PositionPatching": "analyses.patch_positions",
     "Replayed": "replay",
     "Route": "routes",
     "Sampling": "sampling",
     "Sinks": "analyses.sinks",
     "Span": "spans",
     "SpanError": "errors",
+    "SpanPatching": "analyses.patching",
     "Spans": "spans",
     "TokenStrip": "plots.strip",
     "ablate": "interventions",
     "add": "interventions",
+    "answer_trace": "analyses.answer_trace",
     "attention_mass": "analyses.attention_mass",
+    "attribution_patching": "analyses.attribution_patching",
+    "back_patch": "analyses.back_patching",
     "block_attention": "interventions",
     "direct_logit_attribution": "analyses.direct_attribution",
     "discard_curve": "analyses.discard",
@@ -116,7 +146,13 @@ _HOME = {
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
+    "make_pair": "analyses.pairs",
+    "media_lens": "analyses.media_lens",
     "patch": "interventions",
+    "patch_heads": "analyses.patching",
+    "patch_path": "analyses.path_patching",
+    "patch_positions": "analyses.patch_positions",
+    "patch_spans": "analyses.patching",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
     "to_json": "interventions",

@@ -5,7 +5,7 @@ Axes: layer, position, rank (best first), token (named by the caller).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from hooked_av.analyses.lens_convention import LensConvention
 from hooked_av.errors import InputsError
+from hooked_av.hooks import HookPoint
 from hooked_av.inputs import AVInputs
 from hooked_av.results import Result, run_settings
-
-Convention = Literal["final_norm", "no_norm"]
+from hooked_av.spans import Places, Span
 
 _READ = ("top_ids", "top_logits", "top_probabilities", "token_probabilities", "token_ranks")
-_CHUNK_LOGITS = 2**25  # vocabulary rows x positions unembedded at one time: 128 MiB in float32
+_CHUNK_LOGITS = 2**24  # vocabulary rows x positions unembedded at one time: 64 MiB in float32
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,22 +77,24 @@ class LogitLens(Result):
 def logit_lens(
     model: Any,
     inputs: Any,
-    at: str = "last",
+    at: str | Span | Places = "last",
     *,
     top_k: int = 5,
     tokens: str | Sequence[str] = (),
-    convention: Convention = "final_norm",
+    convention: str = "final_norm",
 ) -> LogitLens:
     """What would the model answer after each layer?
 
     Args:
-        at: span whose positions are read ("last", "question", ...).
+        at: span whose positions are read ("last", "question", "av", ...), or positions.
         top_k: tokens kept a layer and position.
-        tokens: single tokens whose probability and rank are followed (an answer trace).
+        tokens: single tokens whose probability and rank are followed.
         convention: "final_norm" unembeds the final norm of each block's output (so the last layer gives the model's own
-            logits); "no_norm" leaves the norm out. Published codes differ; the choice is stored and drawn.
+            logits). Published codes differ; "no_norm", "layer_input", "input_embedding", or several of them joined by
+            "+", name the others (`analyses/lens_convention.py`). The choice is stored and drawn.
 
-    Only one layer's logits exist at a time, in chunks of positions: memory does not grow with layers x vocabulary.
+    Layers are read while the forward pass runs, in chunks of positions: besides that pass it takes about 300 MB,
+    whatever the number of layers, positions and tokens.
 
     Errors: `SpanError` for an unknown span, `InputsError` for a batch, a `top_k` or a convention out of range.
 
@@ -102,56 +105,77 @@ def logit_lens(
     ((2, 1, 5), [' three', ' three'])
     """
     inputs = inputs if isinstance(inputs, AVInputs) else AVInputs.from_tokens(model.to_tokens(inputs))
-    _check(inputs, top_k, convention, model.cfg.d_vocab)
+    return LogitLens(**lens_fields(model, inputs, at, top_k=top_k, tokens=tokens, convention=convention))
+
+
+def lens_fields(
+    model: Any, inputs: AVInputs, at: str | Span | Places, *, top_k: int, tokens: str | Sequence[str], convention: str
+) -> dict[str, Any]:
+    """Everything that a `LogitLens` holds."""
+    rule = LensConvention.parse(convention)
+    _check(inputs, top_k, model.cfg.d_vocab)
+    if not isinstance(at, str):
+        inputs, at = inputs.with_span("positions", at), "positions"
     tokens = (tokens,) if isinstance(tokens, str) else tuple(tokens)
-    named = [model.to_single_token(token) for token in tokens]
-    arrays = _arrays(model, inputs, at, named, top_k, convention)
-    texts = tuple(tuple(tuple(model.to_string(int(i)) for i in row) for row in layer) for layer in arrays["top_ids"])
-    return LogitLens(
+    arrays = read_layers(model, inputs, at, [model.to_single_token(token) for token in tokens], top_k, rule)
+    texts = {int(token): model.to_string(int(token)) for token in np.unique(arrays["top_ids"])}
+    return {
         **arrays,
-        positions=np.array(inputs.spans.resolve(at).positions),
-        top_texts=texts,
-        tokens=tokens,
-        settings=run_settings(model, inputs, at=at, convention=convention),
-    )
+        "positions": np.array(inputs.spans.resolve(at).positions),
+        "top_texts": tuple(tuple(tuple(texts[int(i)] for i in row) for row in layer) for layer in arrays["top_ids"]),
+        "tokens": tokens,
+        "settings": run_settings(model, inputs, at=at, convention=rule.name),
+    }
 
 
 @torch.no_grad()
-def _arrays(
-    model: Any, inputs: AVInputs, at: str, named: Sequence[int], top_k: int, convention: str
+def read_layers(
+    model: Any, inputs: AVInputs, at: str, named: Sequence[int], top_k: int, convention: LensConvention
 ) -> dict[str, np.ndarray]:
-    """All layers, one after the other."""
-    names = [f"blocks.{layer}.hook_resid_post@{at}" for layer in range(model.cfg.n_layers)]
-    # the lens needs the residual stream only; one row of logits is the least that a forward pass gives
-    _, cache = model.run_with_cache(inputs, names_filter=names, logits_at="last")
+    """All layers, each while its rows pass by: no layer's residual stream is kept, and no layer's logits."""
     ids = torch.tensor(named, dtype=torch.int64, device=model.device)
-    layers = [_read(model, cache[name][0], ids, top_k, convention) for name in names]
+    layers = []
+
+    def read(rows: Tensor, *, hook: HookPoint) -> None:
+        layers.append([part.cpu().numpy() for part in read_rows(model, rows[0], ids, top_k, convention)])
+
+    read.reads_only = True  # type: ignore[attr-defined] - as a caching hook says it
+    names = [f"blocks.{layer}.{convention.point}@{at}" for layer in range(model.cfg.n_layers)]
+    with model.hooks(fwd_hooks=[(name, read) for name in names]):
+        model(inputs, logits_at="last")  # one row of logits is the least that a forward pass gives
     return {name: np.stack([layer[part] for layer in layers]) for part, name in enumerate(_READ)}
 
 
-def _read(
-    model: Any, resid: Float[Tensor, "position d_model"], ids: Int64[Tensor, " token"], top_k: int, convention: str
-) -> list[np.ndarray]:
+def read_rows(
+    model: Any,
+    resid: Float[Tensor, "position d_model"],
+    ids: Int64[Tensor, " token"],
+    top_k: int,
+    convention: LensConvention,
+) -> list[Tensor]:
     """Top tokens and named tokens of one layer, a chunk of positions at a time."""
-    rows = max(1, _CHUNK_LOGITS // model.cfg.d_vocab)
-    parts = []
-    for chunk in resid.split(rows):
-        normed = model.ln_final.normalise(chunk[None])[0] if convention == "final_norm" else chunk
-        logits = model.unembed(normed).float()
-        probabilities = logits.softmax(dim=-1)
-        best = logits.topk(top_k, dim=-1)
-        named = logits[:, ids]
-        ranks = torch.stack([(logits > logits[:, [i]]).sum(dim=-1) for i in ids.tolist()] or [ids], dim=-1)
-        parts.append((best.indices, best.values, probabilities.gather(1, best.indices), probabilities[:, ids],
-                      ranks.reshape(named.shape)))  # fmt: skip
-    return [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
+    n_rows = max(1, _CHUNK_LOGITS // model.cfg.d_vocab)
+    parts = [_read_chunk(convention.logits(model, chunk).float(), ids, top_k) for chunk in resid.split(n_rows)]
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
-def _check(inputs: AVInputs, top_k: int, convention: str, d_vocab: int) -> None:
-    if inputs.batch != 1 or not 1 <= top_k <= d_vocab or convention not in ("final_norm", "no_norm"):
+def _read_chunk(
+    logits: Float32[Tensor, "position d_vocab"], ids: Int64[Tensor, " token"], top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """In the order of `_READ`; ranks are counted token by token, never as positions x tokens x vocabulary."""
+    total = logits.logsumexp(dim=-1, keepdim=True)
+    best, named = logits.topk(top_k, dim=-1), logits[:, ids]
+    ranks = torch.empty_like(named, dtype=torch.int64)
+    for number in range(len(ids)):
+        ranks[:, number] = (logits > named[:, [number]]).sum(dim=-1)
+    return best.indices, best.values, (best.values - total).exp(), (named - total).exp(), ranks
+
+
+def _check(inputs: AVInputs, top_k: int, d_vocab: int) -> None:
+    if inputs.batch != 1 or not 1 <= top_k <= d_vocab:
         raise InputsError(
             "these arguments do not fit the logit lens",
-            expected=f"one prompt, top_k from 1 to {d_vocab}, convention 'final_norm' or 'no_norm'",
-            got=f"{inputs.batch} prompts, top_k {top_k}, convention {convention!r}",
+            expected=f"one prompt, top_k from 1 to {d_vocab}",
+            got=f"{inputs.batch} prompts, top_k {top_k}",
             next_step="read prompts one by one",
         )

@@ -6,12 +6,20 @@ from typing import Any
 # Type of what is drawn -> module of this package and its function; imported when a figure is asked for.
 FIGURES = {
     "AVInputs": ("strip", "show_inputs"),
+    "AnswerTrace": ("answer_trace", "plot_answer_trace"),
     "AttentionMass": ("attention_mass", "plot_attention_mass"),
-    "DirectAttribution": ("attribution", "plot_direct_attribution"),
+    "AttributionPatching": ("attribution", "plot_attribution_patching"),
+    "BackPatching": ("patching", "plot_back_patching"),
+    "DirectAttribution": ("direct_attribution", "plot_direct_attribution"),
     "DiscardCurve": ("discard", "plot_discard_curve"),
+    "HeadPatching": ("patching", "plot_head_patching"),
     "KnockoutCurves": ("knockout", "plot_knockout_curves"),
     "LogitLens": ("lens", "plot_logit_lens"),
+    "MediaLens": ("media_lens", "plot_media_lens"),
+    "PathPatching": ("patching", "plot_path_patching"),
+    "PositionPatching": ("patching", "plot_position_patching"),
     "Sinks": ("attention_mass", "plot_sinks"),
+    "SpanPatching": ("patching", "plot_span_patching"),
 }
 
 

@@ -15,7 +15,12 @@ from hooked_av.plots.text import drawable, shortened
 
 MAX_COLUMNS = 12
 _COLUMN_INCHES, _ROW_INCHES = 1.32, 0.27
-_CONVENTIONS = {"final_norm": "final norm, then unembedding", "no_norm": "unembedding without the final norm"}
+_CONVENTIONS = {
+    "final_norm": "final norm",
+    "no_norm": "no final norm",
+    "layer_input": "of each layer's input",
+    "input_embedding": "input embedding",
+}
 
 
 @runtime_checkable
@@ -55,9 +60,22 @@ def plot_logit_lens(lens: Lens) -> Drawing:
         for layer, row in enumerate(texts):
             _write_row(axes, layer, [drawable(text, font_glyphs()) for text in row[shown]], probabilities[layer])
         _label(axes, names, n_layers, f"best tokens of position {lens.positions[0]}" if single else "token position")
-        axes.set_title(f"Logit lens ({_CONVENTIONS.get(lens.settings.get('convention', ''), 'convention unknown')})")
+        axes.set_title(f"Logit lens ({convention_words(lens.settings)})")
         figure.colorbar(image, ax=axes, label="probability", pad=0.02, shrink=min(1.0, 6 / n_layers + 0.3))
     return figure
+
+
+def convention_words(settings: Any) -> str:
+    """What a lens read, and how, as its figure says it.
+
+    >>> convention_words({"convention": "no_norm+layer_input"})
+    'no final norm, unembedding, of each layer's input'
+    """
+    parts = str(settings.get("convention", "")).split("+")
+    if not all(part in _CONVENTIONS for part in parts):
+        return "convention unknown"
+    words = [_CONVENTIONS[part] for part in parts]
+    return ", ".join(words if "input_embedding" in parts else [words[0], "unembedding", *words[1:]])
 
 
 def _write_row(axes: Axes, layer: int, texts: list[str], probabilities: Float32[np.ndarray, " column"]) -> None:

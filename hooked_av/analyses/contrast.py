@@ -1,0 +1,90 @@
+"""Contrast: the number that tells a clean run from a corrupt one, and the effect of a patch on its scale.
+
+Axes: cell (one patch), d_vocab.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from hooked_av.errors import InputsError
+
+Metric = Literal["logit_difference", "probability"]
+METRICS = ("logit_difference", "probability")
+LEAST_CONTRAST = 1e-4  # of logits or probability: below it a ratio is rounding noise
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A metric with the two answers that it compares, and its value in both runs."""
+
+    metric: str
+    answers: tuple[str, str]
+    ids: tuple[int, int]
+    clean: float
+    corrupt: float
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        clean: Float[Tensor, " d_vocab"],
+        corrupt: Float[Tensor, " d_vocab"],
+        metric: str,
+        answers: tuple[str, str] | None,
+    ) -> "Contrast":
+        """The metric of two runs; without `answers` each run's own best token.
+
+        Errors: `InputsError` for an unknown metric, an answer of several tokens, and answers that are the same.
+        """
+        if metric not in METRICS:
+            raise InputsError(
+                "unknown metric", expected=" or ".join(METRICS), got=repr(metric), next_step="leave it out, or name one"
+            )
+        best = (int(clean.argmax()), int(corrupt.argmax()))
+        ids = best if answers is None else (model.to_single_token(answers[0]), model.to_single_token(answers[1]))
+        texts = (model.to_string(ids[0]), model.to_string(ids[1]))
+        if metric == "logit_difference" and ids[0] == ids[1]:
+            raise InputsError(
+                f"both answers are {texts[0]!r}, so their logit difference is always zero",
+                expected="a corrupt run that answers something else",
+                got=f"the clean run answers {model.to_string(best[0])!r}, the corrupt run {model.to_string(best[1])!r}",
+                next_step='name two answers (answers=("five", "one")), take metric="probability", or corrupt more',
+            )
+        measured = (float(measure(metric, ids, logits)) for logits in (clean, corrupt))
+        return cls(metric, texts, ids, *measured)
+
+    def __call__(self, logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:
+        return measure(self.metric, self.ids, logits)
+
+    def check_differs(self) -> "Contrast":
+        """Refuse two runs whose metric is the same: no effect can be a share of nothing.
+
+        Errors: `InputsError`.
+        """
+        if not abs(self.clean - self.corrupt) > LEAST_CONTRAST:
+            raise InputsError(
+                f"effects would be shares of nothing: both runs have the same {self.metric.replace('_', ' ')}",
+                expected=f"a difference of more than {LEAST_CONTRAST:g}",
+                got=f"{self.clean:.6g} in the clean run, {self.corrupt:.6g} in the corrupt run ({self._answers()})",
+                next_step="corrupt what the answer depends on, or name answers=(clean, corrupt) that differ",
+            )
+        return self
+
+    def _answers(self) -> str:
+        return f"answers {self.answers[0]!r} and {self.answers[1]!r}"
+
+
+def measure(metric: str, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:
+    """Logit of the clean answer less that of the corrupt one, or the probability of the clean answer.
+
+    >>> import torch
+    >>> measure("logit_difference", (0, 1), torch.tensor([2.0, 0.5])).item()
+    1.5
+    """
+    logits = logits.float()
+    if metric == "logit_difference":
+        return (logits[..., ids[0]] - logits[..., ids[1]]).double()
+    return (logits[..., ids[0]] - logits.logsumexp(dim=-1)).exp().double()
