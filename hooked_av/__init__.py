@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from hooked_av.interventions import add as add
     from hooked_av.interventions import block_attention as block_attention
     from hooked_av.interventions import drop_tokens as drop_tokens
-    from hooked_av.interventions import from_json as from_json
     from hooked_av.interventions import keep_only as keep_only
     from hooked_av.interventions import patch as patch
-    from hooked_av.interventions import to_json as to_json
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.plots.strip import TokenStrip as TokenStrip
     from hooked_av.plots.strip import token_strip as token_strip
+    from hooked_av.random_cuts import BlockRandom as BlockRandom
+    from hooked_av.random_cuts import block_random as block_random
     from hooked_av.random_model import random_omni as random_omni
     from hooked_av.random_model import random_salmonn as random_salmonn
     from hooked_av.replay import Baseline as Baseline
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from hooked_av.sampling import Sampling as Sampling
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
+    from hooked_av.spec_json import from_json as from_json
+    from hooked_av.spec_json import to_json as to_json
 
 __version__ = "0.1.0"
 
@@ -66,6 +68,7 @@ _HOME = {
     "AVInputs": "inputs",
     "Baseline": "replay",
     "BlockAttention": "interventions",
+    "BlockRandom": "random_cuts",
     "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
@@ -95,15 +98,16 @@ _HOME = {
     "ablate": "interventions",
     "add": "interventions",
     "block_attention": "interventions",
+    "block_random": "random_cuts",
     "drop_tokens": "interventions",
-    "from_json": "interventions",
+    "from_json": "spec_json",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "patch": "interventions",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
-    "to_json": "interventions",
+    "to_json": "spec_json",
     "token_strip": "plots.strip",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
