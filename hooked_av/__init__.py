@@ -14,6 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooked_av.analyses.controls import Controls as Controls
+    from hooked_av.analyses.information_flow import InformationFlow as InformationFlow
+    from hooked_av.analyses.information_flow import information_flow as information_flow
     from hooked_av.analyses.knockout import KnockoutCurves as KnockoutCurves
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from hooked_av.interventions import patch as patch
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
+    from hooked_av.pathways import Pathway as Pathway
     from hooked_av.plots.strip import TokenStrip as TokenStrip
     from hooked_av.plots.strip import token_strip as token_strip
     from hooked_av.random_cuts import BlockRandom as BlockRandom
@@ -72,6 +76,7 @@ _HOME = {
     "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
+    "Controls": "analyses.controls",
     "DecoderConfig": "config",
     "Generation": "generate",
     "HookError": "errors",
@@ -80,6 +85,7 @@ _HOME = {
     "HookedAVError": "errors",
     "HookedAVTransformer": "model",
     "HookedAVWarning": "errors",
+    "InformationFlow": "analyses.information_flow",
     "InputsError": "errors",
     "Intervention": "interventions",
     "InterventionError": "errors",
@@ -88,6 +94,7 @@ _HOME = {
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
+    "Pathway": "pathways",
     "Replayed": "replay",
     "Route": "routes",
     "Sampling": "sampling",
@@ -101,6 +108,7 @@ _HOME = {
     "block_random": "random_cuts",
     "drop_tokens": "interventions",
     "from_json": "spec_json",
+    "information_flow": "analyses.information_flow",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",

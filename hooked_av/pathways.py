@@ -5,7 +5,7 @@ is every frame reading the frames before it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -109,7 +109,7 @@ def with_answer_spans(case: Case) -> Case:
         for group in np.unique(groups[groups > 0]).tolist():
             inputs = inputs.with_span(f"video.frame{group}", video[groups == group])
             inputs = inputs.with_span(f"video.before{group}", video[(groups >= 0) & (groups < group)])
-    return Case(inputs, case.answer, case.alternative, case.id, case.task)
+    return replace(case, inputs=inputs)
 
 
 def default_pathways(inputs: AVInputs) -> tuple[Pathway, ...]:

@@ -70,6 +70,7 @@ ORDER = [
     "results",
     "cases",
     "bootstrap",
+    "pathways",
     "analyses.*",
     "datasets",
     "tiny",
