@@ -14,7 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooked_av.analyses.contribution import ModalityContribution as ModalityContribution
+    from hooked_av.analyses.contribution import modality_contribution as modality_contribution
     from hooked_av.analyses.controls import Controls as Controls
+    from hooked_av.analyses.effective_pathway import EffectivePathway as EffectivePathway
+    from hooked_av.analyses.effective_pathway import effective_pathway as effective_pathway
     from hooked_av.analyses.information_flow import InformationFlow as InformationFlow
     from hooked_av.analyses.information_flow import information_flow as information_flow
     from hooked_av.analyses.knockout import KnockoutCurves as KnockoutCurves
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from hooked_av.spans import Spans as Spans
     from hooked_av.spec_json import from_json as from_json
     from hooked_av.spec_json import to_json as to_json
+    from hooked_av.swaps import media_swaps as media_swaps
 
 __version__ = "0.1.0"
 
@@ -78,6 +83,7 @@ _HOME = {
     "Clip": "media",
     "Controls": "analyses.controls",
     "DecoderConfig": "config",
+    "EffectivePathway": "analyses.effective_pathway",
     "Generation": "generate",
     "HookError": "errors",
     "HookNameError": "errors",
@@ -94,6 +100,7 @@ _HOME = {
     "LogitLens": "analyses.logit_lens",
     "MediaError": "errors",
     "MemoryBudgetError": "errors",
+    "ModalityContribution": "analyses.contribution",
     "Pathway": "pathways",
     "Replayed": "replay",
     "Route": "routes",
@@ -107,11 +114,14 @@ _HOME = {
     "block_attention": "interventions",
     "block_random": "random_cuts",
     "drop_tokens": "interventions",
+    "effective_pathway": "analyses.effective_pathway",
     "from_json": "spec_json",
     "information_flow": "analyses.information_flow",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
+    "media_swaps": "swaps",
+    "modality_contribution": "analyses.contribution",
     "patch": "interventions",
     "random_omni": "random_model",
     "random_salmonn": "random_model",

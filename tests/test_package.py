@@ -71,6 +71,7 @@ ORDER = [
     "cases",
     "bootstrap",
     "pathways",
+    "swaps",
     "analyses.*",
     "datasets",
     "tiny",

@@ -199,11 +199,9 @@ def information_flow(
     >>> from hooked_av.tiny.samples import read_samples
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
     >>> inputs = model.prepare(sample.clip, question=sample.question)
-    >>> flow = av.information_flow(model, inputs, pathways=["audio->question", "video->question"])
+    >>> flow = av.information_flow(model, inputs, pathways=["audio->question", "audio->last"], controls=0)
     >>> sample.question, flow.texts(flow.answer_ids), flow.change_percent.shape
     ('Which digit is spoken first?', ['five'], (2, 8))
-    >>> flow.change_percent[0].min() < flow.change_percent[1].min()
-    True
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
     width = default_width(n_layers) if window is None else window

@@ -6,8 +6,11 @@ from typing import Any
 # Type of what is drawn -> module of this package and its function; imported when a figure is asked for.
 FIGURES = {
     "AVInputs": ("strip", "show_inputs"),
+    "EffectivePathway": ("effective", "plot_effective_pathway"),
+    "InformationFlow": ("flow", "plot_information_flow"),
     "KnockoutCurves": ("knockout", "plot_knockout_curves"),
     "LogitLens": ("lens", "plot_logit_lens"),
+    "ModalityContribution": ("contribution", "plot_modality_contribution"),
 }
 
 
