@@ -3,7 +3,7 @@
 Axes: sample, condition (what a modality loses), edge (low, high).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar

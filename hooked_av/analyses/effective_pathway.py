@@ -121,8 +121,8 @@ def effective_pathway(
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
         progress: show a bar.
 
-    Errors: `SpanError` for a sample without a route's spans; `InterventionError` for what is no route; `InputsError` for
-    a batch, no sample, or an answer that is not one token.
+    Errors: `SpanError` for a sample without a route's spans; `InterventionError` for what is no route; `InputsError`
+    for a batch, no sample, or an answer that is not one token.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples

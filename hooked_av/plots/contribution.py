@@ -79,7 +79,7 @@ def _points(axes: Axes, index: pd.DataFrame, tasks: list[str]) -> None:
         marker = "oDs"[list(_KINDS).index(kind)]
         axes.errorbar(rows["index"], places, xerr=error, fmt=marker, markerfacecolor=face, label=_KINDS[kind], **style)
     axes.set_xlim(-1.08, 1.08)
-    axes.set_xlabel("(video - audio) / (video + audio)\n← rests on the sound      on the picture →")
+    axes.set_xlabel("(video − audio) / (video + audio)\n← rests on the sound      on the picture →")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -3,15 +3,15 @@
 Axes: run (clean, these edges, random edges).
 """
 
+from textwrap import wrap
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from hooked_av.plots.style import BLUE, GREY, PALE, Drawing, figure_style
-from hooked_av.plots.text import shortened
 
 _LOOKS = {"clean": (PALE, ""), "these edges": (BLUE, "////"), "random edges": ("white", "....")}
-_MEASURES = {"p": "answer probability", "agreement": "same answer as the clean run", "accuracy": "right answer"}
+_MEASURES = {"p": "answer probability", "agreement": "same answer\nas the clean run", "accuracy": "right answer"}
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ def plot_effective_pathway(effective: Effective) -> Drawing:
     summary = effective.summary()
     measures = [name for name in _MEASURES if not summary[name].isna().all()]
     with figure_style():
-        figure = Drawing(figsize=(8.0, 3.6), layout="constrained")
+        figure = Drawing(figsize=(8.6, 3.8), layout="constrained")
         axes = figure.subplots()
         width = 0.8 / len(summary)
         for number, row in enumerate(summary.itertuples()):
@@ -49,8 +49,14 @@ def plot_effective_pathway(effective: Effective) -> Drawing:
         axes.set_xticks(range(len(measures)), [_MEASURES[name] for name in measures])
         axes.set_ylim(0, 1.05)
         axes.set_ylabel("probability, or share of samples")
-        axes.set_title(shortened(f"Kept: {'; '.join(effective.edges)}", 95))
+        axes.set_title(_title(effective.edges))
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
+
+
+def _title(edges: tuple[str, ...]) -> str:
+    """The edges that stay, in at most three lines."""
+    text = "Attention along these edges only: " + "; ".join(edge.removesuffix(" in every layer") for edge in edges)
+    return "\n".join(wrap(text, 82, max_lines=3, placeholder=" ..."))

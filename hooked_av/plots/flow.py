@@ -15,7 +15,7 @@ from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, look_of
 Y_LABEL = "change of answer probability, %"
 _COLUMNS = 4
 _PANEL_INCHES = (2.35, 1.75)
-_BAND = "#C8C8C8"
+_BAND = "#AAAAAA"
 
 
 @runtime_checkable
