@@ -1,5 +1,6 @@
 """Information flow and effective pathways: equal to cuts made by hand, with their controls, over samples."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = av.HookedAVTransformer.from_pretrained("tiny-av")
 SAMPLES = read_samples()
 N_LAYERS = MODEL.cfg.n_layers
-OTHER = {"five": "six"}
 
 
 def case(number, **more):
@@ -66,26 +66,30 @@ def test_the_map_equals_cuts_made_by_hand(flow):
     assert np.abs(flow.change_percent).max() > 1  # there is something to compare
 
 
+@pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning")
 @pytest.mark.parametrize("spread", ["entries", "rows"])
 def test_every_cut_has_its_random_control(spread):
-    drawn = av.Controls(2, spread, seed=5)
-    found = av.information_flow(MODEL, ONE, pathways=["av->last", "audio->question"], window=1, controls=drawn)
-    with pytest.warns(HookedAVWarning) if spread == "entries" else torch.no_grad():
-        for row, route in enumerate(["av->last", "audio->question"]):
-            for layer in (0, 5, 7):
-                for draw in range(2):
-                    spec = drawn.of([av.block_attention(f"{route}@{layer}")], ONE.id, draw)
-                    assert spec.spread == spread
-                    with torch.no_grad():
-                        p = MODEL(ONE.inputs, interventions=spec)[0, -1].softmax(-1)
-                    ours = found.control_p_answer[0, draw, row, layer]
-                    assert ours == pytest.approx(float(p[found.answer_ids[0]]), rel=1e-3, abs=1e-6)
-        if spread == "entries":
-            MODEL(ONE.inputs, interventions="text|av|boundary->last@1")  # the one warning: none came from the analysis
+    drawn, routes = av.Controls(2, spread, seed=5), ["av->last", "audio->question"]
+    found = av.information_flow(MODEL, ONE, pathways=routes, window=1, controls=drawn)
+    for cell in [(draw, row, layer) for draw in range(2) for row in range(2) for layer in (0, 5, 7)]:
+        draw, row, layer = cell
+        spec = drawn.of([av.block_attention(f"{routes[row]}@{layer}")], ONE.id, draw)
+        assert spec.spread == spread
+        with torch.no_grad():
+            p = MODEL(ONE.inputs, interventions=spec)[0, -1].softmax(-1)
+        assert found.control_p_answer[0][cell] == pytest.approx(float(p[found.answer_ids[0]]), rel=1e-3, abs=1e-6)
     assert found.control_p_answer.shape == (1, 2, 2, N_LAYERS)
     low, high = found.control_interval
     assert (low <= found.control_percent).all()
     assert (found.control_percent <= high).all()
+
+
+def test_random_cuts_that_empty_a_row_are_no_news_but_cuts_are():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        av.information_flow(MODEL, ONE, pathways="av->av", window=1, controls=1)  # draws that empty the first rows
+    with pytest.warns(HookedAVWarning, match="no key left"):
+        av.information_flow(MODEL, ONE, pathways="text|av|boundary->last", window=1, controls=0)
 
 
 def test_draws_and_samples_differ():
