@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from hooked_av.analyses.attribution_patching import attribution_patching as attribution_patching
     from hooked_av.analyses.back_patching import BackPatching as BackPatching
     from hooked_av.analyses.back_patching import back_patch as back_patch
+    from hooked_av.analyses.contribution import ModalityContribution as ModalityContribution
+    from hooked_av.analyses.contribution import modality_contribution as modality_contribution
+    from hooked_av.analyses.controls import Controls as Controls
     from hooked_av.analyses.direct_attribution import DirectAttribution as DirectAttribution
     from hooked_av.analyses.direct_attribution import direct_logit_attribution as direct_logit_attribution
     from hooked_av.analyses.discard import DiscardCurve as DiscardCurve
     from hooked_av.analyses.discard import discard_curve as discard_curve
+    from hooked_av.analyses.effective_pathway import EffectivePathway as EffectivePathway
+    from hooked_av.analyses.effective_pathway import effective_pathway as effective_pathway
+    from hooked_av.analyses.information_flow import InformationFlow as InformationFlow
+    from hooked_av.analyses.information_flow import information_flow as information_flow
     from hooked_av.analyses.knockout import KnockoutCurves as KnockoutCurves
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
@@ -67,14 +74,15 @@ if TYPE_CHECKING:
     from hooked_av.interventions import add as add
     from hooked_av.interventions import block_attention as block_attention
     from hooked_av.interventions import drop_tokens as drop_tokens
-    from hooked_av.interventions import from_json as from_json
     from hooked_av.interventions import keep_only as keep_only
     from hooked_av.interventions import patch as patch
-    from hooked_av.interventions import to_json as to_json
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
+    from hooked_av.pathways import Pathway as Pathway
     from hooked_av.plots.strip import TokenStrip as TokenStrip
     from hooked_av.plots.strip import token_strip as token_strip
+    from hooked_av.random_cuts import BlockRandom as BlockRandom
+    from hooked_av.random_cuts import block_random as block_random
     from hooked_av.random_model import random_omni as random_omni
     from hooked_av.random_model import random_salmonn as random_salmonn
     from hooked_av.replay import Baseline as Baseline
@@ -83,6 +91,9 @@ if TYPE_CHECKING:
     from hooked_av.sampling import Sampling as Sampling
     from hooked_av.spans import Span as Span
     from hooked_av.spans import Spans as Spans
+    from hooked_av.spec_json import from_json as from_json
+    from hooked_av.spec_json import to_json as to_json
+    from hooked_av.swaps import media_swaps as media_swaps
 
 __version__ = "0.1.0"
 
@@ -96,12 +107,15 @@ _HOME = {
     "BackPatching": "analyses.back_patching",
     "Baseline": "replay",
     "BlockAttention": "interventions",
+    "BlockRandom": "random_cuts",
     "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
+    "Controls": "analyses.controls",
     "DecoderConfig": "config",
     "DirectAttribution": "analyses.direct_attribution",
     "DiscardCurve": "analyses.discard",
+    "EffectivePathway": "analyses.effective_pathway",
     "Generation": "generate",
     "HeadPatching": "analyses.patching",
     "HookError": "errors",
@@ -110,6 +124,7 @@ _HOME = {
     "HookedAVError": "errors",
     "HookedAVTransformer": "model",
     "HookedAVWarning": "errors",
+    "InformationFlow": "analyses.information_flow",
     "InputsError": "errors",
     "Intervention": "interventions",
     "InterventionError": "errors",
@@ -119,8 +134,10 @@ _HOME = {
     "MediaError": "errors",
     "MediaLens": "analyses.media_lens",
     "MemoryBudgetError": "errors",
+    "ModalityContribution": "analyses.contribution",
     "Pair": "analyses.pairs",
     "PathPatching": "analyses.path_patching",
+    "Pathway": "pathways",
     "PositionPatching": "analyses.patch_positions",
     "Replayed": "replay",
     "Route": "routes",
@@ -138,16 +155,22 @@ _HOME = {
     "attribution_patching": "analyses.attribution_patching",
     "back_patch": "analyses.back_patching",
     "block_attention": "interventions",
+    "block_random": "random_cuts",
     "direct_logit_attribution": "analyses.direct_attribution",
     "discard_curve": "analyses.discard",
     "drop_tokens": "interventions",
+    "effective_pathway": "analyses.effective_pathway",
     "find_sinks": "analyses.sinks",
+    "from_json": "spec_json",
     "from_json": "interventions",
+    "information_flow": "analyses.information_flow",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
     "make_pair": "analyses.pairs",
     "media_lens": "analyses.media_lens",
+    "media_swaps": "swaps",
+    "modality_contribution": "analyses.contribution",
     "patch": "interventions",
     "patch_heads": "analyses.patching",
     "patch_path": "analyses.path_patching",
@@ -155,7 +178,7 @@ _HOME = {
     "patch_spans": "analyses.patching",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
-    "to_json": "interventions",
+    "to_json": "spec_json",
     "token_strip": "plots.strip",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from hooked_av.cuts import AnyCut, Cut, members
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.hooks import Run, row_index
 
@@ -32,42 +33,6 @@ Backend = Literal["sdpa", "eager"]
 
 _EAGER_BLOCK = 1024  # query rows whose scores exist at one time in the eager backend
 _CUT_BLOCK = 256  # touched rows whose mask exists at one time
-
-
-@dataclass(frozen=True)
-class Cut:
-    """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named."""
-
-    queries: Int64[Tensor, "batch span"]
-    keys: Int64[Tensor, "batch span_of_keys"]
-    heads: tuple[int, ...] | None = None
-
-    def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
-        """Which (query, key) pairs this cut takes away."""
-        return members(rows, self.queries)[..., None] & members(keys, self.keys)[:, None]
-
-    def of(self, row: slice) -> "Cut":
-        """The cut in some rows of the batch."""
-        return Cut(self.queries[row], self.keys[row], self.heads)
-
-
-@dataclass(frozen=True)
-class Keep:
-    """In one layer, queries may read only what one of `edges` says (here a `Cut` names what stays)."""
-
-    edges: tuple[Cut, ...]
-    heads: None = None
-
-    def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
-        """Which (query, key) pairs are taken away: all but the edges."""
-        kept = torch.zeros(*rows.shape, keys.shape[1], dtype=torch.bool, device=rows.device)
-        for edge in self.edges:
-            kept |= edge.blocked(rows, keys)
-        return ~kept
-
-    def of(self, row: slice) -> "Keep":
-        """The same in some rows of the batch."""
-        return Keep(tuple(edge.of(row) for edge in self.edges))
 
 
 class Known(NamedTuple):
@@ -131,7 +96,7 @@ class Attend:
 
     backend: Backend = "sdpa"
     starts: tuple[int, ...] = (0,)
-    cuts: Mapping[int, Sequence[Cut | Keep]] = field(default_factory=dict)
+    cuts: Mapping[int, Sequence[AnyCut]] = field(default_factory=dict)
     run: Run | None = None
     rows: QueryRows | None = None
     past: KeyValues | None = None
@@ -258,7 +223,7 @@ def _repeated(x: Keys, n_heads: int) -> Float[Tensor, "batch head pos d_head"]:
 
 
 def allowed_keys(
-    rows: QueryRows, keys: KeyRows, starts: Sequence[int], cuts: Sequence[Cut | Keep], n_heads: int
+    rows: QueryRows, keys: KeyRows, starts: Sequence[int], cuts: Sequence[AnyCut], n_heads: int
 ) -> Bool[Tensor, "batch heads query key"]:
     """Which keys each row may read: not later, not padding, not cut. One head stands for all unless some are named."""
     begins = torch.tensor(starts, device=rows.device)
@@ -272,21 +237,13 @@ def allowed_keys(
     return allowed
 
 
-def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
-    """Which positions are among those chosen, prompt by prompt."""
-    # a table of flags: torch.isin compares every pair
-    size = 1 + max(int(positions.max()), int(chosen.max()))
-    flags = torch.zeros(len(chosen), size, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
-    return flags.gather(1, positions.expand(len(chosen), -1))
-
-
 def apply_cuts(
     z: Queries,
     q: Queries,
     k: Keys,
     v: Keys,
     places: Sequence[Int64[Tensor, "batch _"]],
-    cuts: Sequence[Cut | Keep],
+    cuts: Sequence[AnyCut],
     starts: Sequence[int],
 ) -> Queries:
     """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result.
@@ -308,7 +265,7 @@ def apply_cuts(
     return out
 
 
-def _named_heads(cuts: Sequence[Cut | Keep]) -> list[int] | None:
+def _named_heads(cuts: Sequence[AnyCut]) -> list[int] | None:
     """The heads that any cut names; None for all."""
     if any(cut.heads is None for cut in cuts):
         return None
@@ -316,7 +273,7 @@ def _named_heads(cuts: Sequence[Cut | Keep]) -> list[int] | None:
 
 
 def touched_rows(
-    rows: Int64[Tensor, "batch=1 query"], keys: Int64[Tensor, "batch=1 key"], cuts: Sequence[Cut | Keep], start: int
+    rows: Int64[Tensor, "batch=1 query"], keys: Int64[Tensor, "batch=1 key"], cuts: Sequence[AnyCut], start: int
 ) -> Int64[Tensor, " touched"]:
     """Which query rows lose a key that they could have read; the others keep their bits."""
     touched = torch.zeros_like(rows, dtype=torch.bool)

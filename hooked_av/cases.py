@@ -1,7 +1,7 @@
 """Cases: prompts with what is known about their answers, which an analysis over many samples is run on."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hooked_av.errors import InputsError
@@ -12,7 +12,8 @@ from hooked_av.inputs import AVInputs
 class Case:
     """One prompt, the right answer, a wrong one to measure it against, and what the sample belongs to.
 
-    `answer` and `alternative` are texts of one token each; None where nothing is known.
+    `answer` and `alternative` are texts of one token each; None where nothing is known. `swapped` holds the same
+    question about other media, by what was done to them ("silence", "black frames", ...): `media_swaps` makes it.
     """
 
     inputs: AVInputs
@@ -20,6 +21,7 @@ class Case:
     alternative: str | None = None
     id: str = ""
     task: str = ""
+    swapped: Mapping[str, AVInputs] = field(default_factory=dict)
 
 
 def as_cases(given: Any) -> Iterator[Case]:
@@ -41,7 +43,7 @@ def as_cases(given: Any) -> Iterator[Case]:
         case = one if isinstance(one, Case) else Case(one)
         if not isinstance(case.inputs, AVInputs) or case.inputs.batch != 1:
             raise _not_cases(f"number {number} is {_name(case.inputs)}")
-        yield case if case.id else Case(case.inputs, case.answer, case.alternative, str(number), case.task)
+        yield case if case.id else replace(case, id=str(number))
     if number < 0:
         raise _not_cases("nothing")
 

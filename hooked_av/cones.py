@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hooked_av.attention import Cut, Keep, touched_rows
+from hooked_av.attention import touched_rows
+from hooked_av.cuts import AnyCut, Cut
 from hooked_av.errors import InterventionError
 from hooked_av.hook_names import Match, match_names
 from hooked_av.hooks import HookPoint, Run, layer_of
@@ -86,7 +87,7 @@ class Cone:
     """
 
     plan: Plan
-    cuts: Mapping[int, Sequence[Cut | Keep]]
+    cuts: Mapping[int, Sequence[AnyCut]]
     join: int
     rows: tuple[int, ...]
     reading: tuple[int, ...]
@@ -159,7 +160,7 @@ def _rows(selector: str | None, run: Run) -> tuple[int, ...]:
     return tuple(range(run.row_spans[0].n_pos)) if selector is None else tuple(run.positions(selector)[0].tolist())
 
 
-def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[Cut | Keep, ...]]:
+def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[AnyCut, ...]]:
     """The plan's cuts, with tokens that have left as tokens that no other reads."""
     cuts = {layer: tuple(some) for layer, some in plan.cuts.items()}
     for since, gone in plan.leaving.items():
@@ -170,6 +171,6 @@ def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[Cut | Ke
     return cuts
 
 
-def _touched(cuts: Sequence[Cut | Keep], n_pos: int, run: Run) -> list[int]:
+def _touched(cuts: Sequence[AnyCut], n_pos: int, run: Run) -> list[int]:
     positions = torch.arange(n_pos, device=run.device)[None]
     return touched_rows(positions, positions, cuts, 0).tolist()

@@ -6,7 +6,6 @@ as a list, run in `model(inputs, interventions=[...])` and in `with model.interv
 Axes: batch, span (rows selected by a span).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral
@@ -327,7 +326,7 @@ def as_specs(interventions: Any) -> tuple[Intervention, ...]:
         if not isinstance(spec, Intervention):
             raise InterventionError(
                 "not an intervention",
-                expected="av.block_attention(...), keep_only, ablate, patch, add or drop_tokens",
+                expected="av.block_attention(...), block_random, keep_only, ablate, patch, add or drop_tokens",
                 got=type(spec).__name__,
                 next_step="pass specs, not functions; functions go to model.hooks",
             )
@@ -335,50 +334,8 @@ def as_specs(interventions: Any) -> tuple[Intervention, ...]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Values):
+    if isinstance(value, (Values, Intervention)):
         return value.to_dict()
     if isinstance(value, Route):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-_KINDS = {spec.kind: spec for spec in (BlockAttention, KeepOnly, DropTokens, Ablate, Patch, Add)}
-
-
-def to_json(interventions: Any) -> str:
-    """Specs as text, for files and tables; `from_json` reads it back.
-
-    >>> from_json(to_json("audio->last@1")) == list(as_specs("audio->last@1"))
-    True
-    """
-    return json.dumps([spec.to_dict() for spec in as_specs(interventions)])
-
-
-def from_json(text: str) -> list[Intervention]:
-    """The specs that `to_json` wrote.
-
-    Errors: `InterventionError` for a text that holds no specs.
-    """
-    try:
-        return [_from_dict(item) for item in json.loads(text)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InterventionError(
-            "these are no interventions",
-            expected="what av.to_json wrote",
-            got=f"{type(error).__name__}: {error}",
-            next_step="write specs with av.to_json(specs)",
-        ) from error
-
-
-def _from_dict(item: Mapping[str, Any]) -> Intervention:
-    arguments = dict(item)
-    spec = _KINDS[arguments.pop("kind")]
-    return spec(**{name: _read(name, value) for name, value in arguments.items()})
-
-
-def _read(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Values.from_dict(value)
-    if name == "routes":
-        return tuple(Route(**{key: _read(key, part) for key, part in route.items()}) for route in value)
-    return tuple(_read("", item) for item in value) if isinstance(value, list) else value

@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from hooked_av.attention import Cut
+from hooked_av.cuts import Cut
 from hooked_av.errors import HookError, InputsError, InterventionError
 from hooked_av.hook_names import Match, Scope, match_names
 from hooked_av.hooks import HookFunction
 from hooked_av.interventions import BlockAttention, DropTokens, Edit, Intervention, as_specs
 from hooked_av.passes import Passes, Reach
 from hooked_av.plan import Plan
+from hooked_av.random_cuts import BlockRandom
 
 During = Literal["both", "prefill", "decode"]
 Hook = tuple[str | Callable[[str], bool], HookFunction]
@@ -115,6 +116,8 @@ def _check_spec(spec: Intervention, run: Passes, phases: _Phases) -> None:
     if isinstance(spec, BlockAttention):
         run.positions(spec.keys)
         reach = run.reach(spec.queries)
+    if isinstance(spec, BlockRandom):
+        reach = Reach(True, False)  # it is drawn from the pairs of the prompt
     if isinstance(spec, Edit):
         queries, _, _ = spec.span.partition("<-")
         reach = run.reach(queries.strip() or None)

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from hooked_av.attention import Cut, Keep, members
 from hooked_av.config import DecoderConfig
+from hooked_av.cuts import AnyCut, Cut, Keep, RandomCut, count_cut, members, spread_evenly
 from hooked_av.errors import InterventionError
 from hooked_av.hook_names import Scope, match_names
 from hooked_av.hooks import HookPoint, Run, ScopedHook, layer_of
 from hooked_av.interventions import Ablate, BlockAttention, DropTokens, Edit, Intervention, KeepOnly
+from hooked_av.random_cuts import BlockRandom
 from hooked_av.routes import check_range
 
 Places = Int64[Tensor, "batch span"]
@@ -43,7 +44,7 @@ class PointEdit:
 class Plan:
     """Cuts by layer, rows that leave by layer, and edits in the order in which they were given."""
 
-    cuts: Mapping[int, Sequence[Cut | Keep]] = field(default_factory=dict)
+    cuts: Mapping[int, Sequence[AnyCut]] = field(default_factory=dict)
     leaving: Mapping[int, Places] = field(default_factory=dict)
     edits: tuple[PointEdit, ...] = ()
 
@@ -53,7 +54,7 @@ class Plan:
 
         Errors: `InterventionError`, `SpanError` or `HookNameError` for a spec that does not fit, before anything runs.
         """
-        cuts: dict[int, list[Cut | Keep]] = {}
+        cuts: dict[int, list[AnyCut]] = {}
         edits: list[PointEdit] = []
         for spec in specs:
             spec.check(cfg)
@@ -67,12 +68,14 @@ class Plan:
         return plan
 
 
-def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, Cut | Keep]]:
+def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
     """The layers that a spec cuts, and what it cuts there."""
     every = range(cfg.n_layers)
     if isinstance(spec, BlockAttention):
         cut = Cut(run.positions(spec.queries), run.positions(spec.keys), spec.heads)
         return [(layer, cut) for layer in (every if spec.layers is None else spec.layers)]
+    if isinstance(spec, BlockRandom):
+        return _random_cuts(spec, run, cfg)
     if not isinstance(spec, KeepOnly):
         return []
     edges = [
@@ -80,6 +83,39 @@ def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, C
         for route in spec.routes
     ]
     return [(layer, Keep(tuple(edge for layers, edge in edges if layer in layers))) for layer in every]
+
+
+def _layers_of(spec: Intervention, cfg: DecoderConfig) -> set[int]:
+    """The layers where a cut or a drop acts; edits have hook names instead."""
+    if isinstance(spec, BlockRandom):
+        return set().union(*(_layers_of(one, cfg) for one in spec.like))
+    if isinstance(spec, BlockAttention) and spec.layers is not None:
+        return set(spec.layers)
+    if isinstance(spec, DropTokens):
+        return {spec.layer}
+    return set(range(cfg.n_layers)) if isinstance(spec, (BlockAttention, KeepOnly)) else set()
+
+
+def _random_cuts(spec: BlockRandom, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
+    """As many pairs as the cuts that it is like, layer by layer."""
+    like: dict[int, list[AnyCut]] = {}
+    for one in spec.like:
+        for layer, cut in _cuts(one, run, cfg):
+            like.setdefault(layer, []).append(cut)
+    # padding belongs to no span, and every prompt's first token to one
+    starts = tuple(min(int(span.positions[0]) for span in spans.values()) for spans in run.row_spans)
+    drawn: dict[tuple[tuple[int, ...], int], RandomCut] = {}
+    cuts: list[tuple[int, AnyCut]] = []
+    for layer, some in like.items():
+        seed = spec.seed * cfg.n_layers + layer if isinstance(spec.like[0], KeepOnly) else spec.seed
+        key = (tuple(map(id, some)), seed)
+        if key not in drawn:
+            counts = count_cut(some, run.n_pos, starts, run.device)
+            if spec.spread == "entries":
+                counts = spread_evenly(counts, starts, seed)
+            drawn[key] = RandomCut.drawn(counts, starts, seed, spec.heads)
+        cuts.append((layer, drawn[key]))
+    return cuts
 
 
 def _leaving(specs: Sequence[DropTokens], run: Run) -> dict[int, Places]:
@@ -179,8 +215,7 @@ def _no_fit(edit: PointEdit, expected: str, got: Any) -> InterventionError:
 def _check_reached(specs: Sequence[Intervention], plan: Plan, run: Run, cfg: DecoderConfig) -> None:
     """A spec whose layers this pass leaves out is an error, and so is an edit of rows that have left."""
     for spec in specs:
-        own = {layer for layer, _ in _cuts(spec, run, cfg)} if isinstance(spec, (BlockAttention, KeepOnly)) else set()
-        own |= {spec.layer} if isinstance(spec, DropTokens) else set()
+        own = _layers_of(spec, cfg)
         if own and not any(layer in run.layers for layer in own):
             raise InterventionError(
                 f"this pass runs no layer of an intervention ({spec})",

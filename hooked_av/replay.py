@@ -31,6 +31,8 @@ from hooked_av.shared_prefix import SharedPrefix
 
 logger = logging.getLogger(__name__)
 
+_FREE_BYTES = 2**26  # what a batch may take in any case: small models run many interventions at once
+
 
 @dataclass(frozen=True, eq=False)
 class Replayed:
@@ -114,7 +116,7 @@ class Baseline:
         Args:
             interventions: a spec, a route as text, or a list of specs for each; open `model.intervene`s are added.
             read: a span ("last": the answer) whose logits are read, hook names with spans, or several of both.
-            max_bytes: working memory of a batch (None: about that of the clean pass).
+            max_bytes: working memory of a batch (None: about that of the clean pass, or 64 MiB if that is more).
             progress: show a bar.
 
         What cannot be replayed (an edit of an attention matrix or of encoder rows, a read of them, open hooks) runs as
@@ -151,7 +153,8 @@ class Baseline:
         groups: dict[Any, list[tuple[int, Cone]]] = {}
         for number, cone in sorted(cones, key=lambda item: item[1].join):
             groups.setdefault((cone.rows, cone.reading), []).append((number, cone))
-        at_once = self.inputs.n_pos if max_bytes is None else max_bytes // _row_bytes(self.model)
+        at_once = (_FREE_BYTES if max_bytes is None else max_bytes) // _row_bytes(self.model)
+        at_once = max(at_once, self.inputs.n_pos) if max_bytes is None else at_once
         batches = []
         for (rows, _), group in groups.items():
             if max_bytes is not None and len(rows) > at_once:
@@ -187,8 +190,8 @@ class Baseline:
         known, n_prefix = self.keys_values.layers[layer], int(own[0])
         prefix = (known.k[:, :, :n_prefix], known.v[:, :, :n_prefix])
         cfg = self.model.decoder.cfg
-        # scores take less than the MLP's activations of a clean pass
-        max_scores = max(1 << 16, self.inputs.n_pos * cfg.d_mlp // 4)
+        # scores take less than the MLP's activations of a clean pass, or 4 MiB
+        max_scores = max(1 << 20, self.inputs.n_pos * cfg.d_mlp // 4)
         return SharedPrefix(
             prefix_k=prefix[0], prefix_v=prefix[1], own=own, run_cuts=cuts, max_scores=max_scores, **more
         )

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hooked_av.attention import Attend, Cut, Keep, allowed_keys, apply_cuts, report_empty_rows
+from hooked_av.attention import Attend, allowed_keys, apply_cuts, report_empty_rows
+from hooked_av.cuts import AnyCut
 
 _LEAST_BLOCK = 16  # rows
 _MANY_ROWS = 128  # from here on the runs of a batch are attended to one by one
@@ -31,7 +32,7 @@ class SharedPrefix(Attend):
     prefix_k: Float[Tensor, "one kv_head prefix d_head"] = field(default_factory=lambda: torch.zeros(1, 1, 0, 1))
     prefix_v: Float[Tensor, "one kv_head prefix d_head"] = field(default_factory=lambda: torch.zeros(1, 1, 0, 1))
     own: Int64[Tensor, " own"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    run_cuts: Sequence[Sequence[Cut | Keep]] = ()  # of each run, in this layer
+    run_cuts: Sequence[Sequence[AnyCut]] = ()  # of each run, in this layer
     max_scores: int = 1 << 22  # numbers that a block of scores may hold
 
     def read(
@@ -82,7 +83,7 @@ class SharedPrefix(Attend):
         k: Float[Tensor, "run kv_head some_own d_head"],
         v: Float[Tensor, "run kv_head some_own d_head"],
         rows: Int64[Tensor, " query"],
-        cuts: Sequence[Sequence[Cut | Keep]],
+        cuts: Sequence[Sequence[AnyCut]],
     ) -> Float[Tensor, "run head query d_head"]:
         """Softmax over both parts at once, in float32, with the larger part of the keys multiplied as one matrix."""
         n_runs, n_heads, n_rows, d_head = q.shape
@@ -105,7 +106,7 @@ class SharedPrefix(Attend):
         return z.view(n_runs, n_heads, n_rows, d_head).to(q.dtype)
 
     def _blocked(
-        self, rows: Int64[Tensor, " query"], n_own: int, cuts: Sequence[Cut | Keep], n_heads: int, n_kv: int
+        self, rows: Int64[Tensor, " query"], n_own: int, cuts: Sequence[AnyCut], n_heads: int, n_kv: int
     ) -> Bool[Tensor, "some_kv some_shared query key"]:
         """Which keys one run may not read: those of the prefix, then its own."""
         prefix = torch.arange(self.prefix_k.shape[2], device=rows.device)

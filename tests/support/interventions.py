@@ -45,9 +45,14 @@ def interventions(inputs, cfg):
     edits = st.builds(edit(inputs, cfg), point, spans, st.sampled_from(EDITS), st.integers(0, 99), st.booleans())
     droppable = [name for name in sorted(inputs.spans) if inputs.n_pos - 1 not in inputs.spans[name]]
     drops = st.builds(av.drop_tokens, st.sampled_from(droppable), st.integers(0, cfg.n_layers - 1))
-    return st.one_of(blocks, edits, drops)
+    randoms = st.builds(
+        lambda like, spread, seed: av.block_random(like, spread=spread, seed=seed),
+        blocks | keep_onlys(inputs, cfg.n_layers), st.sampled_from(SPREADS), st.integers(0, 99),
+    )  # fmt: skip
+    return st.one_of(blocks, edits, drops, randoms)
 
 
+SPREADS = ("entries", "rows")
 EDITS = ("zero", "mean", "value", "patch", "rows", "add")
 
 

@@ -1,0 +1,62 @@
+"""Effective pathway: what is left of the answer with a few edges, beside random edge sets of the same share.
+
+Axes: run (clean, these edges, random edges).
+"""
+
+from textwrap import wrap
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+
+from hooked_av.plots.style import BLUE, GREY, PALE, Drawing, figure_style
+
+_LOOKS = {"clean": (PALE, ""), "these edges": (BLUE, "////"), "random edges": ("white", "....")}
+_MEASURES = {"p": "answer probability", "agreement": "same answer\nas the clean run", "accuracy": "right answer"}
+
+
+@runtime_checkable
+class Effective(Protocol):
+    """What is drawn of an `analyses.effective_pathway.EffectivePathway`."""
+
+    def summary(self) -> pd.DataFrame: ...
+    @property
+    def edges(self) -> tuple[str, ...]: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+
+def plot_effective_pathway(effective: Effective) -> Drawing:
+    """Bars with 95 % intervals for each measure that is known."""
+    summary = effective.summary()
+    measures = [name for name in _MEASURES if not summary[name].isna().all()]
+    with figure_style():
+        figure = Drawing(figsize=(8.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(summary)
+        for number, row in enumerate(summary.itertuples()):
+            places = [place + (number - (len(summary) - 1) / 2) * width for place in range(len(measures))]
+            heights = [getattr(row, name) for name in measures]
+            colour, hatch = _LOOKS[str(row.run)]
+            label = (
+                f"{row.run} ({100 * float(str(row.share_of_edges)):.3g} % of all)" if row.run != "clean" else "clean"
+            )
+            axes.bar(places, heights, width * 0.9, color=colour, hatch=hatch, edgecolor="black", label=label, zorder=2)
+            low, high = ([getattr(row, f"{name}_{edge}") for name in measures] for edge in ("low", "high"))
+            below = [max(0.0, h - x) if x == x else 0.0 for h, x in zip(heights, low, strict=True)]
+            above = [max(0.0, x - h) if x == x else 0.0 for h, x in zip(heights, high, strict=True)]
+            axes.errorbar(places, heights, yerr=[below, above], fmt="none", ecolor="black", capsize=2, zorder=3)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.set_xticks(range(len(measures)), [_MEASURES[name] for name in measures])
+        axes.set_ylim(0, 1.05)
+        axes.set_ylabel("probability, or share of samples")
+        axes.set_title(_title(effective.edges))
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def _title(edges: tuple[str, ...]) -> str:
+    """The edges that stay, in at most three lines."""
+    text = "Attention along these edges only: " + "; ".join(edge.removesuffix(" in every layer") for edge in edges)
+    return "\n".join(wrap(text, 82, max_lines=3, placeholder=" ..."))

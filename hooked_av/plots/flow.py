@@ -1,0 +1,92 @@
+"""Information flow: a small panel for each pathway, the change of the answer's probability over the layer that is cut.
+
+Axes: pathway, layer, edge (low, high).
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, look_of
+
+Y_LABEL = "change of answer probability, %"
+_COLUMNS = 4
+_PANEL_INCHES = (2.35, 1.75)
+_BAND = "#AAAAAA"
+
+
+@runtime_checkable
+class Flow(Protocol):
+    """What is drawn of an `analyses.information_flow.InformationFlow`."""
+
+    @property
+    def pathways(self) -> tuple[str, ...]: ...
+    @property
+    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]: ...
+    @property
+    def interval(self) -> Float64[np.ndarray, "edge=2 pathway layer"]: ...
+    @property
+    def control_percent(self) -> Float64[np.ndarray, "pathway layer"]: ...
+    @property
+    def control_interval(self) -> Float64[np.ndarray, "edge=2 pathway layer"]: ...
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def metric(self) -> str: ...
+
+
+def plot_information_flow(flow: Flow) -> Drawing:
+    """Curves with 95 % intervals; grey and dashed with a hatched band: random cuts of the same size."""
+    n_pathways = len(flow.pathways)
+    n_columns = min(_COLUMNS, n_pathways)
+    n_rows = -(-n_pathways // n_columns)
+    with figure_style():
+        size = (max(5.2, _PANEL_INCHES[0] * n_columns + 0.5), _PANEL_INCHES[1] * n_rows + 1.3)
+        figure = Drawing(figsize=size, layout="constrained")
+        panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for number, axes in enumerate(panels):
+            if number >= n_pathways:
+                axes.remove()
+                continue
+            _draw(axes, flow, number)
+            axes.tick_params(labelbottom=number + n_columns >= n_pathways, labelleft=number % n_columns == 0)
+        figure.supxlabel("layer (centre of the window that is cut)" if flow.window > 1 else "layer", fontsize=9.5)
+        figure.supylabel(Y_LABEL, fontsize=9.5)
+        figure.suptitle(_title(flow), x=0.01, ha="left", fontsize=10.5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=4, frameon=False, handlelength=3)
+    return figure
+
+
+def _draw(axes: Axes, flow: Flow, number: int) -> None:
+    pathway, change = flow.pathways[number], flow.change_percent[number]
+    layers, look = np.arange(len(change)), look_of(pathway.partition(" → ")[0])
+    colour = BLACK if look.marker == "." else look.colour
+    axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+    control, (low, high) = flow.control_percent[number], flow.control_interval[:, number]
+    if not np.isnan(control).all():
+        style: Any = {"facecolor": "none", "edgecolor": _BAND, "hatch": "////", "linewidth": 0}
+        axes.fill_between(layers, low, high, zorder=1.5, **style)
+        axes.plot(layers, control, color=GREY, linestyle=(0, (2, 1.5)), linewidth=1.2, zorder=2, label="random cuts")
+    low, high = flow.interval[:, number]
+    axes.fill_between(layers, low, high, color=colour, alpha=0.25, linewidth=0, zorder=2.5)
+    marker: Any = {"marker": look.marker, "markersize": 4, "markerfacecolor": "white", "markeredgewidth": 1.2}
+    axes.plot(layers, change, color=colour, linewidth=1.6, zorder=3, label="this pathway cut", **marker)
+    axes.set_title(pathway.replace("_", " "), fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.margins(x=0.03, y=0.1)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _title(flow: Flow) -> str:
+    cut = "each layer alone" if flow.window == 1 else f"a window of {flow.window} layers"
+    whose = "the right answer" if flow.metric == "gold" else "the clean answer"
+    n = len(flow.ids)
+    samples = "1 sample" if n == 1 else f"{n} samples, mean and 95 % interval"
+    return f"Attention cut in {cut}; probability of {whose} ({samples})"

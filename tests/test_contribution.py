@@ -1,0 +1,127 @@
+"""Modality contribution: cuts and swaps equal to those made by hand, tables and the index over samples."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hooked_av as av
+from hooked_av.analyses.contribution import CONDITIONS
+from hooked_av.bootstrap import bootstrap_interval
+from hooked_av.errors import InputsError
+from hooked_av.tiny.samples import read_samples
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MODEL = av.HookedAVTransformer.from_pretrained("tiny-av")
+SAMPLES = read_samples()
+OTHER = SAMPLES[-1].clip
+
+
+def case(number, task):
+    sample = SAMPLES[number]
+    inputs = MODEL.prepare(sample.clip, question=sample.question)
+    swapped = av.media_swaps(MODEL, sample.clip, OTHER, question=sample.question)
+    return av.Case(inputs, sample.answer, id=f"film {number}", task=task, swapped=swapped)
+
+
+CASES = [case(0, "seeing"), case(2, "seeing"), case(1, "hearing"), case(9, "hearing")]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return av.modality_contribution(MODEL, iter(CASES))
+
+
+def p_of(inputs, answer, **how):
+    with torch.no_grad():
+        return float(MODEL(inputs, **how)[0, -1].double().softmax(-1)[answer])
+
+
+def test_cuts_equal_cuts_made_by_hand(found):
+    block = lambda scores, hook: torch.full_like(scores, -torch.inf)  # noqa: E731
+    for number, one in enumerate(CASES):
+        for condition, name in (("audio cut", "audio"), ("video cut", "video"), ("both cut", "av")):
+            own = set(one.inputs.spans[name])
+            later = [row for row in range(min(own), one.inputs.n_pos) if row not in own]
+            inputs = one.inputs.with_span("later", later)
+            with torch.no_grad():
+                logits = MODEL.run_with_hooks(
+                    inputs, fwd_hooks=[(f"blocks.*.attn.hook_attn_scores@later<-{name}", block)]
+                )[0, -1]
+            p = float(logits.double().softmax(-1)[found.answer_ids[number]])
+            column = found.conditions.index(condition)
+            assert found.p_answer[number, column] == pytest.approx(p, rel=1e-3, abs=1e-6)
+            assert found.best_ids[number, column] == logits.argmax()
+            assert found.probability_drop[number, column] == pytest.approx(found.p_answer_base[number] - p, abs=1e-5)
+
+
+def test_swaps_are_the_same_question_about_other_media(found):
+    assert found.conditions == tuple(CONDITIONS)
+    film = SAMPLES[0].clip
+    by_hand = {
+        "silence": film.silenced(),
+        "black frames": film.blanked(),
+        "silence and black frames": film.silenced().blanked(),
+        "other sound": film.with_audio(OTHER),
+        "other frames": film.with_frames(OTHER.frames, OTHER.fps),
+        "other clip": OTHER,
+    }
+    for name, clip in by_hand.items():
+        p = p_of(MODEL.prepare(clip, question=SAMPLES[0].question), found.answer_ids[0])
+        assert found.p_answer[0, found.conditions.index(name)] == pytest.approx(p, rel=1e-4, abs=1e-6)
+
+
+def test_tiny_av_needs_what_the_question_is_about(found):
+    index = found.index().set_index(["task", "kind"])["index"]
+    assert index["seeing", "cut"] > 0.5
+    assert index["hearing", "cut"] < -0.5
+
+
+def test_tables_are_means_over_the_samples_of_a_task(found, tmp_path):
+    summary = found.summary().set_index(["task", "condition"])
+    assert len(summary) == 2 * len(CONDITIONS)
+    row, column = summary.loc["hearing", "silence"], found.conditions.index("silence")
+    drops = found.probability_drop[2:, column]
+    assert row.probability_drop == drops.mean()
+    assert (row.probability_drop_low, row.probability_drop_high) == tuple(bootstrap_interval(drops))
+    right = (found.answer_ids == found.gold_ids)[2:].astype(float)
+    assert row.accuracy_drop == (right - (found.best_ids[2:, column] == found.gold_ids[2:])).mean()
+    assert (row.n_samples, row.modality, row.kind) == (2, "audio", "blank")
+    video, audio = (found.probability_drop[2:, found.conditions.index(f"{m} cut")].mean() for m in ("video", "audio"))
+    index = found.index().set_index(["task", "kind"]).loc["hearing", "cut"]
+    assert index["index"] == pytest.approx((video - audio) / (video + audio))
+    assert index.low <= index["index"] <= index.high
+    frame = found.to_frame()
+    assert len(frame) == found.best_ids.size
+    again = av.ModalityContribution.load(found.save(tmp_path / "contribution.safetensors"))
+    assert again.to_frame().equals(frame)
+
+
+def test_a_missing_modality_has_no_condition():
+    sample = SAMPLES[0]
+    mute = sample.clip.without_audio()
+    swapped = av.media_swaps(MODEL, mute, question=sample.question)
+    assert list(swapped) == ["black frames"]
+    silent = av.Case(MODEL.prepare(mute, question=sample.question), sample.answer, task="seeing", swapped=swapped)
+    alone = av.modality_contribution(MODEL, silent)
+    assert alone.conditions == ("video cut", "black frames")
+    assert alone.index()["index"].isna().all()
+    both = av.modality_contribution(MODEL, [CASES[0], silent])
+    summary = both.summary().set_index("condition")
+    assert (summary.loc["audio cut", "n_samples"], summary.loc["video cut", "n_samples"]) == (1, 2)
+    assert np.isnan(both.probability_drop[1, both.conditions.index("audio cut")])
+    assert np.isnan(both.accuracy_drop[1, both.conditions.index("audio cut")])
+    assert len(both.to_frame()) == len(CONDITIONS) + 2
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(InputsError, match="no modality to contribute"):
+        av.modality_contribution(MODEL, MODEL.prepare(question="Which digit?"))
+    odd = replace(CASES[0], swapped={"silense": CASES[0].inputs})
+    with pytest.raises(InputsError, match=r"unknown name(.|\n)*expected: silence"):
+        av.modality_contribution(MODEL, odd)
+    wrong = replace(CASES[0], answer="nine")
+    assert av.modality_contribution(MODEL, wrong).skipped == ()
+    with pytest.raises(InputsError, match="no sample is left"):
+        av.modality_contribution(MODEL, wrong, only_correct=True)

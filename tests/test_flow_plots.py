@@ -1,0 +1,132 @@
+"""Figures of information flow, effective pathways and contribution, by their data."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import hooked_av as av
+from hooked_av.plots.style import Drawing, svg_text
+
+PATHWAYS = ("audio → question", "video → question", "av → last", "question → last", "cross-frame")
+N_LAYERS = 6
+
+
+def answers(n_samples):
+    rng = np.random.default_rng(3)
+    return {
+        "answer_ids": np.zeros(n_samples, np.int64),
+        "gold_ids": np.zeros(n_samples, np.int64),
+        **{f"{name}_base": rng.uniform(0.5, 1, n_samples) for name in ("p_answer", "p_gold", "logit_difference")},
+        "ids": tuple(map(str, range(n_samples))),
+        "token_texts": ((0, "three"), (1, "eight")),
+    }
+
+
+def readings(shape, prefix=""):
+    rng = np.random.default_rng(len(shape))
+    p = {name: rng.uniform(0, 1, shape) for name in ("p_answer", "p_gold", "logit_difference")}
+    return {f"{prefix}{name}": values for name, values in (p | {"best_ids": rng.integers(0, 2, shape)}).items()}
+
+
+def flow(n_samples=5, n_draws=2, window=1):
+    shape = (len(PATHWAYS), N_LAYERS)
+    return av.InformationFlow(
+        **answers(n_samples),
+        **readings((n_samples, *shape)),
+        **readings((n_samples, n_draws, *shape), "control_"),
+        tasks=("",) * n_samples,
+        windows=np.zeros((N_LAYERS, 2), np.int64),
+        pathways=PATHWAYS,
+        window=window,
+    )
+
+
+def band(axes, number):
+    """The lowest and highest value of a filled band at each layer."""
+    points = axes.collections[number].get_paths()[0].vertices
+    columns = [points[points[:, 0] == layer, 1] for layer in range(N_LAYERS)]
+    return np.array([[column.min() for column in columns], [column.max() for column in columns]])
+
+
+def test_each_pathway_has_a_panel_with_its_curve_its_control_and_both_bands():
+    result = flow()
+    figure = result.plot()
+    assert isinstance(figure, Drawing)
+    assert [axes.get_title() or axes.get_title(loc="left") for axes in figure.axes] == list(PATHWAYS)
+    for number, axes in enumerate(figure.axes):
+        lines = {line.get_label(): line for line in axes.lines}
+        np.testing.assert_array_equal(lines["this pathway cut"].get_ydata(), result.change_percent[number])
+        np.testing.assert_array_equal(lines["random cuts"].get_ydata(), result.control_percent[number])
+        assert lines["this pathway cut"].get_linestyle() != lines["random cuts"].get_linestyle()
+        np.testing.assert_allclose(band(axes, 0), result.control_interval[:, number])
+        np.testing.assert_allclose(band(axes, 1), result.interval[:, number])
+        assert axes.collections[0].get_hatch()
+    assert figure.get_supxlabel() == "layer"
+    assert figure.get_supylabel() == "change of answer probability, %"
+    assert "5 samples, mean and 95 % interval" in figure.get_suptitle()
+
+
+def test_without_controls_none_are_drawn_and_one_sample_has_no_interval():
+    figure = flow(n_samples=1, n_draws=0, window=3).plot()
+    for axes in figure.axes:
+        assert "random cuts" not in {line.get_label() for line in axes.lines}
+    assert "a window of 3 layers" in figure.get_suptitle()
+    assert "(1 sample)" in figure.get_suptitle()
+    assert "centre of the window" in figure.get_supxlabel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<image" not in svg_text(figure)
+
+
+def contribution(tasks=("hearing", "seeing", "seeing"), conditions=("audio cut", "video cut", "both cut", "silence")):
+    return av.ModalityContribution(
+        **answers(len(tasks)), **readings((len(tasks), len(conditions))), tasks=tasks, conditions=conditions
+    )
+
+
+def test_bars_are_drops_and_points_the_index():
+    result = contribution()
+    left, right = result.plot().axes
+    summary = result.summary().set_index(["condition", "task"]).probability_drop
+    drawn = {bars.get_label(): [bar.get_width() for bar in bars] for bars in left.containers if bars.get_label()}
+    for modality, condition in (("audio", "audio cut"), ("video", "video cut"), ("both", "both cut")):
+        np.testing.assert_allclose(
+            drawn[f"{modality}: attention cut"], [100 * summary[condition, task] for task in ("hearing", "seeing")]
+        )
+    assert [label.get_text() for label in left.get_yticklabels()] == ["hearing", "seeing"]
+    index = result.index().set_index(["kind", "task"])["index"]
+    points = right.containers[0].lines[0].get_xdata()
+    np.testing.assert_allclose(points, [index["cut", "hearing"], index["cut", "seeing"]])
+    assert "percentage points" in left.get_xlabel()
+    assert right.get_xlim()[0] < -1 < 1 < right.get_xlim()[1]
+
+
+def test_kinds_differ_without_their_colours():
+    names = ("audio cut", "video cut", "silence", "black frames", "other sound", "other frames")
+    left = contribution(conditions=names).plot().axes[0]
+    hatches = {bars.get_label(): bars[0].get_hatch() for bars in left.containers if hasattr(bars, "patches")}
+    assert (
+        len({hatches[f"audio: {kind}"] for kind in ("attention cut", "silence, black frames", "another clip's")}) == 3
+    )
+
+
+@pytest.mark.parametrize("n_draws", [0, 2])
+def test_bars_of_an_effective_pathway_are_its_summary(n_draws):
+    result = av.EffectivePathway(
+        **answers(4),
+        **readings((4,)),
+        **readings((4, n_draws), "control_"),
+        tasks=("",) * 4,
+        share=np.full(4, 0.25),
+        edges=("audio → question in every layer", "question → last in layers [2, 3]"),
+    )
+    (axes,) = result.plot().axes
+    bars = [bars for bars in axes.containers if hasattr(bars, "patches")]
+    assert len(bars) == (3 if n_draws else 2)
+    summary = result.summary()
+    for number, some in enumerate(bars):
+        wanted = [summary.loc[number, name] for name in ("p", "agreement", "accuracy")]
+        np.testing.assert_allclose([bar.get_height() for bar in some], wanted)
+    assert "25 % of all" in str(bars[1].get_label())
+    assert "audio → question; question → last in layers [2, 3]" in axes.get_title(loc="left")
