@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from hooked_av.analyses.knockout import knockout_curves as knockout_curves
     from hooked_av.analyses.logit_lens import LogitLens as LogitLens
     from hooked_av.analyses.logit_lens import logit_lens as logit_lens
+    from hooked_av.analyses.route_sweep import RouteSweep as RouteSweep
+    from hooked_av.analyses.route_sweep import route_sweep as route_sweep
     from hooked_av.attention import KeyValues as KeyValues
     from hooked_av.cache import AVCache as AVCache
     from hooked_av.cases import Case as Case
     from hooked_av.config import DecoderConfig as DecoderConfig
+    from hooked_av.datasets import merge as merge
+    from hooked_av.datasets import run_dataset as run_dataset
     from hooked_av.errors import CheckpointError as CheckpointError
+    from hooked_av.errors import DatasetError as DatasetError
     from hooked_av.errors import HookedAVError as HookedAVError
     from hooked_av.errors import HookedAVWarning as HookedAVWarning
     from hooked_av.errors import HookError as HookError
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
     from hooked_av.interventions import keep_only as keep_only
     from hooked_av.interventions import patch as patch
     from hooked_av.interventions import to_json as to_json
+    from hooked_av.manifest import Sample as Sample
+    from hooked_av.manifest import read_manifest as read_manifest
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.plots.strip import TokenStrip as TokenStrip
@@ -69,6 +76,7 @@ _HOME = {
     "Case": "cases",
     "CheckpointError": "errors",
     "Clip": "media",
+    "DatasetError": "errors",
     "DecoderConfig": "config",
     "Generation": "generate",
     "HookError": "errors",
@@ -87,6 +95,8 @@ _HOME = {
     "MemoryBudgetError": "errors",
     "Replayed": "replay",
     "Route": "routes",
+    "RouteSweep": "analyses.route_sweep",
+    "Sample": "manifest",
     "Sampling": "sampling",
     "Span": "spans",
     "SpanError": "errors",
@@ -100,9 +110,13 @@ _HOME = {
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
     "logit_lens": "analyses.logit_lens",
+    "merge": "datasets",
     "patch": "interventions",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
+    "read_manifest": "manifest",
+    "route_sweep": "analyses.route_sweep",
+    "run_dataset": "datasets",
     "to_json": "interventions",
     "token_strip": "plots.strip",
 }
