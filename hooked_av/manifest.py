@@ -78,11 +78,10 @@ class Sample:
         >>> case.id, case.answer
         ('q1', 'B')
         """
-        inputs = model.prepare(self.clips(), question=self.question, options=self.options, **arguments)
         answer, alternative = (self._token(text) for text in (self.answer, self.alternative))
-        for text in (answer, alternative):
-            if text is not None:
-                model.to_single_token(text)
+        for text in filter(None, (answer, alternative)):
+            model.to_single_token(text)  # before any file is opened
+        inputs = model.prepare(self.clips(), question=self.question, options=self.options, **arguments)
         return SampleCase(inputs, answer, alternative, self.id, self.task, sample=self)
 
     def to_row(self) -> dict[str, Any]:
@@ -136,10 +135,7 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise _bad_rows(path, [f"{error}; save it as UTF-8 text"]) from error
     faults = [f"line {line}: {fault}" for line, row in rows for fault in _faults(row)]
-    ids = Counter(str(row["id"]) for _, row in rows if isinstance(row, dict) and row.get("id"))
-    faults += [
-        f"id {name!r} stands {n} times: expected an id of its own for every row" for name, n in ids.items() if n > 1
-    ]
+    faults += _repeated(str(row["id"]) for _, row in rows if isinstance(row, dict) and row.get("id") not in (None, ""))
     if faults or not rows:
         raise _bad_rows(path, faults or ["the file holds no row"])
     return tuple(_sample(row, path.parent) for _, row in rows)
@@ -187,9 +183,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for cells in reader:
             if cells:
                 fits = len(cells) == len(header)
-                wrong = _Fault(
-                    f"expected {len(header)} cells as in the first row, got {len(cells)}; quote cells with commas"
-                )
+                wrong = _Fault(f"expected {len(header)} cells, got {len(cells)}; quote cells that hold commas")
                 yield line + 1, _csv_row(header, cells) if fits else wrong
             line = reader.line_num
 
@@ -218,7 +212,7 @@ def _sample(row: Mapping[str, Any], folder: Path) -> Sample:
     """A sample from a row without faults."""
     texts = {name: row[name] for name in ("question", "answer", "alternative", "task", "group") if row.get(name)}
     media = tuple(_item(item) for item in _media(row))
-    return Sample(id=str(row["id"]), media=media, options=tuple(row.get("options") or ()), folder=folder, **texts)
+    return Sample(id=str(row["id"]), media=media, options=tuple(_list(row, "options")), folder=folder, **texts)
 
 
 def _item(item: Any) -> MediaItem | str:
@@ -230,8 +224,13 @@ def _item(item: Any) -> MediaItem | str:
     return MediaItem(item["file"], float(item.get("start") or 0.0), None if stop is None else float(stop))
 
 
+def _list(row: Mapping[str, Any], field: str) -> Any:
+    """What a row says in this field; an empty list if it says nothing."""
+    return [] if row.get(field) in (None, "") else row[field]
+
+
 def _media(row: Mapping[str, Any]) -> Any:
-    media = row.get("media") or []
+    media = _list(row, "media")
     single = isinstance(media, (str, dict)) and not isinstance(media, _Fault)
     return [media] if single else media
 
@@ -251,7 +250,7 @@ def _faults(row: Any) -> Iterator[str]:
         if not isinstance(row.get(field), (str, type(None))):
             yield f"{field}: expected a text, got {row[field]!r}; put it in quotes"
     yield from _media_faults(_media(row))
-    yield from _option_faults(row, row.get("options") or [])
+    yield from _option_faults(row, _list(row, "options"))
 
 
 def _media_faults(media: Any) -> Iterator[str]:

@@ -210,6 +210,6 @@ def _missing(path: Path, missing: list[str], n_finished: int, n_failed: int) -> 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     """A sample's column; nulls where only other samples have it."""
-    return (
-        table[field.name] if field.name in table.column_names else pa.chunked_array([pa.nulls(len(table), field.type)])
-    )
+    if field.name in table.column_names:
+        return table[field.name]
+    return pa.chunked_array([pa.nulls(len(table), field.type)])
