@@ -172,21 +172,32 @@ def _settle(path: Path, settings: Mapping[str, Any]) -> None:
         os.link(part, path)  # unlike a rename, it fails where the name is taken
     except FileExistsError:
         pass
+    except OSError:  # a disk without hard links: there, two runs that begin in the same instant do not see each other
+        if not path.exists():
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _check_same(path: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differ = {name for name in {*begun, *now} if begun.get(name) != now.get(name)}
+    begun, now = _flat(begun), _flat(now)
+    differ = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
     if not differ:
         return
-    named = sorted(differ - {"samples"}) or ["samples"]
+    named = [name for name in differ if name != "samples"] or differ  # other ids make another manifest anyway
     raise DatasetError(
         f"{path} was begun with other settings",
         expected=", ".join(f"{name}={begun.get(name)!r}" for name in named),
         got=", ".join(f"{name}={now.get(name)!r}" for name in named),
         next_step="take another folder for these settings; to begin anew, remove this one",
     )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of the analysis and of the prompts as `arguments.width`, each by itself."""
+    nested = [name for name, value in settings.items() if isinstance(value, dict)]
+    inner = {f"{name}.{key}": value for name in nested for key, value in settings[name].items()}
+    return {name: value for name, value in settings.items() if name not in nested} | inner
 
 
 def _not_ours(path: Path, got: str) -> DatasetError:
