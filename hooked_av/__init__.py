@@ -49,13 +49,18 @@ if TYPE_CHECKING:
     from hooked_av.analyses.patching import patch_spans as patch_spans
     from hooked_av.analyses.path_patching import PathPatching as PathPatching
     from hooked_av.analyses.path_patching import patch_path as patch_path
+    from hooked_av.analyses.route_sweep import RouteSweep as RouteSweep
+    from hooked_av.analyses.route_sweep import route_sweep as route_sweep
     from hooked_av.analyses.sinks import Sinks as Sinks
     from hooked_av.analyses.sinks import find_sinks as find_sinks
     from hooked_av.attention import KeyValues as KeyValues
     from hooked_av.cache import AVCache as AVCache
     from hooked_av.cases import Case as Case
     from hooked_av.config import DecoderConfig as DecoderConfig
+    from hooked_av.datasets import merge as merge
+    from hooked_av.datasets import run_dataset as run_dataset
     from hooked_av.errors import CheckpointError as CheckpointError
+    from hooked_av.errors import DatasetError as DatasetError
     from hooked_av.errors import HookedAVError as HookedAVError
     from hooked_av.errors import HookedAVWarning as HookedAVWarning
     from hooked_av.errors import HookError as HookError
@@ -76,6 +81,8 @@ if TYPE_CHECKING:
     from hooked_av.interventions import drop_tokens as drop_tokens
     from hooked_av.interventions import keep_only as keep_only
     from hooked_av.interventions import patch as patch
+    from hooked_av.manifest import Sample as Sample
+    from hooked_av.manifest import read_manifest as read_manifest
     from hooked_av.media import Clip as Clip
     from hooked_av.model import HookedAVTransformer as HookedAVTransformer
     from hooked_av.pathways import Pathway as Pathway
@@ -112,6 +119,7 @@ _HOME = {
     "CheckpointError": "errors",
     "Clip": "media",
     "Controls": "analyses.controls",
+    "DatasetError": "errors",
     "DecoderConfig": "config",
     "DirectAttribution": "analyses.direct_attribution",
     "DiscardCurve": "analyses.discard",
@@ -141,6 +149,8 @@ _HOME = {
     "PositionPatching": "analyses.patch_positions",
     "Replayed": "replay",
     "Route": "routes",
+    "RouteSweep": "analyses.route_sweep",
+    "Sample": "manifest",
     "Sampling": "sampling",
     "Sinks": "analyses.sinks",
     "Span": "spans",
@@ -162,7 +172,6 @@ _HOME = {
     "effective_pathway": "analyses.effective_pathway",
     "find_sinks": "analyses.sinks",
     "from_json": "spec_json",
-    "from_json": "interventions",
     "information_flow": "analyses.information_flow",
     "keep_only": "interventions",
     "knockout_curves": "analyses.knockout",
@@ -170,6 +179,7 @@ _HOME = {
     "make_pair": "analyses.pairs",
     "media_lens": "analyses.media_lens",
     "media_swaps": "swaps",
+    "merge": "datasets",
     "modality_contribution": "analyses.contribution",
     "patch": "interventions",
     "patch_heads": "analyses.patching",
@@ -178,6 +188,9 @@ _HOME = {
     "patch_spans": "analyses.patching",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
+    "read_manifest": "manifest",
+    "route_sweep": "analyses.route_sweep",
+    "run_dataset": "datasets",
     "to_json": "spec_json",
     "token_strip": "plots.strip",
 }

@@ -1,4 +1,4 @@
-"""The command line: `hooked-av demo`.
+"""The command line: `hooked-av demo`; analyses over manifests and the commands of tiny-av have files of their own.
 
 Heavy imports happen inside the commands, so that `--help` and `--version` answer at once.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hooked_av.commands import COMMANDS, TINY, load_model, merge
 from hooked_av.errors import HookedAVError, HookedAVWarning
 from hooked_av.tiny.commands import evaluate_tiny, make_tiny_clips, train_tiny
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hooked_av.sampling import Sampling
 
 HOME = Path(__file__).parent
-TINY = "tiny-av"
 TINY_CLIP = HOME / "tiny" / "clips" / "four-is-spoken-twice.mp4"
 TINY_QUESTION = "Which digit is spoken second?"
 CLIP = HOME / "data" / "bigbuckbunny.mp4"
@@ -157,13 +157,7 @@ def _check(asked: DemoOptions) -> None:
 
 
 def _load(asked: DemoOptions) -> Any:
-    import torch
-
-    from hooked_av.model import HookedAVTransformer
-
-    if asked.model == TINY:
-        torch.set_num_threads(1)  # a model this small is slower on several threads, many times so on a busy machine
-    return HookedAVTransformer.from_pretrained(asked.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(asked.model)
 
 
 def _show(result: "DemoResult", path: Path) -> None:
@@ -212,6 +206,8 @@ def _table(result: "DemoResult") -> Any:
     return table
 
 
+for command in (*(entry.build() for entry in COMMANDS), merge):
+    main.add_command(command)
 main.add_command(train_tiny)
 main.add_command(evaluate_tiny)
 main.add_command(make_tiny_clips)

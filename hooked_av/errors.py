@@ -8,7 +8,8 @@
     ├── HookError             a hook that does what no hook may do (changes a shape, can never fire)
     │   └── HookNameError     a hook name, pattern or filter that matches nothing
     ├── InterventionError     a spec that does not fit the model or the inputs
-    └── MemoryBudgetError     a run that would need more memory than there is
+    ├── MemoryBudgetError     a run that would need more memory than there is
+    └── DatasetError          a manifest, or a folder of results, that cannot be used as it is
 
     HookedAVWarning           a stated oddity that does not stop the run (a silent sound track, a row with no key left)
 
@@ -71,6 +72,10 @@ class InterventionError(HookedAVError):
 
 class MemoryBudgetError(HookedAVError):
     """A run that would need more memory than there is."""
+
+
+class DatasetError(HookedAVError):
+    """A manifest, or a folder of results, that cannot be used as it is."""
 
 
 class HookedAVWarning(UserWarning):

@@ -57,7 +57,7 @@ class Result:
         """Write arrays and settings to one safetensors file; `load` reads it back."""
         path = Path(path)
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.axes}
-        header = {"result": type(self).__name__, "fields": json.dumps(plain, default=_plain)}
+        header = {"result": type(self).__name__, "fields": json.dumps(plain, default=plain_value)}
         save_file({name: np.ascontiguousarray(getattr(self, name)) for name in self.axes}, path, metadata=header)
         return path
 
@@ -81,18 +81,21 @@ class Result:
 
 def run_settings(model: Any, inputs: AVInputs, **own: Any) -> dict[str, Any]:
     """What made a result: model, precision, attention backend, positions, versions, and the analysis's own settings."""
+    positions = {"positions": inputs.settings.get("positions", "text"), "n_pos": inputs.n_pos}
+    return {**model_settings(model), **positions, **own}
+
+
+def model_settings(model: Any) -> dict[str, Any]:
+    """What every result of a model shares: its weights, precision, attention backend, and package versions."""
     return {
         "model": model.cfg.model_name,
         "weights": model.fingerprint(),
         "n_layers": model.cfg.n_layers,
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "attention": model.attn_implementation,
-        "positions": inputs.settings.get("positions", "text"),
-        "n_pos": inputs.n_pos,
         "hooked_av": version("hooked-av"),
         "torch": torch.__version__,
         "transformers": version("transformers"),
-        **own,
     }
 
 
@@ -105,7 +108,8 @@ def _not_a_result(cls: type, got: str) -> InputsError:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """What JSON writes in place of a value that it does not know."""
     if isinstance(value, Mapping):
         return dict(value)
     return value.item() if isinstance(value, np.generic) else str(value)

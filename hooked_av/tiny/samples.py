@@ -78,7 +78,7 @@ def read_samples(folder: Path = FOLDER) -> list[Sample]:
     """
     lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
     return [
-        Sample(folder / row["clip"], row["question"], tuple(row["options"]), row["answer"])
+        Sample(folder / row["media"], row["question"], tuple(row["options"]), row["answer"])
         for row in map(json.loads, lines)
     ]
 
@@ -92,9 +92,14 @@ def make_samples(folder: Path) -> None:
         (clip,) = render(Scene((item,)), digits, rng, Look(fps=FPS, picture_noise=10))
         clip.save(folder / f"{name}.mp4")
     rows = [
-        {"clip": f"{film}.mp4", "question": q, "options": options, "answer": a} for film, q, options, a in QUESTIONS
+        {"id": f"{film}-{n}", "media": f"{film}.mp4", "question": q, "options": options, "answer": a, "task": _task(q)}
+        for n, (film, q, options, a) in enumerate(QUESTIONS)
     ]
     (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _task(question: str) -> str:
+    return "visual" if {"shown", "see"} & set(question.rstrip("?").split()) else "auditory"
 
 
 def share_right(model: Any, samples: Sequence[Sample]) -> float:

@@ -1,0 +1,125 @@
+"""The commands that run an analysis over a manifest, made from one table: `hooked-av flow | lens | sweep`, and `merge`.
+
+Heavy imports happen inside the commands, so that `hooked-av --help` answers at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hooked_av.routes import Route
+
+TINY = "tiny-av"
+
+_COMMON = (
+    click.option("--model", metavar="PATH_OR_ID", default=TINY, show_default=True, help="Checkpoint folder or hub id."),
+    click.option("--manifest", type=click.Path(path_type=Path), required=True, metavar="FILE",
+                 help="Questions: .jsonl or .csv with id, media, question, options, answer, task, group."),
+    click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
+                 help="Where results go; a run that was stopped is taken up from there."),
+    click.option("--shard", default="1/1", show_default=True, metavar="I/N",
+                 help="Run the I-th of N parts only; the parts may run at once."),
+    click.option("--max-pixels", type=int, metavar="N", help="Pixels of a frame, at most (default: as released)."),
+    click.option("--fps", type=float, metavar="N", help="Frames a second that the model sees (default: as released)."),
+    click.option("--positions", metavar="MODE", help="How positions are counted (video-SALMONN 2+: generate, train)."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnalysisCommand:
+    """A command; its name is that of the analysis in `datasets.ANALYSES`, its options are that one's arguments."""
+
+    name: str
+    help: str
+    options: tuple[Callable[..., Any], ...]
+
+    def build(self) -> click.Command:
+        def run(model: str, manifest: Path, out: Path, shard: str, **rest: Any) -> None:
+            run_analysis(self.name, model, manifest, out, shard, rest)
+
+        for option in reversed((*_COMMON, *self.options)):
+            run = option(run)
+        return click.command(self.name, help=self.help)(run)
+
+
+def _pathways(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    routes = [Route.parse(text) for text in texts]
+    if any(route.layers is not None for route in routes):
+        raise click.BadParameter("pathways have no layers: every layer is cut in turn", ctx, option)
+    return tuple((route.keys, route.queries) for route in routes)
+
+
+COMMANDS = (
+    AnalysisCommand(
+        "flow",
+        "Cut attention along pathways, layer by layer, and measure the change of the answer's probability.",
+        (
+            click.option("--pathway", "pathways", multiple=True, metavar="KEYS->QUERIES", callback=_pathways,
+                         help="What is cut; give several (default: audio->question and video->question)."),
+            click.option("--width", type=int, metavar="LAYERS",
+                         help="Layers cut at a time (default: 9, less in small models)."),
+        ),
+    ),
+    AnalysisCommand(
+        "lens",
+        "Read the logit lens: the best tokens of every layer.",
+        (
+            click.option("--at", metavar="SPAN", help="Where it is read (default: last)."),
+            click.option("--top-k", type=int, metavar="N", help="Tokens kept a layer and position (default: 5)."),
+            click.option("--convention", type=click.Choice(["final_norm", "no_norm"]),
+                         help="Whether the final norm comes before unembedding (default: final_norm)."),
+        ),
+    ),
+    AnalysisCommand(
+        "sweep",
+        "Cut each of the given routes, and measure what becomes of the answer.",
+        (
+            click.option("--cut", "cuts", multiple=True, required=True, metavar="ROUTE",
+                         help='Such as "audio->question@2-5" (layers from 0, the last included); give several.'),
+        ),
+    ),
+)  # fmt: skip
+
+
+def run_analysis(name: str, model: str, manifest: Path, out: Path, shard: str, rest: dict[str, Any]) -> None:
+    """One command, from its options to the folder of results."""
+    from hooked_av.datasets import run_dataset
+    from hooked_av.manifest import read_manifest
+    from hooked_av.sampling import Sampling
+
+    samples = read_manifest(manifest)  # what is wrong with it is said before a model is loaded
+    given = {option: value for option, value in rest.items() if value not in (None, ())}
+    sampling = {option: given.pop(option) for option in ("fps", "max_pixels") if option in given}
+    prepare = {"positions": given.pop("positions")} if "positions" in given else {}
+    if sampling:
+        prepare["sampling"] = Sampling(**sampling)
+    run = run_dataset(load_model(model), samples, name, out=out, shard=shard, prepare=prepare, progress=True, **given)
+    click.echo(f"{out}: {run}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--allow-missing", is_flag=True, help="Merge what there is, though samples are missing.")
+def merge(folder: Path, allow_missing: bool) -> None:
+    """Join the results in FOLDER into one table, results.parquet, with one row group a sample."""
+    from hooked_av.datasets import merge as join
+    from hooked_av.results_folder import ResultsFolder
+
+    path = join(folder, allow_missing=allow_missing)
+    found = ResultsFolder.read(folder)
+    total, finished, failed = len(found.settings["samples"]), len(found.finished()), len(found.failures())
+    click.echo(f"{path}: {finished} of {total} samples; {failed} failed, {total - finished - failed} missing")
+
+
+def load_model(name: str) -> Any:
+    """A checkpoint, on the GPU if there is one."""
+    import torch
+
+    from hooked_av.model import HookedAVTransformer
+
+    if name == TINY:
+        torch.set_num_threads(1)  # a model this small is slower on several threads, many times so on a busy machine
+    return HookedAVTransformer.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
