@@ -13,8 +13,12 @@ from support.interventions import ROW_POINTS, fits, interventions, keep_onlys
 from support.layouts import RANDOM
 
 import hooked_av as av
+from hooked_av import cones, replay
+from hooked_av.cones import Cone
 from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
 from hooked_av.interventions import DropTokens
+from hooked_av.plan import Plan
+from hooked_av.shared_prefix import SharedPrefix
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -173,6 +177,74 @@ def test_patching_everything_recovers_the_other_run(clip):
     torch.testing.assert_close(found[0], clean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1], baseline.logits, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(baseline.logits, clean, atol=1e-3)
+
+
+# --- planted faults -------------------------------------------------------------------------------------------------
+
+
+def joins_a_layer_late(cone):
+    return replace(cone, join=cone.join + 1)
+
+
+def misses_the_first_row(cone):
+    return replace(cone, rows=cone.rows[1:], reading=tuple(row for row in cone.reading if row in cone.rows[1:]))
+
+
+def changed_cone(change):
+    """`Cone.of` with something wrong in what it gives."""
+    of = Cone.of.__func__
+
+    def wrong(cls, plan, reads, run):
+        cone = of(cls, plan, reads, run)
+        return cone and change(cone)
+
+    return classmethod(wrong)
+
+
+def a_key_too_few(block):
+    def wrong(self, q, k, v, rows, cuts):
+        return block(self, q, k[:, :, 1:], v[:, :, 1:], rows, cuts)
+
+    return wrong
+
+
+FAULTS = {
+    "joins a layer late": lambda m: m.setattr(Cone, "of", changed_cone(joins_a_layer_late)),
+    "misses the first row": lambda m: m.setattr(Cone, "of", changed_cone(misses_the_first_row)),
+    # the one that passed unseen at first: keys and values of rows that the last block does not go on with
+    "rows of the last block that are only read": lambda m: [
+        m.setattr(module, "holds_every_row", lambda point: False) for module in (cones, replay)
+    ],
+    "means over the rows that are read": lambda m: m.setattr(cones, "_is_mean", lambda edit: False),
+    "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, n_pos, n_layers: plan.cuts),
+    "cuts of the prefix forgotten": lambda m: m.setattr(
+        SharedPrefix, "_blocked", lambda self, rows, n_own, cuts, h, kv: torch.zeros(1, 1, len(rows), 1).bool()
+    ),
+    "an own key too few": lambda m: m.setattr(SharedPrefix, "_block", a_key_too_few(SharedPrefix._block)),
+    "edits of the wrong run": lambda m: m.setattr(Cone, "of", changed_cone(lambda c: replace(c, plan=Plan()))),
+}
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_planted_faults_are_noticed(monkeypatch, clip, fault):
+    """Few interventions of every kind are enough to see each of them."""
+    model, inputs, baseline = clip
+    last = model.cfg.n_layers - 1
+    sweep = [
+        ["audio->question@1"],
+        ["question->last@0-2"],
+        [av.ablate(f"blocks.{last}.attn.hook_v", "audio")],
+        [av.ablate("blocks.1.hook_mlp_out", "question", "mean"), "av->last@2"],
+        [av.ablate(f"blocks.{last}.hook_resid_mid", "everything", "mean")],
+        [av.drop_tokens("video", 1)],
+        [av.keep_only("text->text", "av->last")],
+    ]
+    if fault is None:
+        return assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
+    FAULTS[fault](monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError, IndexError)):
+        assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
+    return None
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------
