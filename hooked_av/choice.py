@@ -37,7 +37,8 @@ NEUTRAL = {
     "max_length": 20, "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "min_length": 0,
     "diversity_penalty": 0.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
     "typical_p": 1.0, "encoder_no_repeat_ngram_size": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-    "early_stopping": False, "renormalize_logits": False, "remove_invalid_values": False, "bad_words_ids": [], "suppress_tokens": [],
+    "early_stopping": False, "renormalize_logits": False, "remove_invalid_values": False,
+    "bad_words_ids": [], "suppress_tokens": [],
 }  # fmt: skip
 # transformers' own where it has one; `max_new_tokens` is ours (transformers' is a total length of 20).
 FALLBACK = SimpleNamespace(

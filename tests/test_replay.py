@@ -111,14 +111,19 @@ def test_six_hundred_replays_of_each_family_equal_full_passes(family, data):
 # --- what must be exact ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def clip(request):
+@lru_cache
+def film(family):
     """A film with sound: a model, inputs, a baseline."""
-    model = model_of(request.param, 0)
-    inputs = model.inputs_from_tensors(**FAMILIES[request.param].tensors("audio in video"))
+    model = model_of(family, 0)
+    inputs = model.inputs_from_tensors(**FAMILIES[family].tensors("audio in video"))
     n_pos = inputs.n_pos
     inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
     return model, inputs, model.baseline(inputs)
+
+
+@pytest.fixture(params=FAMILIES)
+def clip(request):
+    return film(request.param)
 
 
 def test_what_cannot_change_the_answer_is_the_clean_run_bit_for_bit(clip):
@@ -187,6 +192,8 @@ def joins_a_layer_late(cone):
 
 
 def misses_the_first_row(cone):
+    if len(cone.rows) == 1:
+        return cone
     return replace(cone, rows=cone.rows[1:], reading=tuple(row for row in cone.reading if row in cone.rows[1:]))
 
 
@@ -226,9 +233,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS])
-def test_planted_faults_are_noticed(monkeypatch, clip, fault):
+def test_planted_faults_are_noticed(monkeypatch, fault):
     """Few interventions of every kind are enough to see each of them."""
-    model, inputs, baseline = clip
+    model, inputs, baseline = film("omni")
     last = model.cfg.n_layers - 1
     sweep = [
         ["audio->question@1"],
