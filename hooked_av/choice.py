@@ -5,6 +5,7 @@ What is not given comes from the checkpoint's generation settings, then from tra
 Axes: batch pos d_vocab.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
@@ -22,9 +23,23 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from hooked_av.errors import InputsError
+from hooked_av.errors import HookedAVWarning, InputsError
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")  # they mean nothing while decoding is greedy
+# Settings of a checkpoint that do not touch which tokens our `generate` chooses.
+SAYS_NOTHING = {
+    "bos_token_id", "decoder_start_token_id", "use_cache", "cache_implementation", "cache_config",
+    "return_dict_in_generate", "return_legacy_cache", "output_attentions", "output_hidden_states", "output_scores",
+    "output_logits", "disable_compile", "compile_config", "continuous_batching_config", "low_memory",
+}  # fmt: skip
+# Values that leave every token as it is; transformers' own defaults, written out by older versions.
+NEUTRAL = {
+    "max_length": 20, "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "min_length": 0,
+    "diversity_penalty": 0.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
+    "typical_p": 1.0, "encoder_no_repeat_ngram_size": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "early_stopping": False, "renormalize_logits": False, "remove_invalid_values": False,
+    "bad_words_ids": [], "suppress_tokens": [],
+}  # fmt: skip
 # transformers' own where it has one; `max_new_tokens` is ours (transformers' is a total length of 20).
 FALLBACK = SimpleNamespace(
     max_new_tokens=64, do_sample=False, temperature=1.0, top_k=50, top_p=1.0, repetition_penalty=1.0, eos_token_ids=()
@@ -51,6 +66,7 @@ class Choice:
         Errors: `InputsError` for values that make no sense, or that this way of decoding would not use.
         """
         defaults = defaults_of(model)
+        _report_unused(model)
         stop_tokens = given.pop("stop_tokens")
         do_sample = defaults["do_sample"] if given["do_sample"] is None else given["do_sample"]
         if not isinstance(do_sample, bool):
@@ -92,6 +108,19 @@ def defaults_of(model: Any) -> dict[str, Any]:
     """What a model's checkpoint says about generation (`model.generation_defaults`), and our fallback for the rest."""
     said = getattr(model, "generation_defaults", FALLBACK)
     return {name: _first(getattr(said, name, None), value) for name, value in vars(FALLBACK).items()}
+
+
+def _report_unused(model: Any) -> None:
+    """Say which settings of the checkpoint would change transformers' answers, and are not applied here."""
+    said = getattr(getattr(model, "generation_defaults", None), "others", {})
+    unused = {name: value for name, value in said.items() if name not in SAYS_NOTHING and value != NEUTRAL.get(name)}
+    if unused:
+        warnings.warn(
+            f"the checkpoint states generation settings that `generate` does not apply: {unused}; "
+            "answers may differ from those of transformers",
+            HookedAVWarning,
+            stacklevel=4,
+        )
 
 
 def _first(value: Any, fallback: Any) -> Any:

@@ -215,14 +215,25 @@ class Block(nn.Module):
     def forward(
         self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
     ) -> Float[Tensor, "batch query d_model"]:
+        resid_mid = self.to_mid(resid_pre, tables, attend)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        return self.hook_resid_post(resid_mid + mlp_out)
+
+    def to_mid(
+        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
+    ) -> Float[Tensor, "batch query d_model"]:
+        """The first half: the residual stream after attention."""
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
         if attend.reading is not None:
             resid_pre = resid_pre[:, attend.reading]
-        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-        del attn_out  # memory peaks in the MLP
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
-        return self.hook_resid_post(resid_mid + mlp_out)
+        return self.hook_resid_mid(resid_pre + attn_out)
+
+    def add_mlp(self, resid_mid: Resid, n_rows: int) -> Resid:
+        """The second half in place, a few rows at a time: memory peaks in the MLP. Without hooks and gradients."""
+        for rows in resid_mid.split(n_rows, dim=1):
+            rows += self.mlp(self.ln2(rows))
+        return resid_mid
 
 
 class HookedDecoder(nn.Module):

@@ -104,6 +104,9 @@ class AVInputs:
     def positions_after(self, n_new: int) -> Int64[Tensor, "axis=3 batch new"]:
         """Position ids of the tokens that follow: on every axis the token count plus `rope_delta`.
 
+        In the position mode "transformers" (Qwen2.5-VL) they count on from the last token instead, as transformers'
+        `generate` does (5.23): a prompt's text may there stand before the last frames of its video.
+
         Errors: `InputsError` if padding stands where they would go.
         """
         if not self.attention_mask[:, -1].all():
@@ -114,6 +117,8 @@ class AVInputs:
                 next_step="batch prompts with model.batch([...])",
             )
         first = self.attention_mask.sum(dim=1) + self.rope_delta
+        if self.settings.get("positions") == "transformers":
+            first = self.position_ids[0, :, -1] + 1
         return (first[:, None] + torch.arange(n_new, device=self.device)).expand(3, -1, -1)
 
     @property

@@ -31,7 +31,8 @@ from hooked_av.shared_prefix import SharedPrefix
 
 logger = logging.getLogger(__name__)
 
-_FREE_BYTES = 2**26  # what a batch may take in any case: small models run many interventions at once
+_FREE_BYTES = 2**23  # what a batch may take in any case: small models run many interventions at once
+_MLP_ROWS = 1024  # of the clean pass that go through an MLP at one time: what is kept takes memory beside it
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ class Baseline:
         tables = model.decoder.rotary(inputs.position_ids, resid.dtype)
         for layer, block in enumerate(model.blocks):
             self._keep(layer, resid)
-            resid = block(resid, tables, attend)
+            resid = block.add_mlp(block.to_mid(resid, tables, attend), _MLP_ROWS)
         self._keep(len(model.blocks), resid)
         logits = model.decoder.read_out(resid, run.positions("last"), attend)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
@@ -116,7 +117,8 @@ class Baseline:
         Args:
             interventions: a spec, a route as text, or a list of specs for each; open `model.intervene`s are added.
             read: a span ("last": the answer) whose logits are read, hook names with spans, or several of both.
-            max_bytes: working memory of a batch (None: about that of the clean pass, or 64 MiB if that is more).
+            max_bytes: working memory of a batch (None: what a clean pass takes, less what the baseline keeps, but at
+                least a quarter of a clean pass, and at least 8 MiB).
             progress: show a bar.
 
         What cannot be replayed (an edit of an attention matrix or of encoder rows, a read of them, open hooks) runs as
@@ -153,8 +155,7 @@ class Baseline:
         groups: dict[Any, list[tuple[int, Cone]]] = {}
         for number, cone in sorted(cones, key=lambda item: item[1].join):
             groups.setdefault((cone.rows, cone.reading), []).append((number, cone))
-        at_once = (_FREE_BYTES if max_bytes is None else max_bytes) // _row_bytes(self.model)
-        at_once = max(at_once, self.inputs.n_pos) if max_bytes is None else at_once
+        at_once = self._rows_at_once() if max_bytes is None else max_bytes // _row_bytes(self.model)
         batches = []
         for (rows, _), group in groups.items():
             if max_bytes is not None and len(rows) > at_once:
@@ -162,6 +163,11 @@ class Baseline:
             size = max(1, at_once // len(rows))
             batches += [group[start : start + size] for start in range(0, len(group), size)]
         return batches
+
+    def _rows_at_once(self) -> int:
+        """Rows that a batch may hold, so that it and what is kept take about the memory of a clean pass."""
+        n_pos, row = self.inputs.n_pos, _row_bytes(self.model)
+        return max(n_pos - self.n_bytes // row, n_pos // 4, _FREE_BYTES // row, 1)
 
     def clean_resid(self, layer: int, rows: Int64[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
         """The clean residual stream that enters a layer, at some rows."""

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.salmonn import IMAGE, VIDEO, VISION_BEGIN, VISION_END, SalmonnPrompt
-from transformers import GenerationConfig, Qwen2_5_VLConfig
+from support.qwen_vl import VL_PROMPTS, make_vl, vl_config, vl_tensors
+from transformers import GenerationConfig
 from transformers import Qwen2_5_VLForConditionalGeneration as VL
 
 import hooked_av as av
@@ -25,49 +25,7 @@ pytestmark = [
 ]
 
 
-def vl_config(**text):
-    config = {
-        "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 96, "vocab_size": 320, "rms_norm_eps": 1e-2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}, **text,
-    }  # fmt: skip
-    vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64,
-              "fullatt_block_indexes": [1], "tokens_per_second": 2}  # fmt: skip
-    return Qwen2_5_VLConfig(
-        text_config=config, vision_config=vision, image_token_id=IMAGE, video_token_id=VIDEO,
-        vision_start_token_id=VISION_BEGIN, vision_end_token_id=VISION_END,
-    )  # fmt: skip
-
-
-def make_vl(attn="sdpa", dtype=torch.float32, **text):
-    torch.manual_seed(0)
-    model = VL._from_config(vl_config(**text), attn_implementation=attn, dtype=dtype).eval()
-    randomise(model)
-    return model
-
-
 REFERENCE = make_vl()
-PROMPTS = {
-    "text": SalmonnPrompt(1).text(9),
-    "image": SalmonnPrompt(2).text(3).image(2, 3).text(4),
-    "two images": SalmonnPrompt(3).text(3).image(2, 3).text(1).image(3, 1).text(4),
-    "video": SalmonnPrompt(4).text(3).video(3, 2, 4, 0.5).text(5),
-    "long video": SalmonnPrompt(5).text(3).video(9, 1, 2, 1.3).text(5),
-    "two videos and an image": SalmonnPrompt(6).video(4, 2, 2, 0.7).text(2).image(1, 3).video(2, 3, 1, 2.0).text(3),
-}
-
-
-def tensors_of(kind):
-    """As transformers' processor names them."""
-    made = PROMPTS[kind].tensors()
-    ids = made["input_ids"]
-    if "second_per_grid" in made:
-        made["second_per_grid_ts"] = made.pop("second_per_grid")
-    return {
-        **made,
-        "mm_token_type_ids": (ids == IMAGE) * 1 + (ids == VIDEO) * 2,
-        "attention_mask": torch.ones_like(ids),
-    }
 
 
 def published(model, tensors):
@@ -81,18 +39,18 @@ def logits(model, tensors, **more):
         return model(model.inputs_from_tensors(**tensors, **more))
 
 
-@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("kind", VL_PROMPTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 def test_logits_are_equal_to_the_bit(attn, dtype, kind):
     reference = REFERENCE if (attn, dtype) == ("sdpa", torch.float32) else make_vl(attn, dtype)
-    tensors = tensors_of(kind)
+    tensors = vl_tensors(kind)
     assert torch.equal(logits(HookedAVTransformer.from_hf(reference), tensors), published(reference, tensors))
 
 
-@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("kind", VL_PROMPTS)
 def test_positions_are_those_of_transformers(kind):
-    tensors = tensors_of(kind)
+    tensors = vl_tensors(kind)
     inputs = HookedAVTransformer.from_hf(REFERENCE).inputs_from_tensors(**tensors)
     told = {name: tensor for name, tensor in tensors.items() if not name.startswith("pixel_values")}
     theirs, delta = REFERENCE.model.get_rope_index(**told)
@@ -110,18 +68,18 @@ def test_the_trained_way_of_counting_goes_on_from_the_largest_id():
     short = [TextRun(2), VisionPiece((2, 2, 3), 1.0), TextRun(2)]
     assert torch.equal(*(qwen_vl_positions(short, mode, 2) for mode in ("transformers", "train")))
     with pytest.raises(InputsError, match="unknown position mode"):
-        HookedAVTransformer.from_hf(REFERENCE).inputs_from_tensors(**tensors_of("video"), positions="generate")
+        HookedAVTransformer.from_hf(REFERENCE).inputs_from_tensors(**vl_tensors("video"), positions="generate")
 
 
 def test_a_video_without_times_has_seconds_of_one():
-    tensors = tensors_of("video")
+    tensors = vl_tensors("video")
     del tensors["second_per_grid_ts"]
     model = HookedAVTransformer.from_hf(REFERENCE)
     assert torch.equal(logits(model, tensors), published(REFERENCE, tensors))
 
 
 def test_token_types_that_do_not_match_are_refused():
-    tensors = tensors_of("video")
+    tensors = vl_tensors("video")
     with pytest.raises(InputsError, match="mm_token_type_ids do not match"):
         logits(HookedAVTransformer.from_hf(REFERENCE), {**tensors, "mm_token_type_ids": tensors["input_ids"] * 0})
 
@@ -135,13 +93,13 @@ def folder(tmp_path):
     return tmp_path / "vl"
 
 
-EXPECTED = published(REFERENCE, tensors_of("two videos and an image"))
+EXPECTED = published(REFERENCE, vl_tensors("two videos and an image"))
 
 
 def loads(folder):
     model = HookedAVTransformer.from_pretrained(folder)
     assert type(model.family) is QwenVLFamily
-    return torch.equal(logits(model, tensors_of("two videos and an image")), EXPECTED)
+    return torch.equal(logits(model, vl_tensors("two videos and an image")), EXPECTED)
 
 
 def test_what_transformers_saves_loads(folder):
@@ -193,7 +151,7 @@ def test_a_tied_head_is_tied(tmp_path):
         warnings.filterwarnings("ignore", ".*has no tokenizer files")
         model = HookedAVTransformer.from_pretrained(tmp_path)
     assert model.cfg.tied
-    assert torch.equal(logits(model, tensors_of("image")), published(tied, tensors_of("image")))
+    assert torch.equal(logits(model, vl_tensors("image")), published(tied, vl_tensors("image")))
     assert HookedAVTransformer.from_hf(tied).cfg.tied
 
 
@@ -202,7 +160,7 @@ def test_what_we_save_transformers_loads(tmp_path):
     model.save_pretrained(tmp_path)
     theirs, info = VL.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]  # noqa: PT018
-    assert torch.equal(published(theirs, tensors_of("video")), published(REFERENCE, tensors_of("video")))
+    assert torch.equal(published(theirs, vl_tensors("video")), published(REFERENCE, vl_tensors("video")))
     assert loads(tmp_path)
 
 

@@ -2,49 +2,50 @@
 
 import logging
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.interventions import interventions, keep_onlys
-from support.thinkers import make_thinker, prompts
+from support.families import FAMILIES
+from support.interventions import ROW_POINTS, fits, interventions, keep_onlys
+from support.layouts import RANDOM
 
 import hooked_av as av
+from hooked_av import cones, replay
+from hooked_av.cones import Cone
 from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
-from hooked_av.model import HookedAVTransformer
+from hooked_av.interventions import DropTokens
+from hooked_av.plan import Plan
+from hooked_av.shared_prefix import SharedPrefix
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning"),
+    # the shape checks draw which element of a list they look at
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
 ]
-PROMPTS = {name: maker.tensors() for name, maker in prompts().items()}
+N_MODELS, N_LAYOUTS = 6, 500  # of each family
 
 
-def omni(seed: int) -> HookedAVTransformer:
-    """A random Qwen2.5-Omni; the sharing of key/value heads differs from seed to seed."""
-    return HookedAVTransformer.from_hf(make_thinker(n_kv=(1, 2, 4)[seed % 3], n_layers=3 + seed % 2, seed=seed))
+@lru_cache
+def model_of(family, seed):
+    """A random model; layers and the sharing of key/value heads differ from seed to seed."""
+    return RANDOM[family].model(seed)
 
 
-# A family is added with a function that makes a random model of it, and prompts as its processor's tensors.
-FAMILIES = {"omni": (omni, PROMPTS)}
-CASES = [(family, seed, kind) for family, (_, tensors) in FAMILIES.items() for seed in range(3) for kind in tensors]
-made: dict = {}
-
-
-def case(family, seed, kind):
-    """A model, a prompt with random spans besides its own, and a baseline."""
-    if (family, seed, kind) not in made:
-        make, tensors = FAMILIES[family]
-        model = made.setdefault((family, seed), None) or make(seed)
-        made[family, seed] = model
-        inputs = model.inputs_from_tensors(**tensors[kind])
-        n_pos, generator = inputs.n_pos, torch.Generator().manual_seed(seed)
-        inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
-        for number, size in enumerate((1, 3, n_pos // 3, n_pos - 1)):
-            inputs = inputs.with_span(f"some{number}", torch.randperm(n_pos, generator=generator)[:size].tolist())
-        made[family, seed, kind] = (model, inputs, model.baseline(inputs))
-    return made[family, seed, kind]
+def random_case(family, data):
+    """A random model, a random layout with random spans besides its own, and a baseline."""
+    model = model_of(family, data.draw(st.integers(0, N_MODELS - 1), "model"))
+    layout = data.draw(st.integers(0, N_LAYOUTS - 1), "layout")
+    inputs = model.inputs_from_tensors(**RANDOM[family].prompt(layout))
+    n_pos, generator = inputs.n_pos, torch.Generator().manual_seed(layout)
+    inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
+    for number, size in enumerate((1, 3, n_pos // 3, n_pos - 1)):
+        inputs = inputs.with_span(f"some{number}", torch.randperm(n_pos, generator=generator)[:size].tolist())
+    touched = data.draw(st.none() | st.sampled_from(["question", "some2"]), "touched")
+    return model, inputs, model.baseline(inputs, touched=touched)
 
 
 def naive(model, inputs, specs, at="last"):
@@ -52,64 +53,77 @@ def naive(model, inputs, specs, at="last"):
         return model(inputs, interventions=specs, logits_at=at)[0]
 
 
-def assert_equal_to_full_passes(chosen, sweep, read="last"):
-    model, inputs, baseline = case(*chosen)
-    if any(isinstance(spec, av.interventions.DropTokens) for specs in sweep for spec in specs):
-        read = "last"  # other rows may have left
-    found = baseline.run(sweep, read=read)
-    for specs, logits in zip(sweep, found.logits, strict=True):
-        wanted = naive(model, inputs, specs, read)
-        ours = logits[None] if len(wanted) == 1 else logits
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
-        best = wanted.topk(2, dim=-1)
+def assert_equal_to_full_passes(model, inputs, baseline, sweep, read, names):
+    """Logits and activations of every replay against those of a forward pass of its own."""
+    if any(isinstance(spec, DropTokens) for specs in sweep for spec in specs):
+        read, names = "last", []  # other rows may have left
+    found = baseline.run(sweep, read=[read, *names])
+    assert found.full_passes == ()
+    for number, specs in enumerate(sweep):
+        with torch.no_grad():
+            wanted, cache = model.run_with_cache(
+                inputs, names_filter=names or ["hook_embed"], interventions=specs, logits_at=read
+            )
+        assert_close(found.logits[number].view_as(wanted[0]), wanted[0], specs)
+        for name in found.activations:
+            assert_close(found.activations[name][number], cache[name][0], (name, *specs))
+        best = wanted[0].topk(2, dim=-1)
         clear = best.values[:, 0] - best.values[:, 1] > 2e-4
-        assert torch.equal(ours.argmax(-1)[clear], best.indices[:, 0][clear])
+        ours = found.logits[number].view_as(wanted[0]).argmax(-1)
+        assert torch.equal(ours[clear], best.indices[:, 0][clear]), specs
 
 
-def sweeps(n):
-    """A case, and a list of interventions, each a list of one to three specs."""
-
-    def over(chosen):
-        model, inputs, _ = case(*chosen)
-        one = st.one_of(interventions(inputs, model.cfg), keep_onlys(inputs, model.cfg.n_layers))
-        several = st.lists(one, min_size=1, max_size=3).filter(fits)
-        return st.tuples(st.just(chosen), st.lists(several, min_size=n, max_size=n))
-
-    return st.sampled_from(CASES).flatmap(over)
+def assert_close(ours, wanted, specs):
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4, msg=lambda told: f"{list(map(str, specs))}: {told}")
 
 
-def fits(specs):
-    """No edit of rows that a drop takes away: that is refused, and tested as such."""
-    return not any(isinstance(s, av.interventions.DropTokens) for s in specs) or not any(
-        isinstance(s, av.interventions.Edit) for s in specs
-    )
+def check_random_replays(family, n, data):
+    model, inputs, baseline = random_case(family, data)
+    one = st.one_of(interventions(inputs, model.cfg), keep_onlys(inputs, model.cfg.n_layers))
+    several = st.lists(one, min_size=1, max_size=3).filter(lambda specs: fits(inputs, specs))
+    sweep = data.draw(st.lists(several, min_size=n, max_size=n), "interventions")
+    spans = st.sampled_from(sorted(inputs.spans))
+    point = st.builds("blocks.{}.{}".format, st.integers(0, model.cfg.n_layers - 1), st.sampled_from(ROW_POINTS))
+    read = data.draw(st.just("last") | spans, "read")
+    names = data.draw(st.lists(st.builds("{}@{}".format, point, spans), max_size=2, unique=True), "names")
+    assert_equal_to_full_passes(model, inputs, baseline, sweep, read, names)
 
 
 # a failing example says which specs failed; making it smaller takes longer than reading it
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.explicit, Phase.generate]}
 
 
-@settings(max_examples=8, **QUIET)
-@given(chosen_and_sweep=sweeps(n=6), read=st.sampled_from(["last", "question"]))
-def test_replays_equal_full_passes(chosen_and_sweep, read):
-    assert_equal_to_full_passes(*chosen_and_sweep, read)
+@pytest.mark.parametrize("family", RANDOM)
+@settings(max_examples=4, **QUIET)
+@given(data=st.data())
+def test_replays_equal_full_passes(family, data):
+    check_random_replays(family, 6, data)
 
 
 @pytest.mark.slow
-@settings(max_examples=100, **QUIET)
-@given(chosen_and_sweep=sweeps(n=10), read=st.sampled_from(["last", "question", "some1", "everything"]))
-def test_a_thousand_replays_equal_full_passes(chosen_and_sweep, read):
-    assert_equal_to_full_passes(*chosen_and_sweep, read)
+@pytest.mark.parametrize("family", RANDOM)
+@settings(max_examples=60, **QUIET)
+@given(data=st.data())
+def test_six_hundred_replays_of_each_family_equal_full_passes(family, data):
+    check_random_replays(family, 10, data)
 
 
 # --- what must be exact ---------------------------------------------------------------------------------------------
 
-CHOSEN = ("omni", 0, "audio in video")
+
+@lru_cache
+def film(family):
+    """A film with sound: a model, inputs, a baseline."""
+    model = model_of(family, 0)
+    inputs = model.inputs_from_tensors(**FAMILIES[family].tensors("audio in video"))
+    n_pos = inputs.n_pos
+    inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
+    return model, inputs, model.baseline(inputs)
 
 
-@pytest.fixture
-def clip():
-    return case(*CHOSEN)
+@pytest.fixture(params=FAMILIES)
+def clip(request):
+    return film(request.param)
 
 
 def test_what_cannot_change_the_answer_is_the_clean_run_bit_for_bit(clip):
@@ -156,9 +170,8 @@ def test_dropping_equals_blocking(clip):
 
 def test_patching_everything_recovers_the_other_run(clip):
     model, inputs, _ = clip
-    other = model.inputs_from_tensors(
-        **{**PROMPTS["audio in video"], "input_features": PROMPTS["audio in video"]["input_features"].flip(-1)}
-    )
+    sound = "input_features" if "input_features" in inputs.features else "audio_feature"
+    other = replace(inputs, features={**inputs.features, sound: inputs.features[sound].flip(-1)})
     other = other.with_span("everything", range(other.n_pos)).with_span("question", inputs.spans["question"])
     _, cache = model.run_with_cache(inputs, names_filter=["hook_inputs_embed", "blocks.0.hook_resid_pre"])
     baseline = model.baseline(other)
@@ -169,6 +182,76 @@ def test_patching_everything_recovers_the_other_run(clip):
     torch.testing.assert_close(found[0], clean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1], baseline.logits, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(baseline.logits, clean, atol=1e-3)
+
+
+# --- planted faults -------------------------------------------------------------------------------------------------
+
+
+def joins_a_layer_late(cone):
+    return replace(cone, join=cone.join + 1)
+
+
+def misses_the_first_row(cone):
+    if len(cone.rows) == 1:
+        return cone
+    return replace(cone, rows=cone.rows[1:], reading=tuple(row for row in cone.reading if row in cone.rows[1:]))
+
+
+def changed_cone(change):
+    """`Cone.of` with something wrong in what it gives."""
+    of = Cone.of.__func__
+
+    def wrong(cls, plan, reads, run):
+        cone = of(cls, plan, reads, run)
+        return cone and change(cone)
+
+    return classmethod(wrong)
+
+
+def a_key_too_few(block):
+    def wrong(self, q, k, v, rows, cuts):
+        return block(self, q, k[:, :, 1:], v[:, :, 1:], rows, cuts)
+
+    return wrong
+
+
+FAULTS = {
+    "joins a layer late": lambda m: m.setattr(Cone, "of", changed_cone(joins_a_layer_late)),
+    "misses the first row": lambda m: m.setattr(Cone, "of", changed_cone(misses_the_first_row)),
+    # the one that passed unseen at first: keys and values of rows that the last block does not go on with
+    "rows of the last block that are only read": lambda m: [
+        m.setattr(module, "holds_every_row", lambda point: False) for module in (cones, replay)
+    ],
+    "means over the rows that are read": lambda m: m.setattr(cones, "_is_mean", lambda edit: False),
+    "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, n_pos, n_layers: plan.cuts),
+    "cuts of the prefix forgotten": lambda m: m.setattr(
+        SharedPrefix, "_blocked", lambda self, rows, n_own, cuts, h, kv: torch.zeros(1, 1, len(rows), 1).bool()
+    ),
+    "an own key too few": lambda m: m.setattr(SharedPrefix, "_block", a_key_too_few(SharedPrefix._block)),
+    "edits of the wrong run": lambda m: m.setattr(Cone, "of", changed_cone(lambda c: replace(c, plan=Plan()))),
+}
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
+def test_planted_faults_are_noticed(monkeypatch, fault):
+    """Few interventions of every kind are enough to see each of them."""
+    model, inputs, baseline = film("omni")
+    last = model.cfg.n_layers - 1
+    sweep = [
+        ["audio->question@1"],
+        ["question->last@0-2"],
+        [av.ablate(f"blocks.{last}.attn.hook_v", "audio")],
+        [av.ablate("blocks.1.hook_mlp_out", "question", "mean"), "av->last@2"],
+        [av.ablate(f"blocks.{last}.hook_resid_mid", "everything", "mean")],
+        [av.drop_tokens("video", 1)],
+        [av.keep_only("text->text", "av->last")],
+    ]
+    if fault is None:
+        return assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
+    FAULTS[fault](monkeypatch)
+    with pytest.raises((AssertionError, RuntimeError, IndexError)):
+        assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
+    return None
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------

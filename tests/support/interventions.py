@@ -4,6 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 import hooked_av as av
+from hooked_av.hooks import layer_of
 
 ROW_POINTS = (
     "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post", "ln1.hook_normalized",
@@ -82,3 +83,14 @@ def keep_onlys(inputs, n_layers):
     layers = st.none() | st.sets(st.integers(0, n_layers - 1), min_size=1).map(lambda some: tuple(sorted(some)))
     routes = st.lists(st.builds(av.Route, spans, spans, layers), min_size=1, max_size=3)
     return routes.map(lambda some: av.keep_only(*some))
+
+
+def fits(inputs, specs):
+    """Whether no spec edits rows that another takes away before: that is refused, and tested as such."""
+    drops = [spec for spec in specs if isinstance(spec, av.interventions.DropTokens)]
+    edits = [spec for spec in specs if isinstance(spec, av.interventions.Edit)]
+    return not any(
+        layer_of(edit.name) >= drop.layer and set(inputs.spans[edit.span]) & set(inputs.spans[drop.span])
+        for drop in drops
+        for edit in edits
+    )

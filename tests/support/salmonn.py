@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLTextModel
 
 from hooked_av.errors import HookedAVWarning
+from hooked_av.families.salmonn import SalmonnFamily
 from hooked_av.inputs import AVInputs
 from hooked_av.model import HookedAVTransformer
+from hooked_av.random_model import random_salmonn_config, randomise
 
 FOLDER = Path(__file__).parent.parent / "data" / "salmonn2plus"
 VISION_BEGIN, VISION_END, IMAGE, VIDEO, AUDIO = 300, 301, 302, 303, 304
@@ -33,6 +35,20 @@ def load_folder(folder: Path = FOLDER, **options) -> HookedAVTransformer:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*has no tokenizer files", HookedAVWarning)
         return HookedAVTransformer.from_pretrained(folder, **options)
+
+
+def make_salmonn(*, n_kv: int = 2, n_layers: int = 3, seed: int = 0) -> HookedAVTransformer:
+    """A random model with the ids of the tiny checkpoint; as in `make_thinker`, small theta so that positions count."""
+    raw = random_salmonn_config(
+        num_hidden_layers=n_layers, num_key_value_heads=n_kv, intermediate_size=96, vocab_size=320, rope_theta=100.0
+    )
+    ids = {"image": IMAGE, "video": VIDEO, "audio": AUDIO, "vision_start": VISION_BEGIN, "vision_end": VISION_END}
+    family = SalmonnFamily(SalmonnFamily.read_config(raw | {f"{name}_token_id": i for name, i in ids.items()}))
+    torch.manual_seed(seed)
+    cfg = family.decoder_config(tied=True, model_name=f"salmonn {seed}")
+    model = HookedAVTransformer(cfg, family, family.make_encoders())
+    randomise(model)
+    return model.eval()
 
 
 @dataclass(frozen=True)
