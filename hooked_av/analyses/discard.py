@@ -257,7 +257,7 @@ def _specs(
             name = f"dropped_{number}_before_{layer}"
             inputs = inputs.with_span(name, gone)
             specs[-1].append(drop_tokens(name, layer, kv))
-        n_dropped.append(len(gone))
+        n_dropped.append(len(inputs.spans[specs[-1][0].span]))  # as many before each layer
     return inputs, specs, np.array(n_dropped, dtype=np.int64)
 
 

@@ -51,7 +51,7 @@ class Discards(Protocol):
 
 def plot_discard_curve(curve: Discards) -> Drawing:
     """Above: agreement with the clean answers, and accuracy. Below: time, FLOPs and key/value bytes saved."""
-    looks = _looks(curve)
+    looks = distinct_looks(curve.spans)
     with figure_style():
         figure = Drawing(figsize=(10.6, 5.8), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True)
@@ -71,12 +71,6 @@ def plot_discard_curve(curve: Discards) -> Drawing:
         panels[0, 2].legend(handles, labels, frameon=False, loc="upper left", handlelength=4, title="tokens dropped")
         figure.suptitle(_title(curve), x=0.01, ha="left", fontsize=10.5)
     return figure
-
-
-def _looks(curve: Discards) -> list[Look]:
-    """By span; where one span is dropped in several ways, by the way."""
-    names = curve.spans if len(set(curve.spans)) == len(curve.spans) else curve.names
-    return distinct_looks(names)
 
 
 def _share(
