@@ -242,6 +242,7 @@ def test_keeping_everything_is_the_clean_run():
     assert kept.best_ids[0] == kept.answer_ids[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning")
 def test_kept_edges_are_those_of_a_full_pass_and_the_share_is_counted():
     kept = av.effective_pathway(MODEL, CASES[:2], EDGES, controls=2)
     for number, one in enumerate(CASES[:2]):

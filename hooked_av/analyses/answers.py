@@ -85,7 +85,7 @@ class Answers(Result):
         known = dict(self.token_texts)
         return [known.get(int(token), "") for token in token_ids.ravel()]
 
-    def per_sample(self, values: Float64[np.ndarray, " sample"], like: np.ndarray) -> np.ndarray:
+    def per_sample(self, values: np.ndarray, like: np.ndarray) -> np.ndarray:
         """A number of each sample, in the shape of an array whose first axis is the sample."""
         return values.reshape(-1, *[1] * (like.ndim - 1))
 
