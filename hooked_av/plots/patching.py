@@ -95,7 +95,7 @@ def plot_span_patching(table: SpanEffects) -> Drawing:
     size = (1.9 + n_components * max(2.2, _width(n_layers)), 1.5 + _CELL_INCHES * n_spans)
     with figure_style():
         figure = Drawing(figsize=size, layout="constrained")
-        axes = figure.subplots(1, n_components, squeeze=False, sharey=True)[0]
+        axes = figure.subplots(1, n_components, squeeze=False, sharey=True)[0].tolist()
         peak = peak_of(table.effects)
         for number, component in enumerate(table.components):
             mesh = draw_effects(axes[number], table.effects[number, ::-1], peak=peak)
@@ -138,7 +138,7 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
     with figure_style():
         inches = 0.75 + max(1.2, 0.14 * n_layers)
         figure = Drawing(figsize=(9.5, 0.5 + inches * len(lanes)), layout="constrained")
-        axes = figure.subplots(len(lanes), 1, squeeze=False)[:, 0]
+        axes = figure.subplots(len(lanes), 1, squeeze=False)[:, 0].tolist()
         peak, several = peak_of(table.effects), len(set(table.items)) > 1
         for lane, (item, modality) in zip(axes, lanes, strict=True):
             own = [
