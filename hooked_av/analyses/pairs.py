@@ -35,7 +35,7 @@ class Pair:
         >>> import hooked_av as av
         >>> model = av.random_omni(n_layers=2)
         >>> make_pair(model, None, "words", other={"hear": "see"}, question="What do you hear?").differing
-        ['token 20']
+        ['token 17']
         """
         ids = (self.clean.input_ids != self.corrupt.input_ids)[0].nonzero().flatten().tolist()
         features, others = self.clean.features, self.corrupt.features
