@@ -12,7 +12,7 @@ from hooked_av.errors import HookNameError, InputsError, InterventionError, Medi
 from hooked_av.tiny.samples import read_samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROUNDING = 3e-4  # of a logit: replays and full passes multiply matrices of other shapes
+ROUNDING = 1e-4  # of a logit: replays and full passes multiply matrices of other shapes
 
 
 def tiny():
@@ -39,13 +39,21 @@ def case(request):
 
 
 def furthest_apart(model, pair):
-    """The digits that two runs of a random model tell apart best."""
-    digits = [" one", " two", " three", " four", " five", " six", " seven", " eight", " nine"]
-    ids = [model.to_single_token(digit) for digit in digits]
+    """Texts of one token that two runs of a random model tell apart best."""
     with torch.no_grad():
-        clean, corrupt = (model(inputs, logits_at="last")[0, -1, ids] for inputs in (pair.clean, pair.corrupt))
-    changes = clean - corrupt
-    return digits[int(changes.argmax())], digits[int(changes.argmin())]
+        clean, corrupt = (model(inputs, logits_at="last")[0, -1] for inputs in (pair.clean, pair.corrupt))
+    order = (clean - corrupt).argsort(descending=True).tolist()
+    return next(filter(None, map(plain(model), order))), next(filter(None, map(plain(model), order[::-1])))
+
+
+def plain(model):
+    """The text of a token, if it is one that comes back as the same token."""
+
+    def text_of(token):
+        text = model.to_string(token)
+        return text if text.strip().isascii() and text.strip() and model.to_tokens(text).tolist() == [[token]] else None
+
+    return text_of
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +142,7 @@ def test_a_table_of_spans_equals_plain_hooks(case):
     table = av.patch_spans(model, **pair, spans=spans)
     clean = cached(model, pair["clean"])
     for (component, span, layer), effect in np.ndenumerate(table.effects):
-        if layer not in (0, 1, model.cfg.n_layers - 1):
+        if layer not in (1, model.cfg.n_layers - 1):
             continue
         point = f"blocks.{layer}.hook_{table.components[component]}"
         rows = list(pair["corrupt"].spans.resolve(spans[span]))
@@ -192,17 +200,21 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
 @pytest.mark.parametrize(
     "receiver, heads", [("attn.hook_q", [1]), ("attn.hook_k", None), ("attn.hook_v", [0]), ("hook_mlp_out", None)]
 )
-def test_a_path_equals_two_passes_with_everything_else_frozen(case, receiver, heads):
-    model, pair = case
-    at, span = model.cfg.n_layers - 2, "question|last"
+def test_a_path_equals_two_passes_with_everything_else_frozen(tiny_pair, receiver, heads):
+    model, pair = tiny_pair
+    pair = {**pair, "answers": ("five", "two")}
+    at, span = model.cfg.n_layers - 2, "audio|question|last"
     point = f"blocks.{at}.{receiver}"
     table = av.patch_path(model, **pair, receiver=point, receiver_heads=heads, span=span)
+    after = at if receiver == "hook_mlp_out" else at - 1
+    assert np.isfinite(table.effects[: after + 1]).all()
+    assert np.isnan(table.effects[after + 1 :]).all()
+    sizes = np.nan_to_num(np.abs(table.effects))
+    strongest = tuple(map(int, np.unravel_index(sizes.argmax(), sizes.shape)))
+    assert sizes.max() > 10 * close(table)
     clean, corrupt = cached(model, pair["clean"]), cached(model, pair["corrupt"])
     rows = list(pair["corrupt"].spans.resolve(span))
-    for layer, head in [(0, 0), (at - 1, 1), (at, 0)]:
-        if layer == at and receiver != "hook_mlp_out":
-            assert np.isnan(table.effects[layer:]).all()
-            continue
+    for layer, head in [strongest, (after, 0)]:
         received = path_value(model, pair, clean, corrupt, (layer, head, rows), point)
         some = heads if heads is not None else [None]
         hooks = [(point, writes(received, rows, one)) for one in some]
@@ -279,7 +291,8 @@ def test_an_estimate_is_the_slope_of_a_tiny_step(case, table):
     estimate = av.attribution_patching(model, **pair, table=table)
     clean, corrupt = cached(model, pair["clean"]), cached(model, pair["corrupt"])
     scale = np.abs(estimate.effects).max()
-    for row in {0, len(estimate.rows) // 3, len(estimate.rows) // 2, len(estimate.rows) - 1}:
+    strongest = int(np.abs(estimate.effects).max(axis=1).argmax())
+    for row in {strongest, len(estimate.rows) - 1}:
         for layer in (0, model.cfg.n_layers - 2):
             point, rows, head = meaning(estimate.rows[row], table, layer, pair["corrupt"])
             difference = clean[point] - corrupt[point]
