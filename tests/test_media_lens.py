@@ -65,7 +65,7 @@ def test_each_convention_is_what_it_says(model, inputs, slow, convention):
             np.testing.assert_allclose(trace.probabilities[layer, number], logits.softmax(-1)[index].item(), rtol=1e-4)
             assert trace.ranks[layer, number] == (logits > logits[index]).sum().item()
         assert trace.best_ids[layer] == logits.argmax()
-    assert trace.settings["convention"] == LensConvention.parse(convention).name
+    assert trace.settings["convention"] == {"input_embedding": "final_norm+input_embedding"}.get(convention, convention)
 
 
 @pytest.mark.parametrize("wrong", ["final_norn", "", "final_norm+no_norm", "no_norm+no_norm"])
@@ -163,6 +163,9 @@ class PeakBytes(TorchDispatchMode):
         self.known, self.now, self.peak = WeakIdKeyDictionary(), 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                self.known.setdefault(tensor.untyped_storage(), 0)  # a view of it is no new memory
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
@@ -196,7 +199,8 @@ def test_a_layer_of_a_large_model_is_read_in_bounded_memory(dtype):
         parts = read_rows(decoder, resid, ids, 5, LensConvention())
     assert [tuple(part.shape) for part in parts] == [(1000, 5)] * 3 + [(1000, 26)] * 2
     inside = 110 * 152_064 * 4  # what one operation may take for itself, and we cannot see
-    assert 64 * MB < memory.peak + inside < 300 * MB
+    assert inside < memory.peak  # the logits of a chunk were seen
+    assert memory.peak + inside < 300 * MB
     print(f"{dtype}: {memory.peak / MB:.0f} MB seen, at most {(memory.peak + inside) / MB:.0f} MB")
 
 

@@ -12,7 +12,7 @@ from hooked_av.errors import HookNameError, InputsError, InterventionError, Medi
 from hooked_av.tiny.samples import read_samples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROUNDING = 3e-4  # of a logit: replays and full passes multiply matrices of other shapes
+ROUNDING = 1e-4  # of a logit: replays and full passes multiply matrices of other shapes
 
 
 def tiny():
@@ -39,13 +39,21 @@ def case(request):
 
 
 def furthest_apart(model, pair):
-    """The digits that two runs of a random model tell apart best."""
-    digits = [" one", " two", " three", " four", " five", " six", " seven", " eight", " nine"]
-    ids = [model.to_single_token(digit) for digit in digits]
+    """Texts of one token that two runs of a random model tell apart best."""
     with torch.no_grad():
-        clean, corrupt = (model(inputs, logits_at="last")[0, -1, ids] for inputs in (pair.clean, pair.corrupt))
-    changes = clean - corrupt
-    return digits[int(changes.argmax())], digits[int(changes.argmin())]
+        clean, corrupt = (model(inputs, logits_at="last")[0, -1] for inputs in (pair.clean, pair.corrupt))
+    order = (clean - corrupt).argsort(descending=True).tolist()
+    return next(filter(None, map(plain(model), order))), next(filter(None, map(plain(model), order[::-1])))
+
+
+def plain(model):
+    """The text of a token, if it is one that comes back as the same token."""
+
+    def text_of(token):
+        text = model.to_string(token)
+        return text if text.strip().isascii() and text.strip() and model.to_tokens(text).tolist() == [[token]] else None
+
+    return text_of
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +142,7 @@ def test_a_table_of_spans_equals_plain_hooks(case):
     table = av.patch_spans(model, **pair, spans=spans)
     clean = cached(model, pair["clean"])
     for (component, span, layer), effect in np.ndenumerate(table.effects):
-        if layer not in (0, 1, model.cfg.n_layers - 1):
+        if layer not in (1, model.cfg.n_layers - 1):
             continue
         point = f"blocks.{layer}.hook_{table.components[component]}"
         rows = list(pair["corrupt"].spans.resolve(spans[span]))
@@ -179,8 +187,10 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
         begins = seconds[list(place), 0]
         assert ((begins >= start - 1e-6) & (begins < stop)).all()
     spoken_first = table.to_frame().query("layer == 0").set_index("place").effect
-    assert spoken_first[["audio 0-0.5 s", "audio 0.5-1 s"]].sum() > 0.9
+    assert spoken_first["audio 0.5-1 s"] > 0.4
     assert abs(spoken_first["audio 1-1.5 s"]) < 0.1
+    whole = av.patch_positions(model, **pair, every_seconds=1.0).to_frame().query("layer == 0").set_index("place")
+    assert whole.effect["audio 0-1 s"] == pytest.approx(1, abs=0.1)
     clean = cached(model, pair["clean"])
     hook = ("blocks.2.hook_resid_pre", writes(clean["blocks.2.hook_resid_pre"], list(table.positions[1])))
     slow = slow_effect(model, pair | {"answers": table.answers}, [hook])
@@ -190,17 +200,21 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
 @pytest.mark.parametrize(
     "receiver, heads", [("attn.hook_q", [1]), ("attn.hook_k", None), ("attn.hook_v", [0]), ("hook_mlp_out", None)]
 )
-def test_a_path_equals_two_passes_with_everything_else_frozen(case, receiver, heads):
-    model, pair = case
-    at, span = model.cfg.n_layers - 2, "question|last"
+def test_a_path_equals_two_passes_with_everything_else_frozen(tiny_pair, receiver, heads):
+    model, pair = tiny_pair
+    pair = {**pair, "answers": ("five", "two")}
+    at, span = model.cfg.n_layers - 2, "audio|question|last"
     point = f"blocks.{at}.{receiver}"
     table = av.patch_path(model, **pair, receiver=point, receiver_heads=heads, span=span)
+    after = at if receiver == "hook_mlp_out" else at - 1
+    assert np.isfinite(table.effects[: after + 1]).all()
+    assert np.isnan(table.effects[after + 1 :]).all()
+    sizes = np.nan_to_num(np.abs(table.effects))
+    strongest = tuple(map(int, np.unravel_index(sizes.argmax(), sizes.shape)))
+    assert sizes.max() > 10 * close(table)
     clean, corrupt = cached(model, pair["clean"]), cached(model, pair["corrupt"])
     rows = list(pair["corrupt"].spans.resolve(span))
-    for layer, head in [(0, 0), (at - 1, 1), (at, 0)]:
-        if layer == at and receiver != "hook_mlp_out":
-            assert np.isnan(table.effects[layer:]).all()
-            continue
+    for layer, head in [strongest, (after, 0)]:
         received = path_value(model, pair, clean, corrupt, (layer, head, rows), point)
         some = heads if heads is not None else [None]
         hooks = [(point, writes(received, rows, one)) for one in some]
@@ -277,16 +291,19 @@ def test_an_estimate_is_the_slope_of_a_tiny_step(case, table):
     estimate = av.attribution_patching(model, **pair, table=table)
     clean, corrupt = cached(model, pair["clean"]), cached(model, pair["corrupt"])
     scale = np.abs(estimate.effects).max()
-    for row in {0, len(estimate.rows) // 3, len(estimate.rows) // 2, len(estimate.rows) - 1}:
+    strongest = int(np.abs(estimate.effects).max(axis=1).argmax())
+    for row in {strongest, len(estimate.rows) - 1}:
         for layer in (0, model.cfg.n_layers - 2):
             point, rows, head = meaning(estimate.rows[row], table, layer, pair["corrupt"])
-            step = 0.02 * (clean[point] - corrupt[point])
-            up, down = (
-                slow_effect(model, pair, [(point, writes(corrupt[point] + sign * step, rows, head))])
-                for sign in (1, -1)
-            )
-            slope = (up - down) / 0.04
-            assert estimate.effects[row, layer] == pytest.approx(slope, abs=0.02 * scale + 1e-4, rel=0.02)
+            difference = clean[point] - corrupt[point]
+
+            def at(step, *, point=point, rows=rows, head=head, difference=difference):
+                values = corrupt[point] + step * difference
+                return slow_effect(model, pair, [(point, writes(values, rows, head))])
+
+            slope = (8 * (at(0.05) - at(-0.05)) - (at(0.1) - at(-0.1))) / 0.6  # to fourth order in the step
+            rounding = close(estimate)  # of a slope: that of two effects, ten times smaller than its bound, by the step
+            assert estimate.effects[row, layer] == pytest.approx(slope, abs=0.01 * scale + rounding, rel=0.02)
 
 
 def meaning(name, table, layer, inputs):
@@ -299,6 +316,7 @@ def meaning(name, table, layer, inputs):
     return f"blocks.{layer}.hook_{component}", list(inputs.spans[span]), None
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_estimates_stand_beside_their_exact_tables(tiny_pair):
     model, pair = tiny_pair
     exact = av.patch_spans(model, **pair)
@@ -345,6 +363,7 @@ def test_runs_that_do_not_differ_are_refused(tiny_pair):
         av.attribution_patching(model, **same, metric="probability")
 
 
+@pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize(
     "analysis, arguments, error, message",
     [

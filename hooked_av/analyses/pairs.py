@@ -35,7 +35,7 @@ class Pair:
         >>> import hooked_av as av
         >>> model = av.random_omni(n_layers=2)
         >>> make_pair(model, None, "words", other={"hear": "see"}, question="What do you hear?").differing
-        ['token 20']
+        ['token 17']
         """
         ids = (self.clean.input_ids != self.corrupt.input_ids)[0].nonzero().flatten().tolist()
         features, others = self.clean.features, self.corrupt.features
@@ -75,11 +75,11 @@ def make_pair(
     if corruption == "words":
         corrupt = model.prepare(several or None, question=_reworded(question, other), **arguments)
         return Pair(clean, corrupt, f"words: {', '.join(f'{old} → {new}' for old, new in other.items())}")
-    clips = [number for number, one in enumerate(several) if isinstance(one, Clip)]
+    clips = [(number, one) for number, one in enumerate(several) if isinstance(one, Clip)]
     if not 0 <= item < len(clips):
         raise _wrong("no such clip", f"item 0 to {len(clips) - 1}", item, "count the clips from 0")
-    changed = list(several)
-    changed[clips[item]] = _corrupted(several[clips[item]], corruption, other)
+    number, clip = clips[item]
+    changed = [*several[:number], _corrupted(clip, corruption, other), *several[number + 1 :]]
     return Pair(clean, model.prepare(changed, question=question, **arguments), f"{corruption} of item {item}")
 
 

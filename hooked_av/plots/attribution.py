@@ -36,13 +36,14 @@ def plot_attribution_patching(estimate: Attribution) -> Drawing:
         height = 1.5 + min(7.0, max(2.4, 0.26 * n_rows))
         figure = Drawing(figsize=(4.6 + 0.3 * min(n_layers, 20) + 3.8 * is_compared, height), layout="constrained")
         axes = figure.subplots(1, 1 + is_compared, squeeze=False)[0]
-        mesh = draw_effects(axes[0], estimate.effects[::-1], peak=peak_of(estimate.effects))
+        peak = peak_of(estimate.effects)
+        draw_effects(axes[0], estimate.effects[::-1], peak=peak)
         names = [estimate.rows[n_rows - 1 - i] for i in few_ticks(n_rows, _MAX_NAMED)]
         axes[0].set_yticks(few_ticks(n_rows, _MAX_NAMED), names)
         axes[0].set_xticks(few_ticks(n_layers))
         axes[0].set_xlabel("layer")
         axes[0].set_title("gradient × difference")
-        colour_scale(figure, mesh, [axes[0]], "estimated effect")
+        colour_scale(figure, [axes[0]], peak, "estimated effect")
         if is_compared:
             _draw_comparison(axes[1], estimate)
         title = f"Attribution patching. {contrast_words(estimate)}"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection, QuadMesh
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
@@ -40,7 +41,7 @@ def draw_effects(
     x_edges: Float[np.ndarray, " edge"] | None = None,
     *,
     peak: float,
-) -> QuadMesh:
+) -> None:
     """One cell a number; row 0 is the lowest. Without `x_edges` column i is centred on i."""
     n_rows, n_columns = effects.shape
     x = np.arange(n_columns + 1) - 0.5 if x_edges is None else x_edges
@@ -55,7 +56,6 @@ def draw_effects(
     if x_edges is None and effects.size <= _MAX_WRITTEN:
         _write(axes, effects, peak)
     axes.tick_params(length=0)
-    return mesh
 
 
 def _write(axes: Axes, effects: Float64[np.ndarray, "row column"], peak: float) -> None:
@@ -79,10 +79,10 @@ def number(effect: float) -> str:
     return ("−" if effect < 0 else "") + text.removeprefix("0")
 
 
-def colour_scale(figure: Any, mesh: QuadMesh, axes: Sequence[Axes], label: str) -> None:
+def colour_scale(figure: Any, axes: Sequence[Axes], peak: float, label: str) -> None:
     """The scale beside the cells, negative side striped as the cells are."""
-    bar = figure.colorbar(mesh, ax=list(axes), label=label, pad=0.02, shrink=0.9)
-    peak = mesh.norm.vmax or 1.0
+    shades = ScalarMappable(Normalize(-peak, peak), COLOURS)
+    bar = figure.colorbar(shades, ax=list(axes), label=label, pad=0.02, shrink=0.9)
     for colour, low, high in _STRIPES:
         _stripe(bar.ax, [Rectangle((0, peak * max(low, -1)), 1, peak * (high - max(low, -1)))], colour)
 

@@ -68,8 +68,8 @@ def plot_logit_lens(lens: Lens) -> Drawing:
 def convention_words(settings: Any) -> str:
     """What a lens read, and how, as its figure says it.
 
-    >>> convention_words({"convention": "no_norm+layer_input"})
-    'no final norm, unembedding, of each layer's input'
+    >>> convention_words({"convention": "no_norm+input_embedding"})
+    'no final norm, input embedding'
     """
     parts = str(settings.get("convention", "")).split("+")
     if not all(part in _CONVENTIONS for part in parts):

@@ -95,15 +95,15 @@ def plot_span_patching(table: SpanEffects) -> Drawing:
     size = (1.9 + n_components * max(2.2, _width(n_layers)), 1.5 + _CELL_INCHES * n_spans)
     with figure_style():
         figure = Drawing(figsize=size, layout="constrained")
-        axes = figure.subplots(1, n_components, squeeze=False, sharey=True)[0]
+        axes = figure.subplots(1, n_components, squeeze=False, sharey=True)[0].tolist()
         peak = peak_of(table.effects)
         for number, component in enumerate(table.components):
-            mesh = draw_effects(axes[number], table.effects[number, ::-1], peak=peak)
+            draw_effects(axes[number], table.effects[number, ::-1], peak=peak)
             axes[number].set_title(_COMPONENTS.get(component, component))
             _layers_below(axes[number], n_layers)
         axes[0].set_yticks(range(n_spans), list(table.spans[::-1]))
         axes[0].set_ylabel("span whose rows are patched")
-        colour_scale(figure, mesh, axes, EFFECT)
+        colour_scale(figure, axes, peak, EFFECT)
         figure.suptitle(f"Activation patching of spans. {contrast_words(table)}", x=0.01, ha="left", fontsize=10.5)
     return figure
 
@@ -138,13 +138,13 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
     with figure_style():
         inches = 0.75 + max(1.2, 0.14 * n_layers)
         figure = Drawing(figsize=(9.5, 0.5 + inches * len(lanes)), layout="constrained")
-        axes = figure.subplots(len(lanes), 1, squeeze=False)[:, 0]
+        axes = figure.subplots(len(lanes), 1, squeeze=False)[:, 0].tolist()
         peak, several = peak_of(table.effects), len(set(table.items)) > 1
         for lane, (item, modality) in zip(axes, lanes, strict=True):
             own = [
                 i for i, key in enumerate(zip(table.items, table.modalities, strict=True)) if key == (item, modality)
             ]
-            mesh = draw_effects(lane, *over_time(table.effects[:, own], table.seconds[own]), peak=peak)
+            draw_effects(lane, *over_time(table.effects[:, own], table.seconds[own]), peak=peak)
             name = f"item{item}.{modality}" if several else modality
             is_single = all(len(table.positions[place]) == 1 for place in own)
             lane.set_title(f"{name}: {len(own)} {'tokens, one by one' if is_single else 'stretches of time'}")
@@ -154,7 +154,7 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
             lane.set_xlabel("token" if is_still else "time in the clip, seconds")
             if not is_still:
                 lane.set_xlim(0, np.nanmax(table.seconds))
-        colour_scale(figure, mesh, axes, EFFECT)
+        colour_scale(figure, axes, peak, EFFECT)
         title = f"Patching in time ({_COMPONENTS.get(table.component, table.component)}). {contrast_words(table)}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
@@ -211,12 +211,13 @@ def _grid(
         size = (max(5.4, 2.4 + _width(n_columns)), 1.5 + max(1.6, 0.8 * _width(n_rows)))
         figure = Drawing(figsize=size, layout="constrained")
         axes = figure.subplots()
-        mesh = draw_effects(axes, effects, peak=peak_of(effects))
+        peak = peak_of(effects)
+        draw_effects(axes, effects, peak=peak)
         axes.set_xticks(few_ticks(n_columns))
         axes.set_yticks(few_ticks(n_rows))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        colour_scale(figure, mesh, [axes], label)
+        colour_scale(figure, [axes], peak, label)
         axes.set_title(f"{title}\n{contrast_words(table)}")
     return figure
 
