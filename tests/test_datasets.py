@@ -204,14 +204,14 @@ def test_a_folder_takes_no_other_settings(model, here, tmp_path, monkeypatch):
     assert run(top_k=3).n_new == 1
     assert run(top_k=3, at="last").n_new == 0  # a default, said
     with pytest.raises(
-        av.DatasetError, match=r"(?s)begun with other settings.*: arguments.top_k=3\n.*: arguments.top_k=4\n.*another"
+        av.DatasetError, match=r"(?s)begun with other settings.* arguments.top_k=3\n.* arguments.top_k=4\n.*another"
     ):
         run(top_k=4)
     with pytest.raises(av.DatasetError, match=r"(?s)expected: analysis='lens', .*got:      analysis='flow'"):
         run(analysis="flow")
     with pytest.raises(av.DatasetError, match=r"prepare\.sampling=None"):
         run(top_k=3, prepare={"sampling": av.Sampling(fps=1)})
-    with pytest.raises(av.DatasetError, match="manifest="):
+    with pytest.raises(av.DatasetError, match=r"expected: manifest='\w+'\n"):
         run(here / "bad.jsonl", top_k=3)
     for name, other in (("fingerprint", lambda: "other"), ("attn_implementation", "eager")):
         with monkeypatch.context() as patch:

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -24,7 +25,8 @@ from hooked_av import datasets, results_folder
 
 SEED = 0
 HALF_SECONDS = 0.015
-MEAN_SECONDS = 0.25  # between kills
+MEAN_SAMPLES = 1.5  # between kills
+TIMED = 4
 
 
 def slow_write(table: pa.Table, path: Path, **options) -> None:
@@ -55,6 +57,15 @@ def run(model, manifest: str, out: str, log: str) -> None:
     datasets.run_dataset(model, manifest, logged, out=out, top_k=40)
 
 
+def sample_seconds(model, manifest: str) -> float:
+    """What one sample takes on this machine, now."""
+    samples = av.read_manifest(manifest)[:TIMED]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        datasets.run_dataset(model, samples, "lens", out=folder, top_k=40)
+        return (time.perf_counter() - start) / TIMED
+
+
 def run_and_leave(model, manifest: str, out: str, log: str) -> None:
     """A run that ends its process, without the clean-up that is the parent's."""
     code = 1
@@ -79,12 +90,13 @@ def main(manifest: str, out: str, log: str, kills: int) -> None:
     model = av.HookedAVTransformer.from_pretrained("tiny-av")
     results_folder.pq = SlowDisk()
     rng, seen = random.Random(SEED), []
+    mean_seconds = MEAN_SAMPLES * sample_seconds(model, manifest)
     while True:
         child = os.fork()
         if not child:
             run_and_leave(model, manifest, out, log)
         if len(seen) < kills:
-            time.sleep(rng.expovariate(1 / MEAN_SECONDS))
+            time.sleep(rng.expovariate(1 / mean_seconds))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
