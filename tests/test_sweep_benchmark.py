@@ -1,4 +1,4 @@
-"""The benchmark of sweeps runs, and what it counts is the cone that the issue defines."""
+"""The benchmarks of sweeps and of other tools run, and what it counts is the cone that the issue defines."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import forward
+import peers
 import sweep
 
 
@@ -44,3 +45,34 @@ def test_a_cone_of_every_row_and_layer_is_almost_a_clean_pass():
         whole = forward.count_flops(lambda: model(inputs, logits_at="last"))
     saved = 2 * (n_pos - 1) * (2 * shape.d_model * 32 + 3 * shape.d_model * shape.d_mlp + 2 * n_pos * 32)
     assert sweep.cone_flops(shape, n_pos, 0, 0) == whole - saved
+
+
+@pytest.fixture(scope="module")
+def side_by_side():
+    return peers.measure(peers.QUICK_JOB)["rows"]
+
+
+def test_the_same_cells_side_by_side(side_by_side):
+    for name in (peers.REPLAY, peers.OURS, peers.HOOKS):
+        assert side_by_side[name]["differs_by"] < 1e-4 < side_by_side[name]["changes"]
+    assert side_by_side[peers.HOOKS]["flops_per_cell"] == 1
+    assert side_by_side[peers.REPLAY]["flops_per_cell"] < 0.3
+
+
+@pytest.mark.parametrize("peer", [peers.NNSIGHT, peers.BRIDGE])
+def test_what_other_tools_can_do(side_by_side, peer):
+    """nnsight is an extra; TransformerBridge runs a pass, and its edit of the pattern changes nothing."""
+    figures = side_by_side[peer]
+    if "not_run" in figures:
+        pytest.skip(figures["not_run"])
+    acts = figures["differs_by"] < 1e-4 < figures["changes"]
+    assert acts is (peer == peers.NNSIGHT)
+    assert figures["flops_per_cell"] > 0.9
+
+
+def test_a_peer_that_cannot_run_is_named_with_its_reason():
+    def cannot(bench):
+        raise peers.NotRunError("no such tool")
+
+    bench = peers.Bench(*(None,) * 3, cells=[None])
+    assert peers.measure_peer(cannot, bench, peers.QUICK_JOB, None) == {"not_run": "no such tool"}
