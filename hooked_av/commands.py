@@ -1,4 +1,6 @@
-"""The commands that run an analysis over a manifest, made from one table: `hooked-av flow | lens | sweep`, and `merge`.
+"""The commands that run an analysis over a manifest, from one table: `hooked-av flow | lens | patch | discard | sweep`.
+
+`merge` joins what they wrote.
 
 Heavy imports happen inside the commands, so that `hooked-av --help` answers at once.
 """
@@ -71,6 +73,29 @@ COMMANDS = (
             click.option("--top-k", type=int, metavar="N", help="Tokens kept a layer and position (default: 5)."),
             click.option("--convention", type=click.Choice(["final_norm", "no_norm"]),
                          help="Whether the final norm comes before unembedding (default: final_norm)."),
+        ),
+    ),
+    AnalysisCommand(
+        "patch",
+        "Patch each sample's run into that of its silenced or blanked clip, span by span and layer by layer.",
+        (
+            click.option("--corruption", type=click.Choice(["silence", "black_frames"]),
+                         help="What happens to the clip (default: silence)."),
+            click.option("--span", "spans", multiple=True, metavar="SPAN",
+                         help="Rows that are patched together; give several (default: all usual ones)."),
+            click.option("--component", "components", multiple=True, metavar="NAME",
+                         help="What is patched (default: resid_pre, attn_out, mlp_out)."),
+        ),
+    ),
+    AnalysisCommand(
+        "discard",
+        "Drop tokens before each layer; measure answers, and what is saved.",
+        (
+            click.option("--tokens", multiple=True, metavar="SPAN",
+                         help="What is dropped; give several (default: audio, video, av)."),
+            click.option("--kv", type=click.Choice(["keep", "drop"]),
+                         help="Whether keys and values of earlier layers stay (default: keep)."),
+            click.option("--repeats", type=int, metavar="N", help="Timed passes of each (default: 3)."),
         ),
     ),
     AnalysisCommand(

@@ -15,11 +15,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from hooked_av.analyses.discard import discard_curve
 from hooked_av.analyses.knockout import knockout_curves
 from hooked_av.analyses.logit_lens import logit_lens
 from hooked_av.analyses.route_sweep import route_sweep
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
 from hooked_av.manifest import Sample, SampleCase, checked_ids, manifest_hash, read_manifest
+from hooked_av.media_patching import patch_media
 from hooked_av.results import Result, model_settings
 from hooked_av.results_folder import Failure, ResultsFolder
 
@@ -39,8 +41,10 @@ def of_inputs(function: Analysis) -> Analysis:
 
 # What `run_dataset` knows by name: functions of (model, case, **arguments).
 ANALYSES: Mapping[str, Analysis] = {
+    "discard": discard_curve,
     "flow": of_inputs(knockout_curves),
     "lens": of_inputs(logit_lens),
+    "patch": patch_media,
     "sweep": route_sweep,
 }
 

@@ -18,7 +18,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from numbers import Real
 from pathlib import Path
@@ -82,7 +82,7 @@ class Sample:
         for text in filter(None, (answer, alternative)):
             model.to_single_token(text)  # before any file is opened
         inputs = model.prepare(self.clips(), question=self.question, options=self.options, **arguments)
-        return SampleCase(inputs, answer, alternative, self.id, self.task, sample=self)
+        return SampleCase(inputs, answer, alternative, self.id, self.task, sample=self, arguments=arguments)
 
     def to_row(self) -> dict[str, Any]:
         """What a manifest says of this sample, without what it leaves open."""
@@ -106,9 +106,10 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class SampleCase(Case):
-    """The case of a sample, which an analysis can ask for its media again."""
+    """The case of a sample, which an analysis can ask for its media again; `arguments` are those of `prepare`."""
 
     sample: Sample | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_manifest(path: str | Path) -> tuple[Sample, ...]:
@@ -246,9 +247,9 @@ def _faults(row: Any) -> Iterator[str]:
         yield f"id: expected a text or whole number, got {name!r}; give every row an id"
     if not _is_text(row.get("question")):
         yield f"question: expected a text, got {row.get('question')!r}; say what is asked"
-    for field in ("answer", "alternative", "task", "group"):
-        if not isinstance(row.get(field), (str, type(None))):
-            yield f"{field}: expected a text, got {row[field]!r}; put it in quotes"
+    for name in ("answer", "alternative", "task", "group"):
+        if not isinstance(row.get(name), (str, type(None))):
+            yield f"{name}: expected a text, got {row[name]!r}; put it in quotes"
     yield from _media_faults(_media(row))
     yield from _option_faults(row, _list(row, "options"))
 
@@ -284,9 +285,9 @@ def _option_faults(row: Mapping[str, Any], options: Any) -> Iterator[str]:
     if options and not 2 <= len(set(options)) == len(options) <= len(ascii_uppercase):
         yield f"options: expected none, or 2 to 26 different texts, got {options!r}"
         return
-    for field in ("answer", "alternative"):
-        if options and _is_text(row.get(field)) and len(_letters(row[field], options)) != 1:
-            yield f"{field}: expected one of {options}, or its letter, got {row[field]!r}; write the option's text"
+    for name in ("answer", "alternative"):
+        if options and _is_text(row.get(name)) and len(_letters(row[name], options)) != 1:
+            yield f"{name}: expected one of {options}, or its letter, got {row[name]!r}; write the option's text"
 
 
 def _letters(answer: str, options: Any) -> set[str]:

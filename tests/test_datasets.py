@@ -400,6 +400,17 @@ def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, w
     say("sweep", *common, str(tmp_path / "sweep"), "--cut", "audio->last@2-5", "--cut", "video->last", *one)
     assert pd.read_parquet(tmp_path / "sweep" / "samples")["cut"].tolist() == ["audio->last@2-5", "video->last"]
 
+    asked = ["--corruption", "silence", "--span", "audio", "--component", "resid_pre"]
+    say("patch", *common, str(tmp_path / "patch"), *asked, *one)
+    patched = pd.read_parquet(tmp_path / "patch" / "samples")
+    assert patched["effect"].iloc[0] == pytest.approx(1, abs=1e-3)  # all of what differs, before the first layer
+    assert patched["effect"].iloc[-1] < 0.8  # by then part of it has been read
+
+    say("discard", *common, str(tmp_path / "discard"), "--tokens", "video", "--repeats", "1", *one)
+    dropped = pd.read_parquet(tmp_path / "discard" / "samples")
+    assert dropped["layer"].tolist() == list(range(model.cfg.n_layers))
+    assert dropped["agreement"].iloc[-1] == 1
+
 
 def test_command_errors_are_messages(here, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "load_model", lambda name: pytest.fail("the model was loaded"))

@@ -98,7 +98,7 @@ def test_bars_are_drops_and_points_the_index():
         )
     assert [label.get_text() for label in left.get_yticklabels()] == ["hearing", "seeing"]
     index = result.index().set_index(["kind", "task"])["index"]
-    points = right.containers[0].lines[0].get_xdata()
+    points = np.array(right.containers[0].lines[0].get_xdata(), dtype=float)
     np.testing.assert_allclose(points, [index["cut", "hearing"], index["cut", "seeing"]])
     assert "percentage points" in left.get_xlabel()
     assert right.get_xlim()[0] < -1 < 1 < right.get_xlim()[1]

@@ -75,6 +75,7 @@ ORDER = [
     "swaps",
     "analyses.*",
     "manifest",
+    "media_patching",
     "results_folder",
     "datasets",
     "tiny",

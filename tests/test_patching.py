@@ -187,7 +187,7 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
         begins = seconds[list(place), 0]
         assert ((begins >= start - 1e-6) & (begins < stop)).all()
     spoken_first = table.to_frame().query("layer == 0").set_index("place").effect
-    assert spoken_first["audio 0.5-1 s"] > 0.4
+    assert spoken_first["audio 0.5-1 s"] > 0.25
     assert abs(spoken_first["audio 1-1.5 s"]) < 0.1
     whole = av.patch_positions(model, **pair, every_seconds=1.0).to_frame().query("layer == 0").set_index("place")
     assert whole.effect["audio 0-1 s"] == pytest.approx(1, abs=0.1)
@@ -198,7 +198,7 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
 
 
 @pytest.mark.parametrize(
-    "receiver, heads", [("attn.hook_q", [1]), ("attn.hook_k", None), ("attn.hook_v", [0]), ("hook_mlp_out", None)]
+    "receiver, heads", [("attn.hook_q", None), ("attn.hook_k", None), ("attn.hook_v", [0]), ("hook_mlp_out", None)]
 )
 def test_a_path_equals_two_passes_with_everything_else_frozen(tiny_pair, receiver, heads):
     model, pair = tiny_pair

@@ -130,7 +130,7 @@ def effective_pathway(
     >>> case = av.Case(model.prepare(sample.clip, question=sample.question), answer=sample.answer)
     >>> edges = ["user->user", "system->system", "system|user|assistant->assistant"]
     >>> kept = av.effective_pathway(model, case, edges, controls=1)
-    >>> 0 < kept.share[0] < 1, kept.summary()["run"].tolist()
+    >>> bool(0 < kept.share[0] < 1), kept.summary()["run"].tolist()
     (True, ['clean', 'these edges', 'random edges'])
     """
     keep, drawn = keep_only(*([edges] if isinstance(edges, str) else edges)), Controls.given(controls)

@@ -112,7 +112,7 @@ def token_strip(
     >>> inputs = av.random_omni(n_layers=2).prepare(question="Which digit do you hear?")
     >>> strip = av.token_strip(inputs, heat=np.linspace(0, 1, inputs.n_pos), heat_label="attention from last")
     >>> strip
-    TokenStrip(26 tokens: 26 text)
+    TokenStrip(25 tokens: 25 text)
     """
     if row is None and inputs.batch != 1:
         raise InputsError(

@@ -51,6 +51,18 @@ QUESTIONS: Sequence[tuple[str, str, tuple[str, ...], str]] = (
     ("four-seconds", "Which digit is spoken third?", (), "seven"),
     ("four-seconds", "What is the fourth shown digit?", (), "eight"),
     ("four-seconds", "Which digit is shown first?", (), "nine"),
+    ("three-and-eight", "Which digit is shown when one is spoken?", (), "eight"),
+    ("three-and-eight", "What is the shown digit plus the spoken digit in second one?", (), "eight"),
+    ("two-seconds", "Which digit is spoken when seven is shown?", (), "two"),
+    ("two-seconds", "What is the sum of the second shown and spoken digits?", (), "eight"),
+    ("same-digit", "Which digit do you hear when you see nine?", (), "zero"),
+    ("same-digit", "What is the shown digit plus the spoken digit in second three?", (), "eight"),
+    ("three-seconds", "Which digit do you see when you hear three?", (), "five"),
+    ("three-seconds", "What is the sum of the first shown and spoken digits?", (), "eight"),
+    ("four-is-spoken-twice", "Which digit is shown when zero is spoken?", (), "three"),
+    ("four-is-spoken-twice", "What is the shown digit plus the spoken digit in second two?", (), "thirteen"),
+    ("four-seconds", "Which digit is spoken when eight is shown?", (), "five"),
+    ("four-seconds", "Which digit do you see when you hear three?", (), "six"),
 )
 
 
@@ -91,6 +103,11 @@ def make_samples(folder: Path) -> None:
         rng = np.random.default_rng([SAMPLES_SEED, number])
         (clip,) = render(Scene((item,)), digits, rng, Look(fps=FPS, picture_noise=10))
         clip.save(folder / f"{name}.mp4")
+    write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """The questions alone."""
     rows = [
         {"id": f"{film}-{n}", "media": f"{film}.mp4", "question": q, "options": options, "answer": a, "task": _task(q)}
         for n, (film, q, options, a) in enumerate(QUESTIONS)
@@ -99,7 +116,9 @@ def make_samples(folder: Path) -> None:
 
 
 def _task(question: str) -> str:
-    return "visual" if {"shown", "see"} & set(question.rstrip("?").split()) else "auditory"
+    words = set(question.rstrip("?").split())
+    sees, hears = bool({"shown", "see"} & words), bool({"spoken", "hear"} & words)
+    return "joint" if sees and hears else "visual" if sees else "auditory"
 
 
 def share_right(model: Any, samples: Sequence[Sample]) -> float:
