@@ -137,7 +137,7 @@ def answer_fields(model: Any, samples: Sequence[Measured], metric: Metric) -> di
     }
 
 
-def stacked(samples: Sequence[Measured]) -> dict[str, np.ndarray]:
+def stacked(samples: Sequence[Measured]) -> dict[str, Any]:
     """The readings of all samples, the sample axis first."""
     return {name: np.stack([sample.runs[name] for sample in samples]) for name in samples[0].runs}
 

@@ -131,7 +131,7 @@ class ModalityContribution(Answers):
                 "accuracy_drop": self.accuracy_drop.ravel(),
             }
         )
-        return frame[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
+        return frame.loc[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
 
 
 def modality_contribution(

@@ -273,7 +273,8 @@ class _Flow:
 
 def read_all(baseline: Baseline, interventions: Sequence[Any], targets: Targets) -> dict[str, np.ndarray]:
     """What each intervention leads to; only a part of them has its logits in memory at one time."""
-    parts = [targets.read(baseline.run(some).logits) for some in _chunks(interventions, len(baseline.logits))]
+    runs = (baseline.run(some).logits for some in _chunks(interventions, len(baseline.logits)))
+    parts = [targets.read(logits) for logits in runs if logits is not None]
     if not parts:
         return {name: values[:0] for name, values in targets.read(baseline.logits[None]).items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in READINGS}

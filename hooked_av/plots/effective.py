@@ -33,15 +33,13 @@ def plot_effective_pathway(effective: Effective) -> Drawing:
         figure = Drawing(figsize=(8.6, 3.8), layout="constrained")
         axes = figure.subplots()
         width = 0.8 / len(summary)
-        for number, row in enumerate(summary.itertuples()):
+        for number, row in enumerate(summary.to_dict("records")):
             places = [place + (number - (len(summary) - 1) / 2) * width for place in range(len(measures))]
-            heights = [getattr(row, name) for name in measures]
-            colour, hatch = _LOOKS[str(row.run)]
-            label = (
-                f"{row.run} ({100 * float(str(row.share_of_edges)):.3g} % of all)" if row.run != "clean" else "clean"
-            )
+            heights = [row[name] for name in measures]
+            colour, hatch = _LOOKS[row["run"]]
+            label = f"{row['run']} ({100 * row['share_of_edges']:.3g} % of all)" if row["run"] != "clean" else "clean"
             axes.bar(places, heights, width * 0.9, color=colour, hatch=hatch, edgecolor="black", label=label, zorder=2)
-            low, high = ([getattr(row, f"{name}_{edge}") for name in measures] for edge in ("low", "high"))
+            low, high = ([row[f"{name}_{edge}"] for name in measures] for edge in ("low", "high"))
             below = [max(0.0, h - x) if x == x else 0.0 for h, x in zip(heights, low, strict=True)]
             above = [max(0.0, x - h) if x == x else 0.0 for h, x in zip(heights, high, strict=True)]
             axes.errorbar(places, heights, yerr=[below, above], fmt="none", ecolor="black", capsize=2, zorder=3)

@@ -52,7 +52,9 @@ class Places:
         if len(scene.items) == 1:
             clip = scene.clip
             return cls(ORDINALS[: clip.seconds], {"shown": clip.shown, "spoken": clip.spoken}, True)
-        digits = {stream: tuple(next(iter(getattr(i, stream)), None) for i in scene.items) for stream in VERBS}
+        digits: dict[Stream, tuple[int | None, ...]] = {
+            stream: tuple(next(iter(getattr(i, stream)), None) for i in scene.items) for stream in VERBS
+        }
         return cls(NUMBERS[1 : len(scene.items) + 1], digits, False)
 
     def known(self, stream: Stream) -> Iterator[tuple[int, int]]:

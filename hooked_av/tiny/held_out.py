@@ -6,6 +6,7 @@ Made by `write_held_out` from the two data sets; nothing in it has been trained 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,5 +30,6 @@ def read_held_out(path: Path = FILE) -> Digits:
 def write_held_out(speech: Path, path: Path = FILE) -> Path:
     """Write the file anew, from scikit-learn's digits and an .npz of the Free Spoken Digit Dataset."""
     ink, ink_digit = held_out_images()
-    np.savez_compressed(path, **held_out_rows(speech), ink=ink.astype(np.uint8), ink_digit=ink_digit.astype(np.uint8))
+    arrays: dict[str, Any] = held_out_rows(speech)
+    np.savez_compressed(path, **arrays, ink=ink.astype(np.uint8), ink_digit=ink_digit.astype(np.uint8))
     return path

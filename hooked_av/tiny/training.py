@@ -192,8 +192,10 @@ class Trainer:
 
     def _optimisers(self, learner: nn.ModuleDict) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the decoder, AdamW for everything else."""
-        blocks = learner["decoder"].blocks if "decoder" in learner else nn.ModuleList()
-        matrices = [parameter for parameter in blocks.parameters() if parameter.ndim == 2]
+        named = learner.named_parameters()
+        matrices = [
+            parameter for name, parameter in named if name.startswith("decoder.blocks.") and parameter.ndim == 2
+        ]
         groups = _groups(learner, {id(matrix) for matrix in matrices}, self.recipe.weight_decay)
         found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))]
         if matrices:
