@@ -25,7 +25,7 @@ class TextTokens:
         [[9707, 1879]]
         """
         texts = [text] if isinstance(text, str) else list(text)
-        rows = [self.family.tokenizer(line, add_special_tokens=False)["input_ids"] for line in texts]
+        rows = [self._ids(line) for line in texts]
         if len({len(row) for row in rows}) != 1 or not rows[0]:
             raise InputsError(
                 "texts of one batch need the same number of tokens, at least one",
@@ -60,12 +60,15 @@ class TextTokens:
 
         Errors: `InputsError` if it is more than one, naming them.
         """
-        ids = self.to_tokens(text)[0].tolist()
+        ids = self._ids(text)
         if len(ids) != 1:
             raise InputsError(
                 f"{text!r} is not one token",
                 expected="one token",
-                got=self.to_str_tokens(text),
+                got=[self.to_string(token) for token in ids],
                 next_step="mind the leading space (' yes'), or pick a shorter word",
             )
         return ids[0]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.family.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -325,7 +325,7 @@ def test_encoder_rows_of_a_second_do_not_depend_on_the_others(model):
 
 @torch.no_grad()
 def test_a_bank_gives_seconds_of_the_digits_that_were_asked_for(model):
-    batches = [encoder_batch(model, some_digits(), name, 4, np.random.default_rng(i))
+    batches = [encoder_batch(model, some_digits(), name, 4, np.random.default_rng(i), Look())
                for i, name in enumerate(("audio", "video", "video"))]  # fmt: skip
     bank = make_bank(model, iter(batches))
     rng = np.random.default_rng(0)

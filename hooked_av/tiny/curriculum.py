@@ -17,7 +17,7 @@ from hooked_av.media import SAMPLING_RATE_HZ, Clip
 from hooked_av.tiny.architecture import CAPTION
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.drills import copied, draw_drills
-from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank
+from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank, features_to
 from hooked_av.tiny.packing import (
     UNLEARNED,
     Media,
@@ -30,7 +30,7 @@ from hooked_av.tiny.packing import (
 )
 from hooked_av.tiny.probes import MARKS, marks_of
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
-from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
+from hooked_av.tiny.scenes import AS_IT_IS, FPS, FRAME_PIXELS, Item, Look, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
     "free": 0.35,
@@ -49,15 +49,27 @@ Change = Callable[[Clip], Clip]
 class Lesson:
     """What a step has: scenes, questions of a scene (fewer where they have options), or rows of words to copy.
 
-    `drills_share` of the steps have drills, and `options_share` of the others have options.
+    `drills_share` of the first steps have drills, fewer and fewer until `drills_steps`, and `drills_share_later` of the
+    others. `options_share` of the steps without drills have options.
     """
 
-    scenes: int = 8
+    scenes: int = 32
     questions: int = 12
     questions_with_options: int = 7
-    drills_share: float = 0.6
+    drills_share: float = 0.65
+    drills_share_later: float = 0.3
+    drills_steps: int = 6000
     options_share: float = 0.5
-    copies: int = 48
+    copies: int = 96
+
+    def drills_share_at(self, step: int) -> float:
+        """The share of drills at a step.
+
+        >>> [round(Lesson().drills_share_at(step), 3) for step in (0, 3000, 6000, 9000)]
+        [0.65, 0.475, 0.3, 0.3]
+        """
+        passed = min(1.0, step / self.drills_steps)
+        return self.drills_share + passed * (self.drills_share_later - self.drills_share)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,9 @@ class FromBank:
 
     def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]:
         return self.encoded
+
+    def to(self, device: torch.device) -> "FromBank":
+        return FromBank({name: rows.to(device) for name, rows in self.encoded.items()})
 
     @classmethod
     def of(cls, scenes: Sequence[Scene], bank: Bank, rng: np.random.Generator) -> "FromBank":
@@ -91,12 +106,15 @@ class FromClips:
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
 
+    def to(self, device: torch.device) -> "FromClips":
+        return FromClips(features_to(self.features, device))
+
     @classmethod
     def of(
-        cls, model: Any, scenes: Sequence[Scene], digits: Digits, rng: np.random.Generator, change: Change
+        cls, model: Any, scenes: Sequence[Scene], digits: Digits, rng: np.random.Generator, look: Look, change: Change
     ) -> "FromClips":
-        clips = ([change(clip) for clip in render(scene, digits, rng)] for scene in scenes)
-        features = [model.prepare(some, question=CAPTION).features for some in clips]
+        clips = ([change(clip) for clip in render(scene, digits, rng, look)] for scene in scenes)
+        features = [model.family.prepare(some, question=CAPTION).features for some in clips]
         chunks = (features[i : i + CLIPS_AT_ONCE] for i in range(0, len(features), CLIPS_AT_ONCE))
         return cls(tuple(merge_features(chunk) for chunk in chunks))
 
@@ -104,14 +122,15 @@ class FromClips:
 class Classroom:
     """Makes the batch of any step from a bank (fast), or from clips (the real path)."""
 
-    def __init__(self, model: Any, lesson: Lesson, seed: int) -> None:
-        self.model, self.lesson, self.seed = model, lesson, seed
+    def __init__(self, model: Any, lesson: Lesson, seed: int, look: Look = AS_IT_IS) -> None:
+        self.model, self.lesson, self.seed, self.look = model, lesson, seed, look
         self._layouts: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def batch(self, step: int, source: Bank | Digits) -> PackedBatch:
         """The batch of a step: drills, or questions. It depends on seed and step alone: a run can be taken up again."""
         rng = np.random.default_rng([self.seed, step])
-        drills, options = bool(rng.random() < self.lesson.drills_share), bool(rng.random() < self.lesson.options_share)
+        drills = bool(rng.random() < self.lesson.drills_share_at(step))
+        options = bool(rng.random() < self.lesson.options_share)
         kinds = rng.choice(list(SCENE_SHARES), self.lesson.scenes, p=list(SCENE_SHARES.values())).tolist()
         length = draw_length(rng)  # one for all scenes of a step, so that little is padded
         scenes = [draw_scene(kind, rng, length) for kind in kinds]
@@ -122,7 +141,7 @@ class Classroom:
         asked = [draw_questions(kind, scene, rng, n, options) for kind, scene in zip(kinds, scenes, strict=True)]
         return self.packed(scenes, asked, source, rng)
 
-    def words_batch(self, step: int, source: Bank | Digits) -> PackedBatch:
+    def words_batch(self, step: int) -> PackedBatch:
         """No media, only words to copy: finding what was there before comes before everything else."""
         rng = np.random.default_rng([self.seed, step])
         packed = [self._without_media(rng) for _ in range(self.lesson.copies)]
@@ -156,7 +175,7 @@ class Classroom:
         if isinstance(source, Bank):
             media = FromBank.of(scenes, source, rng)
         else:
-            media = FromClips.of(self.model, scenes, source, rng, change)
+            media = FromClips.of(self.model, scenes, source, rng, self.look, change)
         return collate([self._scene(scene, some) for scene, some in zip(scenes, slots, strict=True)], media)
 
     def _scene(self, scene: Scene, slots: Sequence[Slot]) -> PackedScene:
@@ -174,7 +193,7 @@ class Classroom:
         """Ids and positions of everything before the question; they depend on the kinds and lengths of items only."""
         key = tuple((bool(item.shown), bool(item.spoken), item.is_still, item.seconds) for item in scene.items)
         if key not in self._layouts:
-            inputs = self.model.prepare([_stand_in(item) for item in scene.items], question=CAPTION)
+            inputs = self.model.family.prepare([_stand_in(item) for item in scene.items], question=CAPTION)
             stop = int(inputs.spans["question"].positions[0])
             self._layouts[key] = inputs.input_ids[0, :stop], inputs.position_ids[:, 0, :stop]
         return self._layouts[key]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hooked_av.inputs import merge_features
 from hooked_av.tiny.digits import NAMES, Digits
-from hooked_av.tiny.scenes import Item, Scene, render
+from hooked_av.tiny.scenes import Item, Look, Scene, render
 
 ROWS = {"audio": 25, "video": 4}  # encoder rows of one second
 SECONDS = 3  # of the clips that the encoders learn from
@@ -33,13 +33,24 @@ class EncoderBatch:
     features: tuple[Mapping[str, Tensor], ...]
     digits: Int64[Tensor, " second"]
 
+    def to(self, device: torch.device) -> "EncoderBatch":
+        """The same on another device."""
+        return EncoderBatch(self.modality, features_to(self.features, device), self.digits.to(device))
 
-def encoder_batch(model: Any, digits: Digits, modality: str, n_clips: int, rng: np.random.Generator) -> EncoderBatch:
-    """Films or sounds of random digits, through the path that every clip takes."""
+
+def features_to(features: Sequence[Mapping[str, Tensor]], device: torch.device) -> tuple[Mapping[str, Tensor], ...]:
+    """Features on another device."""
+    return tuple({name: tensor.to(device) for name, tensor in part.items()} for part in features)
+
+
+def encoder_batch(
+    model: Any, digits: Digits, modality: str, n_clips: int, rng: np.random.Generator, look: Look
+) -> EncoderBatch:
+    """Films or sounds of random digits, through the path that every clip takes. On the CPU, as workers need it."""
     drawn = rng.integers(10, size=(n_clips, SECONDS))
     items = [Item(shown=tuple(row)) if modality == "video" else Item(spoken=tuple(row)) for row in drawn.tolist()]
-    clips = [render(Scene((item,)), digits, rng) for item in items]
-    features = [model.prepare(clip, question="?").features for clip in clips]
+    clips = [render(Scene((item,)), digits, rng, look) for item in items]
+    features = [model.family.prepare(media, question="?").features for media in clips]
     at_once = CLIPS_AT_ONCE if modality == "audio" else n_clips
     chunks = tuple(merge_features(features[i : i + at_once]) for i in range(0, n_clips, at_once))
     return EncoderBatch(modality, chunks, torch.from_numpy(drawn).flatten())
@@ -84,8 +95,8 @@ def make_bank(model: Any, batches: Iterator[EncoderBatch]) -> Bank:
     rows: dict[str, list[Tensor]] = {name: [] for name in ROWS}
     digits: dict[str, list[Tensor]] = {name: [] for name in ROWS}
     for batch in batches:
-        rows[batch.modality].append(encode_seconds(model, batch))
-        digits[batch.modality].append(batch.digits)
+        rows[batch.modality].append(encode_seconds(model, batch).cpu())
+        digits[batch.modality].append(batch.digits.cpu())
     order = {name: torch.cat(digits[name]).argsort(stable=True) for name in ROWS}
     return Bank(
         {name: torch.cat(rows[name])[order[name]] for name in ROWS},

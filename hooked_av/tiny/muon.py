@@ -51,15 +51,14 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 by_shape.setdefault(matrix.shape, []).append(matrix)
             for (rows, columns), several in by_shape.items():
-                updates = orthogonal(torch.stack([self._momentum(m, group["momentum"]) for m in several]))
+                updates = orthogonal(self._momentum(several, group["momentum"]))
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for matrix, update in zip(several, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
-    def _momentum(self, matrix: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's."""
-        if matrix.grad is None:
-            return torch.zeros_like(matrix)
-        held = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-        held.mul_(momentum).add_(matrix.grad)
-        return matrix.grad.add(held, alpha=momentum)
+    def _momentum(self, several: list[nn.Parameter], momentum: float) -> Float[Tensor, "matrix row column"]:
+        """Nesterov's, of all matrices of one shape together; their first one holds the state."""
+        grads = torch.stack([torch.zeros_like(matrix) if matrix.grad is None else matrix.grad for matrix in several])
+        held = self.state[several[0]].setdefault("momentum", torch.zeros_like(grads))
+        held.mul_(momentum).add_(grads)
+        return grads.add(held, alpha=momentum)

@@ -11,7 +11,7 @@ rows of the batch, in prompt order).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +37,8 @@ class Media(Protocol):
     """Where the encoder rows of a batch come from."""
 
     def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]: ...
+
+    def to(self, device: torch.device) -> "Media": ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class PackedBatch:
     answer_rows: Int64[Tensor, "batch answer"]
     targets: Int64[Tensor, "batch answer"]
     forms: tuple[tuple[str, ...], ...]
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same on another device."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor | Media)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +187,8 @@ def packed_pass(
     """The residual stream after the first `n_blocks` blocks, and the logits wherever an answer is learned."""
     resid = model.decoder.embed(batch.input_ids)
     for modality, rows in batch.media.rows(model).items():
-        places = (batch.input_ids.flatten() == model.family.placeholder(modality)).nonzero().flatten()
-        resid = resid.flatten(0, 1).index_put((places,), rows).view_as(resid)
+        places = batch.input_ids == model.family.placeholder(modality)
+        resid = resid.masked_scatter(places[..., None], rows)
     attend = PackedAttend.of(batch)
     if n_blocks:
         resid = model.decoder(resid, batch.position_ids, attend, layers=range(n_blocks))

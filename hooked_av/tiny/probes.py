@@ -57,17 +57,16 @@ class Probes(nn.Module):
         found = torch.full_like(asked, UNLEARNED)
         for number, letter in enumerate(self.letters):
             begins = (asked[:, :-2] == letter) & (asked[:, 1:-1] == self.dot)
-            found[:, 2:][begins] = number
+            found[:, 2:].masked_fill_(begins, number)
         return found
 
 
 def _loss(
     probe: Any, rows: Float[Tensor, "batch pos d_model"], wanted: Int64[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
-    marked = wanted != UNLEARNED
-    if not marked.any():
-        return rows.new_zeros(())
-    return cross_entropy(probe(rows[marked]), wanted[marked])
+    """The mean over what is marked (0 if nothing is), without asking the device how much that is."""
+    total = cross_entropy(probe(rows).flatten(0, 1), wanted.flatten(), ignore_index=UNLEARNED, reduction="sum")
+    return total / (wanted != UNLEARNED).sum().clamp(min=1)
 
 
 def marks_of(scene: Scene, ids: Int64[Tensor, " pos"], model: Any) -> Int64[Tensor, "mark=3 pos"]:

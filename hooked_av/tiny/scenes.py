@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from hooked_av.media import SAMPLING_RATE_HZ, Clip
@@ -51,14 +51,24 @@ class Scene:
 
 @dataclass(frozen=True)
 class Look:
-    """How clips are rendered: frames a second of the clip, and how loud the noise is."""
+    """How clips are rendered: frames a second, how loud the noise is, how far digits are from their originals.
+
+    `warp` is how far the four numbers of a digit's random linear map (turn, slant, width, height) may be from those of
+    no change; `tempo` how much faster or slower (and higher or lower) a word may be spoken.
+    """
 
     fps: int = FPS
     picture_noise: float = 22.0  # grey levels
     sound_noise: float = 0.012  # of full scale, at most
+    warp: float = 0.0
+    tempo: float = 0.0
 
 
-def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Look = Look()) -> list[Clip]:
+AS_IT_IS = Look()
+LEARNING = Look(warp=0.15, tempo=0.1)  # encoders see no digit twice
+
+
+def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Look = AS_IT_IS) -> list[Clip]:
     """The clips of a scene, with images and recordings drawn at random."""
     return [_clip(item, digits, rng, look) for item in scene.items]
 
@@ -83,6 +93,8 @@ def _second(
     drawings = images.of(digit)
     side = int(rng.integers(*DIGIT_PIXELS, endpoint=True))
     ink = _enlarged(drawings[rng.integers(len(drawings))], side)
+    if look.warp:
+        ink = _warped(ink, rng.uniform(-look.warp, look.warp, (2, 2)))
     room = FRAME_PIXELS - side - _DRIFT_PIXELS
     corner = rng.integers(0, room, size=2, endpoint=True)
     paper, pen = _colours(rng)
@@ -96,6 +108,20 @@ def _second(
 def _enlarged(ink: Float32[np.ndarray, "row column"], side: int) -> Float32[np.ndarray, "height width"]:
     picture = Image.fromarray((ink * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture, dtype=np.float32) / 255
+
+
+def _warped(
+    ink: Float32[np.ndarray, "height width"], change: Float64[np.ndarray, "2 2"]
+) -> Float32[np.ndarray, "height width"]:
+    """The picture under a linear map about its middle, given as its difference from no change."""
+    middle = (len(ink) - 1) / 2
+    (a, b), (c, d) = np.eye(2) + change
+    offset = middle * (1 - a - b), middle * (1 - c - d)
+    picture = Image.fromarray(ink)
+    warped = picture.transform(
+        picture.size, Image.Transform.AFFINE, (a, b, offset[0], c, d, offset[1]), Image.Resampling.BILINEAR
+    )
+    return np.asarray(warped, dtype=np.float32)
 
 
 def _colours(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
@@ -114,6 +140,16 @@ def sound_track(
     for second, digit in enumerate(spoken):
         choices = np.flatnonzero(recordings.digits == digit)
         word = recordings.waves[int(choices[rng.integers(len(choices))])]
+        if look.tempo:
+            word = _faster(word, rng.uniform(1 - look.tempo, 1 + look.tempo))
         start = second * SAMPLING_RATE_HZ + int(rng.integers(0, SAMPLING_RATE_HZ - len(word), endpoint=True))
         track[start : start + len(word)] += word * np.float32(rng.uniform(0.25, 0.9))
     return track
+
+
+def _faster(word: Float32[np.ndarray, " sample"], factor: float) -> Float32[np.ndarray, " changed"]:
+    """The word at another tempo and pitch; one that would be too long for its second is left as it is."""
+    n_samples = round(len(word) / factor)
+    if n_samples >= SAMPLING_RATE_HZ:
+        return word
+    return np.interp(np.linspace(0, len(word) - 1, n_samples), np.arange(len(word)), word).astype(np.float32)

@@ -3,9 +3,10 @@
     audio, video   each encoder alone, on single digits                                (encoders.py)
     words          the decoder, on copying words                                       (drills.py)
     questions      the decoder, on drills and questions, over a bank of encoded seconds, with probes (probes.py)
-    together       decoder and encoders, on rendered clips as they are
+    together       decoder and encoders, on rendered clips
 
-Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log.
+Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log. A step's batch
+depends on seed and step alone, so worker processes can make batches ahead of time, and change nothing.
 
 Axes: second, digit; batch answer d_vocab (see packing).
 """
@@ -13,8 +14,9 @@ Axes: second, digit; batch answer d_vocab (see packing).
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hooked_av.tiny.curriculum import Classroom, Lesson
@@ -30,11 +33,15 @@ from hooked_av.tiny.encoders import ROWS, Bank, Classifier, EncoderBatch, encode
 from hooked_av.tiny.muon import Muon
 from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss, packed_pass
 from hooked_av.tiny.probes import AFTER_BLOCKS, Probes
+from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Look
 
 logger = logging.getLogger(__name__)
 
-Outcome: TypeAlias = tuple[Tensor, dict[str, tuple[int, int]]]  # loss, and right answers of each form of question
-SAVE_EVERY = 100  # steps
+Batch: TypeAlias = PackedBatch | EncoderBatch
+Counts: TypeAlias = dict[str, tuple[int, int]]  # right answers and answers of each form of question
+Outcome: TypeAlias = tuple[Tensor, Callable[[], Counts]]  # the loss; counting waits for the device, so only if asked
+SAVE_EVERY = 200  # steps
+AHEAD = 4  # batches that a worker may have ready
 EXAM_BATCHES = 8
 _HELD_OUT_SEED = 1  # of the held-out batches; a training seed never meets it, because steps are counted otherwise
 
@@ -65,17 +72,17 @@ class Recipe:
     """Everything that decides what comes out, besides the data."""
 
     seed: int = 0
-    audio: Stage = Stage(steps=700, rate=2e-3)
-    video: Stage = Stage(steps=1500, rate=2e-3)
-    words: Stage = Stage(steps=800, rate=1.5e-3, decay=0.0)
-    questions: Stage = Stage(steps=4000, rate=1.5e-3, warmup=100)
-    together: Stage = Stage(steps=300, rate=5e-4, decay=0.8)
+    audio: Stage = Stage(steps=1200, rate=2e-3)
+    video: Stage = Stage(steps=3000, rate=2e-3)
+    words: Stage = Stage(steps=400, rate=2e-3, decay=0.0)
+    questions: Stage = Stage(steps=10_000, rate=1e-3, warmup=100)
+    together: Stage = Stage(steps=300, rate=1e-4, decay=0.8)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
     bank: dict[str, int] = field(default_factory=lambda: {"audio": 250, "video": 125})  # batches of that size
     lesson: Lesson = field(default_factory=Lesson)
     clip_norm: float = 1.0
     weight_decay: float = 0.01
-    matrix_rate: float = 10.0  # of the decoder's matrices, which go by Muon, over a stage's rate
+    matrix_rate: float = 7.0  # of the decoder's matrices, which go by Muon, over a stage's rate
     probe_weight: float = 0.3
 
 
@@ -88,107 +95,137 @@ class Trainer:
     training: Digits
     held_out: Digits
     out: Path
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - a constant
+    workers: int = 0  # processes that make batches
     log_every: int = 200
     progress: bool = True
 
     def run(self) -> None:
         """All stages that are not done yet."""
         self.out.mkdir(parents=True, exist_ok=True)
+        self.model.to(self.device)
         for modality in ROWS:
-            self._stage(modality, *self._encoder_stage(modality))
-        classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed)
-        self._words_stage(classroom)
-        self._questions_stage(classroom)
-        first = self.recipe.questions.steps  # steps go on counting, so that the last stage meets new scenes
-        self._stage("together", nn.ModuleDict({"decoder": self.model.decoder, "encoders": self.model.encoders}),
-                    lambda step: self._answered(classroom.batch(first + step, self.training)), self._exam)  # fmt: skip
+            self._encoder_stage(modality)
+        self._words_stage()
+        self._questions_stage()
+        self._together_stage()
 
     # --- the stages ---
 
-    def _words_stage(self, classroom: Classroom) -> None:
-        batch = classroom.words_batch
-        exam = Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED).words_batch
-        self._stage(
-            "words", nn.ModuleDict({"decoder": self.model.decoder}),
-            lambda step: self._answered(batch(step, self.training)),
-            lambda: self._answered(exam(0, self.held_out)),
-        )  # fmt: skip
-
-    def _questions_stage(self, classroom: Classroom) -> None:
-        """Over a bank: it needs no encoder."""
-        if self._done("questions") >= self.recipe.questions.steps:
-            return
-        bank = self._bank()
-        torch.manual_seed(self.recipe.seed)
-        learner = nn.ModuleDict({"decoder": self.model.decoder, "probes": Probes(self.model)})
-
-        def outcome(step: int) -> Outcome:
-            batch = classroom.batch(step, bank)
-            resid, logits = packed_pass(self.model, batch, AFTER_BLOCKS)
-            loss = packed_loss(logits, batch)
-            probed = learner["probes"](self.model, resid, batch)
-            return loss + self.recipe.probe_weight * probed, count_right(logits, batch)
-
-        self._stage("questions", learner, outcome, self._exam)
-
-    def _encoder_stage(self, modality: str) -> tuple[nn.ModuleDict, Callable[[int], Outcome], Callable[[], Outcome]]:
+    def _encoder_stage(self, modality: str) -> None:
         torch.manual_seed(self.recipe.seed)
         tower = self.model.encoders[{"audio": "audio_tower", "video": "visual"}[modality]]
-        learner = nn.ModuleDict({"tower": tower, "classifier": Classifier(self.model.cfg.d_model)})
+        learner = nn.ModuleDict({"tower": tower, "classifier": Classifier(self.model.cfg.d_model)}).to(self.device)
 
         def outcome(batch: EncoderBatch) -> Outcome:
             logits = learner["classifier"](encode_seconds(self.model, batch))
-            n_right = int((logits.argmax(-1) == batch.digits).sum())
-            return cross_entropy(logits, batch.digits), {modality: (n_right, len(batch.digits))}
+            right = logits.argmax(-1) == batch.digits
+            return cross_entropy(logits, batch.digits), lambda: {modality: (int(right.sum()), len(right))}
 
-        batches = [self._encoder_batch(modality, self.held_out, -1 - i) for i in range(8)]
-        return (
-            learner,
-            lambda step: outcome(self._encoder_batch(modality, self.training, step)),
-            lambda: _summed(outcome(batch) for batch in batches),
+        exam = Exam(lambda i: self._encoder_batch(modality, self.held_out, i, AS_IT_IS), outcome)
+        self._stage(
+            modality, learner, lambda step: self._encoder_batch(modality, self.training, step, LEARNING), outcome, exam
         )
 
-    def _encoder_batch(self, modality: str, digits: Digits, step: int) -> EncoderBatch:
-        """Held-out batches count below zero."""
-        rng = np.random.default_rng([self.recipe.seed, list(ROWS).index(modality), abs(step), int(step < 0)])
-        return encoder_batch(self.model, digits, modality, self.recipe.clips[modality], rng)
+    def _encoder_batch(self, modality: str, digits: Digits, step: int, look: Look) -> EncoderBatch:
+        rng = np.random.default_rng([self.recipe.seed, list(ROWS).index(modality), step, int(digits is self.held_out)])
+        return encoder_batch(self.model, digits, modality, self.recipe.clips[modality], rng, look)
+
+    def _words_stage(self) -> None:
+        learner = nn.ModuleDict({"decoder": self.model.decoder})
+        words = self._classroom().words_batch
+        exam = Exam(lambda step: self._held_out_classroom().words_batch(step), self._answered)
+        self._stage("words", learner, words, self._answered, exam)
+
+    def _questions_stage(self) -> None:
+        """Over a bank: it needs no encoder."""
+        if self._done("questions") >= self.recipe.questions.steps:
+            return
+        bank, classroom = self._bank(), self._classroom()
+        torch.manual_seed(self.recipe.seed)
+        learner = nn.ModuleDict({"decoder": self.model.decoder, "probes": Probes(self.model)}).to(self.device)
+
+        def outcome(batch: PackedBatch) -> Outcome:
+            resid, logits = packed_pass(self.model, batch, AFTER_BLOCKS)
+            loss = packed_loss(logits, batch)
+            probed = learner["probes"](self.model, resid, batch)
+            return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
+
+        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, self._exam())
+
+    def _together_stage(self) -> None:
+        first = self.recipe.questions.steps  # steps go on counting, so that this stage meets new scenes
+        learner = nn.ModuleDict({"decoder": self.model.decoder, "encoders": self.model.encoders})
+        classroom = self._classroom()
+        self._stage(
+            "together", learner, lambda step: classroom.batch(first + step, self.training), self._answered, self._exam()
+        )
 
     def _bank(self) -> Bank:
         """The encoded seconds, made anew whenever the questions go on: they are not saved."""
         plan = [(name, step) for name in ROWS for step in range(self.recipe.bank[name])]
         first = max(self.recipe.audio.steps, self.recipe.video.steps)
-        bar = tqdm(plan, desc="encode seconds", disable=not self.progress)
-        return make_bank(self.model, (self._encoder_batch(name, self.training, first + step) for name, step in bar))
+
+        def batch(number: int) -> EncoderBatch:
+            name, step = plan[number]
+            return self._encoder_batch(name, self.training, first + step, LEARNING)
+
+        bar = tqdm(self._batches(batch, 0, len(plan)), desc="encode seconds", disable=not self.progress)
+        return make_bank(self.model, (batch.to(self.device) for batch in bar))
 
     def _answered(self, batch: PackedBatch) -> Outcome:
         logits = packed_logits(self.model, batch)
-        return packed_loss(logits, batch), count_right(logits, batch)
+        return packed_loss(logits, batch), lambda: count_right(logits, batch)
 
-    def _exam(self) -> Outcome:
-        classroom = Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED)
-        return _summed(self._answered(classroom.batch(step, self.held_out)) for step in range(EXAM_BATCHES))
+    def _classroom(self) -> Classroom:
+        return Classroom(self.model, self.recipe.lesson, self.recipe.seed, LEARNING)
+
+    def _held_out_classroom(self) -> Classroom:
+        return Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED)
+
+    def _exam(self) -> "Exam":
+        return Exam(lambda step: self._held_out_classroom().batch(step, self.held_out), self._answered)
 
     # --- steps ---
 
     def _stage(
-        self, name: str, learner: nn.ModuleDict, outcome: Callable[[int], Outcome], exam: Callable[[], Outcome]
+        self,
+        name: str,
+        learner: nn.ModuleDict,
+        make: Callable[[int], Batch],
+        outcome: Callable[[Any], Outcome],
+        exam: "Exam",
     ) -> None:
         stage: Stage = getattr(self.recipe, name)
         optimisers = self._optimisers(learner)
         start = self._resumed(name, learner, optimisers)
         began = time.perf_counter()
-        for step in tqdm(range(start, stage.steps), desc=name, initial=start, total=stage.steps,
-                         disable=not self.progress):  # fmt: skip
-            loss, counts = outcome(step)
+        batches = tqdm(self._batches(make, start, stage.steps), desc=name, initial=start, total=stage.steps,
+                       disable=not self.progress)  # fmt: skip
+        for step, batch in enumerate(batches, start):
+            loss, counts = outcome(batch.to(self.device))
             loss.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), self.recipe.clip_norm)
             for optimiser in optimisers:
                 _step(optimiser, stage.rate_at(step))
             last = step + 1 == stage.steps
             if last or (step + 1) % self.log_every == 0:
-                self._log(name, step + 1, loss.item(), counts, exam, time.perf_counter() - began)
+                self._log(name, step + 1, loss.item(), counts(), exam, time.perf_counter() - began)
             if last or (step + 1) % SAVE_EVERY == 0:
                 self._save(name, step + 1, learner, optimisers)
+
+    def _batches(self, make: Callable[[int], Batch], start: int, stop: int) -> Iterable[Batch]:
+        """The batches of these steps, in order."""
+        return DataLoader(
+            Steps(make),
+            batch_size=None,
+            sampler=range(start, stop),
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            prefetch_factor=AHEAD if self.workers else None,
+            multiprocessing_context="fork" if self.workers else None,  # the batches' sources need not be sent
+            generator=torch.Generator(),  # its own: the loader draws a number that nothing here uses
+        )
 
     def _optimisers(self, learner: nn.ModuleDict) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the decoder, AdamW for everything else."""
@@ -205,10 +242,9 @@ class Trainer:
                 group["scale"] = group["lr"]  # over the rate of the stage
         return found
 
-    def _log(self, name: str, step: int, loss: float, counts: Any, exam: Callable[[], Outcome], seconds: float) -> None:
-        with torch.no_grad():
-            held_out_loss, held_out = exam()
-        row = {"stage": name, "step": step, "loss": round(loss, 4), "held_out_loss": round(float(held_out_loss), 4),
+    def _log(self, name: str, step: int, loss: float, counts: Counts, exam: "Exam", seconds: float) -> None:
+        held_out_loss, held_out = exam.take(self.device)
+        row = {"stage": name, "step": step, "loss": round(loss, 4), "held_out_loss": round(held_out_loss, 4),
                "seconds": round(seconds, 1), "train": _shares(counts), "held_out": _shares(held_out)}  # fmt: skip
         with (self.out / "curve.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -223,7 +259,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         if not self._state_file.exists():
             return {"done": {}}
-        return torch.load(self._state_file, weights_only=True)
+        return torch.load(self._state_file, weights_only=True, map_location="cpu")
 
     def _done(self, name: str) -> int:
         return self._state()["done"].get(name, 0)
@@ -252,6 +288,45 @@ class Trainer:
         return state["done"].get(name, 0)
 
 
+class Steps(Dataset[Batch]):
+    """Batches by step."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._make(index)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """Held-out batches, made once, and what is asked of them."""
+
+    make: Callable[[int], Batch]
+    outcome: Callable[[Any], Outcome]
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        return [self.make(number) for number in range(EXAM_BATCHES)]
+
+    @torch.no_grad()
+    def take(self, device: torch.device) -> tuple[float, Counts]:
+        """The mean loss, and the summed counts."""
+        losses: list[float] = []
+        total: Counts = {}
+        for batch in self.batches:
+            loss, counts = self.outcome(batch.to(device))
+            losses.append(loss.item())
+            for form, (right, n) in counts().items():
+                before = total.get(form, (0, 0))
+                total[form] = (before[0] + right, before[1] + n)
+        return float(np.mean(losses)), total
+
+
 def _step(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"]
@@ -267,16 +342,5 @@ def _groups(learner: nn.Module, others: Set[int], weight_decay: float) -> list[d
     return [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
 
 
-def _summed(outcomes: Iterator[Outcome]) -> Outcome:
-    """Mean loss and summed counts."""
-    losses, total = [], {}
-    for loss, counts in outcomes:
-        losses.append(loss)
-        for form, (right, n) in counts.items():
-            before = total.get(form, (0, 0))
-            total[form] = (before[0] + right, before[1] + n)
-    return torch.stack(losses).mean(), total
-
-
-def _shares(counts: dict[str, tuple[int, int]]) -> dict[str, float]:
+def _shares(counts: Counts) -> dict[str, float]:
     return {form: round(right / n, 4) for form, (right, n) in sorted(counts.items())}
