@@ -29,7 +29,7 @@ def model():
 def queries_of(drill):
     """What is given before each learned word, and the word."""
     found, given_words = [], []
-    for word, learned in drill.words:
+    for word, learned, _ in drill.words:
         if learned:
             found.append((given_words, word.strip()))
             given_words = []
@@ -64,11 +64,13 @@ def true_answer(form: str, scene: Scene, said: list[str], options: tuple[str, ..
     if form == "drill, sum":
         place = place_of(scene, said[0])
         return NUMBERS[scene.clip.shown[place] + scene.clip.spoken[place]]
-    if form == "drill, same":
-        same = scene.clip.shown[place_of(scene, said[0])] == scene.clip.spoken[place_of(scene, said[1])]
-        return "yes" if same else "no"
-    if form == "drill, items same":
-        one, other = (digit_at(scene, STREAM[said[0]], place_of(scene, word)) for word in said[1:])
+    if form in ("drill, same", "drill, items same"):
+        verbs = [at for at, word in enumerate(said) if word in STREAM]
+        one, other = (digit_at(scene, STREAM[said[at]], place_of(scene, said[at - 1])) for at in verbs)
+        given_digits = [said[at + 1] for at in verbs if at + 1 < len(said) and said[at + 1] in NAMES]
+        if form == "drill, same":
+            assert {STREAM[said[at]] for at in verbs} == {"shown", "spoken"}
+            assert all(word in (NAMES[one], NAMES[other]) for word in given_digits)
         return "yes" if one == other else "no"
     assert form == "drill, count", form
     return NUMBERS[getattr(scene.clip, STREAM[said[0]]).count(NAMES.index(said[1]))]
@@ -83,11 +85,14 @@ def test_every_learned_word_of_a_drill_is_true_of_its_scene(kind, seed, n):
     assert len(drills) >= 3
     for drill in drills:
         if drill.form == "drill, copy":
-            words = [word for word, _ in drill.words]
+            words = [word.text for word in drill.words]
             assert words[: len(words) // 2] == words[len(words) // 2 :]
             continue
         queries = queries_of(drill)
         assert 1 <= len(queries) <= MAX_QUERIES
+        for word in drill.words:
+            if word.pair is not None:
+                assert word.text in (NUMBERS[sum(word.pair)], "yes" if word.pair[0] == word.pair[1] else "no")
         for said, word in queries:
             assert word == true_answer(drill.form, scene, said, drill.options), (drill.form, said)
 
@@ -129,7 +134,7 @@ def drill_batch(model):
 
 
 @torch.no_grad()
-def test_a_pass_in_two_parts_gives_the_same_logits(model):
+def test_a_pass_in_parts_gives_the_same_logits(model):
     batch = drill_batch(model)
     _, logits = packed_pass(model, batch, AFTER_BLOCKS)
     assert torch.equal(logits, packed_logits(model, batch))
@@ -148,16 +153,23 @@ def test_probes_learn_what_the_stream_tells(model):
     resid[:, : batch.n_shared, :10] += 5 * torch.nn.functional.one_hot(told[OTHER], 10)
     resid[:, : batch.n_shared, 10:14] += 5 * torch.nn.functional.one_hot(told[PLACE], 4)
     resid[:, batch.n_shared :, 14:18] += 5 * torch.nn.functional.one_hot(letters.clamp(min=0), 4)
-    resid = resid.detach()
+    late = torch.zeros_like(resid)
+    rows, pairs = torch.arange(len(late))[:, None], batch.pairs.clamp(min=0)
+    assert (batch.pairs != UNLEARNED).sum() >= 10
+    late[rows, batch.answer_rows, :10] = 5.0 * torch.nn.functional.one_hot(pairs[..., 0], 10)
+    late[rows, batch.answer_rows, 10:20] = 5.0 * torch.nn.functional.one_hot(pairs[..., 1], 10)
+    resids = [resid.detach(), late]
     optimiser = torch.optim.Adam(probes.parameters(), lr=0.1)
-    before = probes(model, resid, batch).item()
+    before = probes(model, resids, batch).item()
     for _ in range(150):
         optimiser.zero_grad()
-        loss = probes(model, resid, batch)
+        loss = probes(model, resids, batch)
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.1 * before
-    assert probes(model, resid.roll(1, dims=0), batch).item() > 0.5 * before
+    for number in (0, 1):
+        others = [resid.roll(1, dims=0) if i == number else resid for i, resid in enumerate(resids)]
+        assert probes(model, others, batch).item() > loss.item() + 1
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 24, 8), (2, 8, 24)])

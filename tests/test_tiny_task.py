@@ -141,7 +141,7 @@ def test_the_text_alone_gives_chance_in_every_family(family, options):
 
 def test_text_alone_would_find_an_answer_that_the_text_gives_away(monkeypatch):
     def gives_away(scene, rng):
-        return {"nth": ORDINALS[scene.clip.shown[0] % 4], "n": "one"}, NAMES[scene.clip.shown[0] % 4]
+        return {"nth": ORDINALS[scene.clip.shown[0] % 4], "n": "one"}, NAMES[scene.clip.shown[0] % 4], None
 
     phrasing = ("Which digit is shown {nth}?",)
     leaky = replace(FAMILIES["visual"], ask=gives_away, phrasings=phrasing)

@@ -33,11 +33,11 @@ from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_
 from hooked_av.tiny.scenes import AS_IT_IS, FPS, FRAME_PIXELS, Item, Look, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
-    "free": 0.35,
-    "paired": 0.2,
+    "free": 0.3,
+    "paired": 0.25,
     "repeating": 0.15,
-    "items": 0.17,
-    "paired items": 0.13,
+    "items": 0.15,
+    "paired items": 0.15,
 }
 
 TEXT_BEGINS = (20, 160)  # positions at which questions begin after two to four seconds, and before

@@ -10,23 +10,33 @@ gives ten times as much to learn from as a question. Questions alone stood still
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from hooked_av.tiny.digits import NAMES
-from hooked_av.tiny.questions import MAX_LENGTH, N_OPTIONS, NUMBERS, ORDINALS, YES_NO, Stream
+from hooked_av.tiny.questions import MAX_LENGTH, N_OPTIONS, NUMBERS, ORDINALS, YES_NO, Pair, Stream
 from hooked_av.tiny.scenes import Scene
 
 T = TypeVar("T")
-Word = tuple[str, bool]  # a token's text, and whether it is learned; words that are given begin with a space
-Query = tuple[Word, ...]
+Query = tuple["Word", ...]
 VERBS: Mapping[Stream, str] = {"shown": " see", "spoken": " hear"}
 MAX_QUERIES = 10  # of a drill, so that its row is not much longer than a question's
-SPELLED_SHARE = 0.4  # of the queries for a letter: the digit is given too
+SPELLED_SHARE = 0.4  # of what is asked for a letter, or compared: the digit is given too
 COPIED = (6, 15)  # words
 COPY_REQUEST = "Describe the clip."
 _VOCABULARY = (*(f" {word}" for word in (*NAMES, *ORDINALS, *YES_NO)), *VERBS.values(), *ascii_uppercase[:MAX_LENGTH])
+
+
+class Word(NamedTuple):
+    """A token's text, whether it is learned, and the two digits that it is made of, if it is made of two.
+
+    Words that are given begin with a space.
+    """
+
+    text: str
+    learned: bool = False
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,7 @@ def copied(rng: np.random.Generator) -> Drill:
     """Words, and the same words again: the second time they are learned, but for the first."""
     n = int(rng.integers(*COPIED, endpoint=True))
     words = [str(word) for word in rng.choice(_VOCABULARY, n, replace=False)]
-    return Drill(
-        "drill, copy", COPY_REQUEST, (*((word, False) for word in words), *((w, i > 0) for i, w in enumerate(words)))
-    )
+    return Drill("drill, copy", COPY_REQUEST, (*map(Word, words), *(Word(w, i > 0) for i, w in enumerate(words))))
 
 
 def _drill(form: str, queries: Sequence[Query], rng: np.random.Generator) -> Drill | None:
@@ -90,12 +98,12 @@ def _drill(form: str, queries: Sequence[Query], rng: np.random.Generator) -> Dri
 
 def _lookups(places: Places, rng: np.random.Generator) -> list[Query]:
     """second see -> TWO"""
-    return [(*asked, (NAMES[digit], True)) for asked, digit in _looks(places)]
+    return [(*asked, Word(NAMES[digit], True)) for asked, digit in _looks(places)]
 
 
 def _looks(places: Places) -> list[tuple[Query, int]]:
     return [
-        (((f" {places.names[place]}", False), (verb, False)), digit)
+        ((Word(f" {places.names[place]}"), Word(verb)), digit)
         for stream, verb in VERBS.items()
         for place, digit in places.known(stream)
     ]
@@ -105,7 +113,7 @@ def _whereabouts(places: Places, rng: np.random.Generator) -> list[Query]:
     """see two -> SECOND; of items, what the answer to "which item" is"""
     space = " " if places.is_clip else ""
     return [
-        ((verb, False), (f" {NAMES[digit]}", False), (f"{space}{places.names[place]}", True))
+        (Word(verb), Word(f" {NAMES[digit]}"), Word(f"{space}{places.names[place]}", True))
         for stream, verb in VERBS.items()
         for place, digit in places.once(stream)
         if places.is_clip or len(list(places.known(stream))) > 1
@@ -116,7 +124,7 @@ def _beside(places: Places, rng: np.random.Generator) -> list[Query]:
     """see two hear -> SIX"""
     streams: tuple[tuple[Stream, Stream], ...] = (("shown", "spoken"), ("spoken", "shown"))
     return [
-        ((VERBS[key], False), (f" {NAMES[digit]}", False), (VERBS[value], False), (NAMES[other], True))
+        (Word(VERBS[key]), Word(f" {NAMES[digit]}"), Word(VERBS[value]), Word(NAMES[other], True))
         for key, value in streams
         for place, digit in places.once(key)
         if (other := places.digits[value][place]) is not None
@@ -127,41 +135,56 @@ def _sums(places: Places, rng: np.random.Generator) -> list[Query]:
     """second -> EIGHT"""
     pairs = zip(places.names, places.digits["shown"], places.digits["spoken"], strict=True)
     return [
-        ((f" {name}", False), (NUMBERS[shown + spoken], True))
+        (Word(f" {name}"), Word(NUMBERS[shown + spoken], True, (shown, spoken)))
         for name, shown, spoken in pairs
         if shown is not None and spoken is not None
     ]
 
 
 def _same(places: Places, rng: np.random.Generator) -> list[Query]:
-    """first second -> NO: is the first shown digit the second spoken one?"""
-    shown, spoken = places.digits["shown"], places.digits["spoken"]
-    pairs = [((a, b), x == y) for a, x in enumerate(shown) for b, y in enumerate(spoken)]
-    return [(*_named(places, pair), (answer, True)) for pair, answer in _balanced(pairs, rng)]
+    """first see (two) second hear (six) -> NO: is the first shown digit the second spoken one?"""
+    spoken = list(places.known("spoken"))
+    pairs = [((a, b), (x, y)) for a, x in places.known("shown") for b, y in spoken]
+    return [
+        (*_look(places, a, "shown", rng), *_look(places, b, "spoken", rng), _yes_or_no(digits))
+        for (a, b), digits in _balanced(pairs, rng)
+    ]
 
 
 def _items_same(places: Places, rng: np.random.Generator) -> list[Query]:
-    """see one three -> YES"""
+    """one see (two) three see (two) -> YES"""
     found: list[Query] = []
-    for stream, verb in VERBS.items():
+    for stream in VERBS:
         known = list(places.known(stream))
-        pairs = [((a, b), x == y) for a, x in known for b, y in known if a < b]
-        found += [((verb, False), *_named(places, pair), (answer, True)) for pair, answer in _balanced(pairs, rng)]
+        pairs = [((a, b), (x, y)) for a, x in known for b, y in known if a < b]
+        found += [
+            (*_look(places, a, stream, rng), *_look(places, b, stream, rng), _yes_or_no(digits))
+            for (a, b), digits in _balanced(pairs, rng)
+        ]
     return found
 
 
-def _named(places: Places, pair: tuple[int, int]) -> Query:
-    return tuple((f" {places.names[place]}", False) for place in pair)
+def _look(places: Places, place: int, stream: Stream, rng: np.random.Generator) -> Query:
+    """A place and a verb, as when the digit there is asked for; sometimes the digit is given.
+
+    What is compared stands then at the verb, or at the digit, and words that are given are easy to compare.
+    """
+    digit = places.digits[stream][place]
+    spelled = [Word(f" {NAMES[digit]}")] if digit is not None and rng.random() < SPELLED_SHARE else []
+    return (Word(f" {places.names[place]}"), Word(VERBS[stream]), *spelled)
+
+
+def _yes_or_no(digits: Pair) -> Word:
+    return Word(YES_NO[0 if digits[0] == digits[1] else 1], True, digits)
 
 
 def _balanced(
-    pairs: Sequence[tuple[tuple[int, int], bool]], rng: np.random.Generator
-) -> list[tuple[tuple[int, int], str]]:
-    """As many that are the same as not."""
-    same, other = ([pair for pair, equal in pairs if equal == wanted] for wanted in (True, False))
+    pairs: Sequence[tuple[tuple[int, int], Pair]], rng: np.random.Generator
+) -> list[tuple[tuple[int, int], Pair]]:
+    """Places and their digits: as many that are the same as not."""
+    same, other = ([row for row in pairs if (row[1][0] == row[1][1]) == wanted] for wanted in (True, False))
     n = min(len(same), len(other), MAX_QUERIES // 2)
-    yes, no = YES_NO
-    return [*((p, yes) for p in _shuffled(same, rng)[:n]), *((p, no) for p in _shuffled(other, rng)[:n])]
+    return [*_shuffled(same, rng)[:n], *_shuffled(other, rng)[:n]]
 
 
 def _counts(scene: Scene, rng: np.random.Generator) -> list[Query]:
@@ -176,7 +199,7 @@ def _counts(scene: Scene, rng: np.random.Generator) -> list[Query]:
             _shuffled(sorted({*range(10)} - {*row, counted}), rng),
         )
         for digit in (counted, *there[:1], *absent[:1]):
-            found.append(((verb, False), (f" {NAMES[digit]}", False), (NUMBERS[row.count(digit)], True)))
+            found.append((Word(verb), Word(f" {NAMES[digit]}"), Word(NUMBERS[row.count(digit)], True)))
     return found
 
 
@@ -189,8 +212,8 @@ def _letters(places: Places, rng: np.random.Generator) -> list[Drill]:
     options = _shuffled([*there, *absent][:n], rng)
     words: list[Word] = []
     for asked, digit in [look for look in looks if look[1] in options][:MAX_QUERIES]:
-        spelled = [(f" {NAMES[digit]}", False)] if rng.random() < SPELLED_SHARE else []
-        words += [*asked, *spelled, (ascii_uppercase[options.index(digit)], True)]
+        spelled = [Word(f" {NAMES[digit]}")] if rng.random() < SPELLED_SHARE else []
+        words += [*asked, *spelled, Word(ascii_uppercase[options.index(digit)], True)]
     form = "drill, letters" if places.is_clip else "drill, item letters"
     return [Drill(form, REQUESTS[form], tuple(words), tuple(NAMES[digit] for digit in options))]
 

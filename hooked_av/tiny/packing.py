@@ -13,6 +13,7 @@ rows of the batch, in prompt order).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -27,9 +28,10 @@ from hooked_av.families.omni_prepare import prompt_parts
 from hooked_av.inputs import PAD_POSITION_ID
 from hooked_av.prompt import question_parts
 from hooked_av.tiny.drills import Drill
-from hooked_av.tiny.questions import Question
+from hooked_av.tiny.questions import Pair, Question
 
 UNLEARNED = -100
+NO_PAIR = (UNLEARNED, UNLEARNED)
 
 
 @runtime_checkable
@@ -48,6 +50,7 @@ class Slot:
     form: str
     tokens: tuple[int, ...]
     answers: tuple[int, ...]  # UNLEARNED where a word of the answer is given, not asked for
+    pairs: tuple[Pair, ...]  # the two digits that each of them is made of, or NO_PAIR
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class PackedBatch:
     media: Media
     answer_rows: Int64[Tensor, "batch answer"]
     targets: Int64[Tensor, "batch answer"]
+    pairs: Int64[Tensor, "batch answer pair=2"]  # what probes are told of the answers
     forms: tuple[tuple[str, ...], ...]
 
     def to(self, device: torch.device) -> "PackedBatch":
@@ -121,16 +125,18 @@ def question_slot(model: Any, question: Question) -> Slot:
         question.form,
         question_tokens(model.family.tokenizer, question.text, question.options),
         (model.to_single_token(question.target),),
+        (question.pair or NO_PAIR,),
     )
 
 
 def drill_slot(model: Any, drill: Drill) -> Slot:
     """A drill: its request and words, of which some are learned."""
-    ids = [model.to_single_token(word) for word, _ in drill.words]
+    ids = [_token(model.family.tokenizer, word.text) for word in drill.words]
     return Slot(
         drill.form,
         (*question_tokens(model.family.tokenizer, drill.request, drill.options), *ids[:-1]),
-        tuple(token if learned else UNLEARNED for token, (_, learned) in zip(ids, drill.words, strict=True)),
+        tuple(token if word.learned else UNLEARNED for token, word in zip(ids, drill.words, strict=True)),
+        tuple(word.pair or NO_PAIR for word in drill.words),
     )
 
 
@@ -140,6 +146,12 @@ def question_tokens(tokenizer: Any, text: str, options: tuple[str, ...] = ()) ->
     template = prompt_parts(None, [], question_parts(text, options, None), "")
     asked = "".join(part.text for part in template[2:])  # without system prompt and user header
     return tuple(tokenizer(asked, add_special_tokens=False)["input_ids"])
+
+
+@lru_cache(maxsize=1_000)
+def _token(tokenizer: Any, word: str) -> int:
+    (token,) = tokenizer(word, add_special_tokens=False)["input_ids"]  # every word of the task is one (a test says so)
+    return token
 
 
 def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
@@ -152,7 +164,7 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
     positions = torch.full((3, len(scenes), n_pos), PAD_POSITION_ID)
     shared = torch.zeros(len(scenes), n_shared, dtype=torch.bool)
     marks = torch.full((len(scenes[0].marks), len(scenes), n_shared), UNLEARNED)
-    answers: list[list[tuple[int, int, str]]] = []
+    answers: list[list[tuple[int, int, str, Pair]]] = []
     for row, scene in enumerate(scenes):
         length = len(scene.shared_ids)
         ids[row, :length], shared[row, :length] = scene.shared_ids, True
@@ -165,35 +177,39 @@ def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
             ids[row, at : at + length] = torch.tensor(slot.tokens)
             positions[:, row, at : at + length] = begin + torch.arange(length)
             last = at + length - len(slot.answers)
-            answers[-1] += [(last + i, a, slot.form) for i, a in enumerate(slot.answers) if a != UNLEARNED]
+            learned = [i for i, answer in enumerate(slot.answers) if answer != UNLEARNED]
+            answers[-1] += [(last + i, slot.answers[i], slot.form, slot.pairs[i]) for i in learned]
     n_answers = max(map(len, answers))
-    filled = [[*row, *[(0, UNLEARNED, "")] * (n_answers - len(row))] for row in answers]
+    filled = [[*row, *[(0, UNLEARNED, "", NO_PAIR)] * (n_answers - len(row))] for row in answers]
     return PackedBatch(
         ids, positions, n_shared, n_slot, shared, marks, media,
-        torch.tensor([[at for at, _, _ in row] for row in filled]),
-        torch.tensor([[target for _, target, _ in row] for row in filled]),
-        tuple(tuple(form for _, _, form in row) for row in filled),
+        torch.tensor([[at for at, _, _, _ in row] for row in filled]),
+        torch.tensor([[target for _, target, _, _ in row] for row in filled]),
+        torch.tensor([[pair for _, _, _, pair in row] for row in filled]),
+        tuple(tuple(form for _, _, form, _ in row) for row in filled),
     )  # fmt: skip
 
 
 def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
     """Logits wherever an answer is learned."""
-    return packed_pass(model, batch, 0)[1]
+    return packed_pass(model, batch, ())[1]
 
 
 def packed_pass(
-    model: Any, batch: PackedBatch, n_blocks: int
-) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch answer d_vocab"]]:
-    """The residual stream after the first `n_blocks` blocks, and the logits wherever an answer is learned."""
+    model: Any, batch: PackedBatch, after_blocks: Sequence[int]
+) -> tuple[list[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch answer d_vocab"]]:
+    """The residual stream after so many blocks (rising numbers), and the logits wherever an answer is learned."""
     resid = model.decoder.embed(batch.input_ids)
     for modality, rows in batch.media.rows(model).items():
         places = batch.input_ids == model.family.placeholder(modality)
         resid = resid.masked_scatter(places[..., None], rows)
     attend = PackedAttend.of(batch)
-    if n_blocks:
-        resid = model.decoder(resid, batch.position_ids, attend, layers=range(n_blocks))
-    layers = range(n_blocks, ALL_LAYERS.stop)
-    return resid, model.decoder(resid, batch.position_ids, attend, batch.answer_rows, layers=layers)
+    found: list[Tensor] = []
+    for first, stop in pairwise((0, *after_blocks)):
+        resid = model.decoder(resid, batch.position_ids, attend, layers=range(first, stop))
+        found.append(resid)
+    layers = range(after_blocks[-1] if after_blocks else 0, ALL_LAYERS.stop)
+    return found, model.decoder(resid, batch.position_ids, attend, batch.answer_rows, layers=layers)
 
 
 def packed_loss(logits: Float[Tensor, "batch answer d_vocab"], batch: PackedBatch) -> Float[Tensor, ""]:

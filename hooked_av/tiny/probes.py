@@ -2,12 +2,13 @@
 
 After the first blocks, every media token must know its own digit (in the words' own directions), the digit of the other
 stream in its second, and its place; every word of an option must know its letter. Joint questions look these up in one
-step; without probes they stood at chance.
+step; without probes they stood at chance. Some blocks later, the row that answers must know both digits of which its
+answer is made: whether two digits are the same says too little of them to learn where to look.
 
-Axes: batch pos; mark (what is told of a media token), d_model; choice (classes of a probe).
+Axes: batch pos answer; mark (what is told of a media token), pair (of digits), d_model; choice (classes of a probe).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 from typing import Any
 
@@ -22,7 +23,7 @@ from hooked_av.tiny.packing import UNLEARNED, PackedBatch
 from hooked_av.tiny.questions import MAX_LENGTH
 from hooked_av.tiny.scenes import Item, Scene
 
-AFTER_BLOCKS = 3
+AFTER_BLOCKS = (3, 5)
 OWN, OTHER, PLACE = MARKS = range(3)
 
 
@@ -37,18 +38,25 @@ class Probes(nn.Module):
         self.register_buffer("words", torch.tensor([model.to_single_token(f" {name}") for name in NAMES]))
         self.letters = tuple(model.to_single_token(letter) for letter in ascii_uppercase[:MAX_LENGTH])
         self.dot = model.to_single_token(".")
+        self.pair = nn.Linear(d_model, 2 * len(NAMES))
 
-    def forward(self, model: Any, resid: Float[Tensor, "batch pos d_model"], batch: PackedBatch) -> Float[Tensor, ""]:
-        """The summed cross entropies."""
-        normed = rms_norm(resid, resid.shape[-1:])
+    def forward(
+        self, model: Any, resids: Sequence[Float[Tensor, "batch pos d_model"]], batch: PackedBatch
+    ) -> Float[Tensor, ""]:
+        """The summed cross entropies, from the residual streams after `AFTER_BLOCKS`."""
+        early, late = (rms_norm(resid, resid.shape[-1:]) for resid in resids)
+        answering = late[torch.arange(len(late), device=late.device)[:, None], batch.answer_rows]
         directions = normalize(model.decoder.embed(self.words), dim=-1)
-        shared, asked = normed[:, : batch.n_shared], normed[:, batch.n_shared :]
+        shared, asked = early[:, : batch.n_shared], early[:, batch.n_shared :]
         own, other, place = batch.marks.unbind()
+        letter = self._option_letters(batch.input_ids[:, batch.n_shared :])
+        digits = self.pair(answering).unflatten(-1, (2, -1)).flatten(1, 2)  # the two of an answer side by side
         losses = [
-            _loss(lambda rows: self.scale * linear(rows, directions), shared, own),
-            _loss(self.other, shared, other),
-            _loss(self.place, shared, place),
-            _loss(self.letter, asked, self._option_letters(batch.input_ids[:, batch.n_shared :])),
+            _loss(self.scale * linear(shared, directions), own),
+            _loss(self.other(shared), other),
+            _loss(self.place(shared), place),
+            _loss(self.letter(asked), letter),
+            _loss(digits, batch.pairs.flatten(1)),
         ]
         return torch.stack(losses).sum()
 
@@ -61,11 +69,9 @@ class Probes(nn.Module):
         return found
 
 
-def _loss(
-    probe: Any, rows: Float[Tensor, "batch pos d_model"], wanted: Int64[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
+def _loss(choices: Float[Tensor, "batch pos choice"], wanted: Int64[Tensor, "batch pos"]) -> Float[Tensor, ""]:
     """The mean over what is marked (0 if nothing is), without asking the device how much that is."""
-    total = cross_entropy(probe(rows).flatten(0, 1), wanted.flatten(), ignore_index=UNLEARNED, reduction="sum")
+    total = cross_entropy(choices.flatten(0, 1), wanted.flatten(), ignore_index=UNLEARNED, reduction="sum")
     return total / (wanted != UNLEARNED).sum().clamp(min=1)
 
 

@@ -27,7 +27,8 @@ YES_NO = ("yes", "no")
 SUMS = tuple(NUMBERS[a + b] for a in range(10) for b in range(10))  # each as often as it is likely
 
 Slots = Mapping[str, str]
-Asked = tuple[Slots, str]  # what fills the phrasing, and the answer
+Pair = tuple[int, int]
+Asked = tuple[Slots, str, Pair | None]  # what fills the phrasing, the answer, the two digits it is made of (if two)
 Stream = Literal["shown", "spoken"]
 
 
@@ -40,6 +41,7 @@ class Question:
     answer: str
     needs: tuple[str, ...]
     options: tuple[str, ...] = ()
+    pair: Pair | None = None  # the two digits that the answer is made of, if it is made of two
 
     @property
     def form(self) -> str:
@@ -123,13 +125,16 @@ SCENES: Mapping[str, Callable[[np.random.Generator, int], Scene]] = {
 
 def _digit_at(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
     at = int(rng.integers(scene.clip.seconds))
-    return _at(at), NAMES[getattr(scene.clip, stream)[at]]
+    return _at(at), NAMES[getattr(scene.clip, stream)[at]], None
 
 
 def _compared(scene: Scene, rng: np.random.Generator) -> Asked | None:
     shown, spoken = np.array(scene.clip.shown), np.array(scene.clip.spoken)
     found = _same_or_not(shown[:, None] == spoken, rng)
-    return found and ({"nth": ORDINALS[found[0]], "mth": ORDINALS[found[1]]}, found[2])
+    if found is None:
+        return None
+    nth, mth, answer = found
+    return {"nth": ORDINALS[nth], "mth": ORDINALS[mth]}, answer, (int(shown[nth]), int(spoken[mth]))
 
 
 def _bound(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
@@ -140,19 +145,20 @@ def _bound(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | No
     if not once:
         return None
     at = int(rng.choice(once))
-    return {"key": NAMES[keys[at]]}, NAMES[values[at]]
+    return {"key": NAMES[keys[at]]}, NAMES[values[at]], None
 
 
 def _added(scene: Scene, rng: np.random.Generator) -> Asked | None:
     at = int(rng.integers(scene.clip.seconds))
-    return _at(at), NUMBERS[scene.clip.shown[at] + scene.clip.spoken[at]]
+    shown, spoken = scene.clip.shown[at], scene.clip.spoken[at]
+    return _at(at), NUMBERS[shown + spoken], (shown, spoken)
 
 
 def _counted(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
     if scene.counted is None:
         return None
     digit = scene.counted[stream == "spoken"]
-    return {"key": NAMES[digit]}, NUMBERS[getattr(scene.clip, stream).count(digit)]
+    return {"key": NAMES[digit]}, NUMBERS[getattr(scene.clip, stream).count(digit)], None
 
 
 def _item_with(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
@@ -162,7 +168,7 @@ def _item_with(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked 
     if not once or sum(map(bool, rows)) < 2:
         return None
     at = int(rng.choice(once))
-    return {"key": NAMES[rows[at][0]]}, NUMBERS[at + 1]
+    return {"key": NAMES[rows[at][0]]}, NUMBERS[at + 1], None
 
 
 def _digit_of_item(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
@@ -171,7 +177,7 @@ def _digit_of_item(stream: Stream, scene: Scene, rng: np.random.Generator) -> As
     if not having:
         return None
     at = int(rng.choice(having))
-    return {"n": NUMBERS[at + 1]}, NAMES[rows[at][0]]
+    return {"n": NUMBERS[at + 1]}, NAMES[rows[at][0]], None
 
 
 def _items_compared(stream: Stream, scene: Scene, rng: np.random.Generator) -> Asked | None:
@@ -179,7 +185,10 @@ def _items_compared(stream: Stream, scene: Scene, rng: np.random.Generator) -> A
     having = [at for at, row in enumerate(rows) if row]
     pairs = [(a, b) for a in having for b in having if a < b]
     found = _same_or_not(np.array([[rows[a] == rows[b] for a, b in pairs]], dtype=bool), rng)
-    return found and ({"n": NUMBERS[pairs[found[1]][0] + 1], "m": NUMBERS[pairs[found[1]][1] + 1]}, found[2])
+    if found is None:
+        return None
+    n, m = pairs[found[1]]
+    return {"n": NUMBERS[n + 1], "m": NUMBERS[m + 1]}, found[2], (rows[n][0], rows[m][0])
 
 
 def _at(second: int) -> Slots:
@@ -300,10 +309,10 @@ def ask(name: str, scene: Scene, rng: np.random.Generator, *, options: bool) -> 
     asked = family.ask(scene, rng)
     if asked is None:
         return None
-    slots, answer = asked
+    slots, answer, pair = asked
     text = family.phrasings[int(rng.integers(len(family.phrasings)))].format(**slots)
     choices = _options(answer, family.pool(scene), rng) if options else ()
-    return Question(name, text, answer, family.needs, choices)
+    return Question(name, text, answer, family.needs, choices, pair)
 
 
 def _options(answer: str, pool: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:

@@ -146,9 +146,9 @@ class Trainer:
         learner = nn.ModuleDict({"decoder": self.model.decoder, "probes": Probes(self.model)}).to(self.device)
 
         def outcome(batch: PackedBatch) -> Outcome:
-            resid, logits = packed_pass(self.model, batch, AFTER_BLOCKS)
+            resids, logits = packed_pass(self.model, batch, AFTER_BLOCKS)
             loss = packed_loss(logits, batch)
-            probed = learner["probes"](self.model, resid, batch)
+            probed = learner["probes"](self.model, resids, batch)
             return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
 
         self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, self._exam())
