@@ -27,7 +27,7 @@ from hooked_av.hooks import HookPoint
 from hooked_av.inputs import AVInputs
 from hooked_av.interventions import Intervention, as_specs
 from hooked_av.plan import Plan, PointEdit
-from hooked_av.shared_prefix import SharedPrefix
+from hooked_av.shared_prefix import BlockedKeys, SharedPrefix
 
 logger = logging.getLogger(__name__)
 
@@ -270,6 +270,8 @@ class _Sweep:
         self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
         self.rows = torch.tensor(self.cones[0].rows, device=self.model.device)
         self.reading = torch.tensor(self.cones[0].reading, device=self.model.device, dtype=torch.int64)
+        cfg = self.model.decoder.cfg
+        self.blocked = BlockedKeys(self.rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
 
     def run(self) -> None:
         """Blocks from the first that is touched to the last that is read, and the logits."""
@@ -286,7 +288,7 @@ class _Sweep:
                 if layer == reads.last_block and len(self.reading) < len(self.rows):
                     narrow = {"reading": torch.searchsorted(self.rows, self.reading)}
                 cuts = [cone.cuts.get(layer, ()) for cone in self.cones[: len(resid)]]
-                attend = self.baseline.attend(layer, self.rows, cuts, **narrow)
+                attend = self.baseline.attend(layer, self.rows, cuts, blocked=self.blocked, **narrow)
                 resid = blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
             if reads.top == reads.n_layers:
                 self._read_out(self._joined(resid, reads.n_layers, self.reading))

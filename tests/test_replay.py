@@ -304,6 +304,13 @@ def test_a_mean_over_rows_after_those_that_are_read(clip):
     torch.testing.assert_close(found[1], naive(model, inputs, [spec, "audio->here@0"], "here")[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_mean_over_rows_that_leave_before_the_first_layer(clip):
+    """They are in the merged sequence, whose rows are averaged."""
+    model, inputs, baseline = clip
+    specs = [av.ablate("hook_inputs_embed", "av|question", "mean"), av.drop_tokens("video", 0)]
+    assert_close(baseline.run([specs]).logits[0], naive(model, inputs, specs)[0], specs)
+
+
 @pytest.mark.parametrize(
     "point", ["hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_rot_k", "attn.hook_v"]
 )
