@@ -243,6 +243,7 @@ def measure(shape: str, device: torch.device, dtype: torch.dtype, sections: Sequ
         "dtype": str(dtype),
         "n_layers": bench.model.cfg.n_layers,
         "n_pos": bench.film.n_pos,
+        "n_new": bench.size.n_new,
         "spans": {name: len(bench.film.spans[name]) for name in ("audio", "video", "question")},
         "sampling": dict(bench.film.settings)["sampling"],
     })  # fmt: skip

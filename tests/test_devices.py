@@ -83,8 +83,8 @@ def test_forward(pair):
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 def test_caches(monkeypatch, pair, backend):
-    names = ["blocks.*.hook_resid_post@audio", "blocks.1.attn.hook_pattern@last<-video", "blocks.0.attn.hook_result@last",
-             "hook_audio_embed@audio", "hook_logits@last"]  # fmt: skip
+    names = ["blocks.*.hook_resid_post@audio", "blocks.1.attn.hook_pattern@last<-video",
+             "blocks.0.attn.hook_result@last", "hook_audio_embed@audio", "hook_logits@last"]  # fmt: skip
     for model in (pair[0], pair[2]):
         monkeypatch.setattr(model, "attn_implementation", backend)
 
