@@ -11,7 +11,6 @@ causality is that order.
 Axes: batch head kv_head pos d_head; query (rows asked for), key.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
@@ -21,18 +20,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hooked_av.cuts import AnyCut, Cut, members
-from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.cut_rows import CUT_BLOCK, KeyRows, Keys, Queries, QueryRows, Touched, apply_cuts, masked_attention
+from hooked_av.cuts import AnyCut, members
+from hooked_av.errors import InputsError
 from hooked_av.hooks import Run, row_index
 
-Queries = Float[Tensor, "batch head query d_head"]
-Keys = Float[Tensor, "batch kv_head key d_head"]
-QueryRows = Int64[Tensor, "batch query"]
-KeyRows = Int64[Tensor, "batch key"]
 Backend = Literal["sdpa", "eager"]
 
 _EAGER_BLOCK = 1024  # query rows whose scores exist at one time in the eager backend
-_CUT_BLOCK = 256  # touched rows whose mask exists at one time
 
 
 class Known(NamedTuple):
@@ -51,16 +46,24 @@ class KeyValues:
 
     def __init__(self) -> None:
         self.layers: dict[int, Known] = {}
+        self._joined: tuple[KeyRows, KeyRows, KeyRows] | None = None
 
     def extend(self, layer: int, new: Known) -> Known:
         """Add the rows of this pass to a layer, and give all that it knows now."""
         old = self.layers.get(layer)
         if old is not None:
-            new = Known(
-                *(torch.cat(pair, dim=axis) for pair, axis in zip(zip(old, new, strict=True), (2, 2, 1), strict=True))
-            )
+            k, v = (torch.cat(pair, dim=2) for pair in ((old.k, new.k), (old.v, new.v)))
+            new = Known(k, v, self._positions(old.positions, new.positions))
         self.layers[layer] = new
         return new
+
+    def _positions(
+        self, old: Int64[Tensor, "batch old"], new: Int64[Tensor, "batch new"]
+    ) -> Int64[Tensor, "batch old+new"]:
+        """Both, one after the other; layers that know the same rows share one tensor."""
+        if self._joined is None or self._joined[0] is not old or self._joined[1] is not new:
+            self._joined = (old, new, torch.cat([old, new], dim=1))
+        return self._joined[2]
 
     def drop(self, positions: Int64[Tensor, "batch span"]) -> None:
         """Forget rows in every layer; each prompt loses as many."""
@@ -102,6 +105,8 @@ class Attend:
     past: KeyValues | None = None
     leaving: Mapping[int, Int64[Tensor, "batch span"]] = field(default_factory=dict)
     reading: Int64[Tensor, " query"] | None = None
+    touched: Touched = field(default_factory=Touched, init=False, compare=False, repr=False)
+    _every: list[QueryRows] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -113,8 +118,12 @@ class Attend:
             )
 
     def positions(self, n_batch: int, n_rows: int, device: torch.device) -> QueryRows:
-        """The positions that a tensor of this pass holds."""
-        return torch.arange(n_rows, device=device).expand(n_batch, -1) if self.rows is None else self.rows
+        """The positions that a tensor of this pass holds; one tensor for every layer."""
+        if self.rows is not None:
+            return self.rows
+        if not self._every or self._every[0].shape != (n_batch, n_rows):
+            self._every[:] = [torch.arange(n_rows, device=device).expand(n_batch, -1)]
+        return self._every[0]
 
     def without(self, layer: int, n_rows: int) -> "tuple[Attend, Int64[Tensor, 'batch query']]":
         """The pass after rows have left before this layer, and where those that stay stood."""
@@ -129,12 +138,13 @@ class Attend:
 
     def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
         """What each query reads, with this layer's cuts."""
-        z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
         cuts = self.cuts.get(layer, ())
-        if not cuts:
-            return z
-        rows, keys = self.places(layer, q, k)
-        return apply_cuts(z, q, k, v, [rows, keys], cuts, self.starts)
+        if cuts:
+            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q.shape[1])
+            if self.touched.is_everything:
+                return apply_cuts(torch.zeros_like(q), q, k, v, self.touched)
+        z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
+        return apply_cuts(z, q, k, v, self.touched) if cuts else z
 
     def known(
         self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
@@ -174,20 +184,16 @@ class Attend:
         if n_past <= n_rows // 4:  # the causal kernel is the faster one, even with empty queries
             return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
         blocks = []
-        for rows in torch.arange(n_rows, device=q.device).split(_CUT_BLOCK):
+        for rows in torch.arange(n_rows, device=q.device).split(CUT_BLOCK):
             n_keys = n_past + int(rows[-1]) + 1
             mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
-            blocks.append(_fused(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], attn_mask=mask))
+            blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
         return torch.cat(blocks, dim=2)
 
 
-def _fused(
-    q: Queries, k: Keys, v: Keys, *, is_causal: bool = False, attn_mask: Bool[Tensor, "query key"] | None = None
-) -> Queries:
+def _fused(q: Queries, k: Keys, v: Keys, *, is_causal: bool) -> Queries:
     scale, shared = q.shape[-1] ** -0.5, q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(
-        q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=shared
-    )
+    return scaled_dot_product_attention(q, k, v, is_causal=is_causal, scale=scale, enable_gqa=shared)
 
 
 def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head rows d_head"]:
@@ -220,108 +226,3 @@ def weigh(pattern: Float[Tensor, "batch head query key"], v: Keys) -> Float[Tens
 
 def _repeated(x: Keys, n_heads: int) -> Float[Tensor, "batch head pos d_head"]:
     return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
-
-
-def allowed_keys(
-    rows: QueryRows, keys: KeyRows, starts: Sequence[int], cuts: Sequence[AnyCut], n_heads: int
-) -> Bool[Tensor, "batch heads query key"]:
-    """Which keys each row may read: not later, not padding, not cut. One head stands for all unless some are named."""
-    begins = torch.tensor(starts, device=rows.device)
-    allowed = ((keys[:, None] <= rows[..., None]) & (keys >= begins[:, None])[:, None])[:, None]
-    for cut in cuts:
-        blocked = cut.blocked(rows, keys)[:, None]
-        if cut.heads is not None:
-            heads = torch.isin(torch.arange(n_heads, device=rows.device), torch.tensor(cut.heads, device=rows.device))
-            blocked = blocked & heads[None, :, None, None]
-        allowed = allowed & ~blocked
-    return allowed
-
-
-def apply_cuts(
-    z: Queries,
-    q: Queries,
-    k: Keys,
-    v: Keys,
-    places: Sequence[Int64[Tensor, "batch _"]],
-    cuts: Sequence[AnyCut],
-    starts: Sequence[int],
-) -> Queries:
-    """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result.
-
-    `places`: the positions of the queries and of the keys.
-    """
-    out = z.clone()
-    for row in range(len(q)):
-        one = slice(row, row + 1)
-        own = [cut.of(one) for cut in cuts]
-        rows, keys = (positions[one] for positions in places)
-        touched = touched_rows(rows, keys, own, starts[row])
-        for index in touched.split(_CUT_BLOCK) if len(touched) else ():
-            allowed = allowed_keys(rows[:, index], keys, starts[one], own, q.shape[1])
-            heads = _named_heads(own)
-            part = masked_rows(q[one, :, index], k[one], v[one], rows[0, index], allowed, heads)
-            for at, head in enumerate(range(q.shape[1]) if heads is None else heads):
-                out[row, head, index] = part[0, at]
-    return out
-
-
-def _named_heads(cuts: Sequence[AnyCut]) -> list[int] | None:
-    """The heads that any cut names; None for all."""
-    if any(cut.heads is None for cut in cuts):
-        return None
-    return sorted({head for cut in cuts for head in cut.heads or ()})
-
-
-def touched_rows(
-    rows: Int64[Tensor, "batch=1 query"], keys: Int64[Tensor, "batch=1 key"], cuts: Sequence[AnyCut], start: int
-) -> Int64[Tensor, " touched"]:
-    """Which query rows lose a key that they could have read; the others keep their bits."""
-    touched = torch.zeros_like(rows, dtype=torch.bool)
-    for cut in cuts:
-        if isinstance(cut, Cut):  # a query before every blocked key loses nothing
-            touched |= members(rows, cut.queries) & (rows >= cut.keys.min())
-            continue
-        for index in torch.arange(rows.shape[1], device=rows.device).split(_CUT_BLOCK):
-            readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
-            touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
-    return touched[0].nonzero().flatten()
-
-
-def masked_rows(
-    q: Queries,
-    k: Keys,
-    v: Keys,
-    rows: Int64[Tensor, " query"],
-    allowed: Bool[Tensor, "batch heads query key"],
-    heads: Sequence[int] | None = None,
-) -> Float[Tensor, "batch some_heads query d_head"]:
-    """Attention of a few rows (in some heads); keys that no row may read are left out before the arithmetic."""
-    if heads is not None:
-        shared = q.shape[1] // k.shape[1]
-        kv_heads = [head // shared for head in heads]
-        q, k, v, allowed = q[:, heads], k[:, kv_heads], v[:, kv_heads], allowed[:, heads]
-    used = allowed.any(dim=(0, 1, 2)).nonzero().flatten()
-    nothing = ~allowed.any(dim=-1, keepdim=True)
-    if nothing.any():
-        report_empty_rows(rows[nothing.any(dim=(0, 1, 3))])
-    if not len(used):
-        return torch.zeros_like(q)
-    z = scaled_dot_product_attention(
-        q,
-        k[:, :, used],
-        v[:, :, used],
-        attn_mask=allowed[..., used] | nothing,
-        scale=q.shape[-1] ** -0.5,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-    return z.masked_fill(nothing, 0)
-
-
-def report_empty_rows(rows: Int64[Tensor, " query"]) -> None:
-    """Say that rows have no key left: their attention output is zero."""
-    warnings.warn(
-        f"{len(rows)} query rows have no key left to read (first at position {int(rows[0])}); "
-        "their attention output is zero",
-        HookedAVWarning,
-        stacklevel=2,
-    )

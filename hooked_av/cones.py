@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hooked_av.attention import touched_rows
+from hooked_av.cut_rows import touched_rows
 from hooked_av.cuts import AnyCut, Cut
 from hooked_av.errors import InterventionError
 from hooked_av.hook_names import Match, match_names
@@ -121,6 +121,8 @@ class Cone:
         join, first = min(touches), min(touches.values())
         last = max(row for rows in (*reads.rows.values(), *(rows for _, rows in means)) for row in rows)
         gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
+        # the merged sequence still has the rows that leave before layer 0, and its mean is over them too
+        gone -= {row for _, edit, rows in edits if _is_mean(edit) and layer_of(edit.point) < 0 for row in rows}
         own = tuple(row for row in range(first, last + 1) if row not in gone)
         late = {row for layer, rows in means if layer >= reads.last_block for row in rows}
         reading = tuple(row for row in own if row in reads.at_the_end() | late)
@@ -172,5 +174,8 @@ def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[AnyCut, 
 
 
 def _touched(cuts: Sequence[AnyCut], n_pos: int, run: Run) -> list[int]:
-    positions = torch.arange(n_pos, device=run.device)[None]
-    return touched_rows(positions, positions, cuts, 0).tolist()
+    def found() -> list[int]:
+        positions = torch.arange(n_pos, device=run.device)[None]
+        return touched_rows(positions, positions, cuts, 0).tolist()
+
+    return run.once(("touched", tuple(cuts)), found)  # layers and cells of a sweep ask for the same cuts

@@ -1,6 +1,7 @@
 """Cuts: which (query, key) pairs of one layer are taken away, said without ever holding them all.
 
-Positions are those of the whole prompt, so a cut means the same in a full pass, a replay and a decode step.
+Positions are those of the whole prompt, so a cut means the same in a full pass, a replay and a decode step. Cuts are
+told apart as objects, so that what one of them takes away can be kept.
 
 Axes: batch, query (rows asked for), key; span (positions of a span), pos (every row of the prompt).
 """
@@ -28,7 +29,7 @@ def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch 
     return flags.gather(1, positions.expand(len(chosen), -1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named."""
 
@@ -45,7 +46,7 @@ class Cut:
         return Cut(self.queries[row], self.keys[row], self.heads)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Keep:
     """In one layer, queries may read only what one of `edges` says (here a `Cut` names what stays)."""
 
@@ -64,7 +65,7 @@ class Keep:
         return Keep(tuple(edge.of(row) for edge in self.edges))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomCut:
     """In one layer, each row loses keys that are drawn at random from those that it could read.
 

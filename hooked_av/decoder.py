@@ -12,8 +12,9 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hooked_av.attention import Attend, allowed_keys, pattern_of, report_empty_rows, scores_of, weigh
+from hooked_av.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.config import DecoderConfig
+from hooked_av.cut_rows import allowed_keys, report_empty_rows
 from hooked_av.hooks import ALL_LAYERS, HookPoint, is_live, row_index, version_of
 from hooked_av.weights import AttentionViews, MLPViews
 

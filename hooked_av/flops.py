@@ -21,6 +21,15 @@ def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[i
 
 # torch's own table lacks the fused kernel for processors, and so counts attention as nothing there
 FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+# and its rules for those of GPUs stop, up to torch 2.12, at query heads that share keys
+FUSED_ON_GPU = dict.fromkeys(
+    (
+        torch.ops.aten._scaled_dot_product_flash_attention,
+        torch.ops.aten._scaled_dot_product_efficient_attention,
+        torch.ops.aten._scaled_dot_product_cudnn_attention,
+    ),
+    _attention_flops,
+)
 
 
 def count_flops(run: Callable[[], Any]) -> int:
@@ -29,7 +38,7 @@ def count_flops(run: Callable[[], Any]) -> int:
     >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 2 * 2 * 3 * 4
     True
     """
-    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+    with FlopCounterMode(display=False, custom_mapping={**FUSED_ON_CPU, **FUSED_ON_GPU}) as counter:
         run()
     return counter.get_total_flops()
 

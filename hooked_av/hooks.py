@@ -202,6 +202,13 @@ class Run:
         self.held: dict[int, Int64[Tensor, "batch pos"]] = {}
         self.held_keys: dict[int, Int64[Tensor, "batch key"]] = {}
         self._found: dict[str, Tensor] = {}
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for this key: cells of a sweep share spans, and so cuts and what these touch."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def positions(self, selector: str) -> Int64[Tensor, "batch span"]:
         """A span's positions in each row of the batch; rows must agree on how many there are."""

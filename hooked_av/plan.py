@@ -5,6 +5,7 @@ Axes: batch, span (rows selected by a span).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,17 +73,23 @@ def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, A
     """The layers that a spec cuts, and what it cuts there."""
     every = range(cfg.n_layers)
     if isinstance(spec, BlockAttention):
-        cut = Cut(run.positions(spec.queries), run.positions(spec.keys), spec.heads)
+        cut = _cut(run, spec.queries, spec.keys, spec.heads)
         return [(layer, cut) for layer in (every if spec.layers is None else spec.layers)]
     if isinstance(spec, BlockRandom):
         return _random_cuts(spec, run, cfg)
     if not isinstance(spec, KeepOnly):
         return []
     edges = [
-        (every if route.layers is None else route.layers, Cut(run.positions(route.queries), run.positions(route.keys)))
+        (every if route.layers is None else route.layers, _cut(run, route.queries, route.keys, None))
         for route in spec.routes
     ]
-    return [(layer, Keep(tuple(edge for layers, edge in edges if layer in layers))) for layer in every]
+    kept = [tuple(edge for layers, edge in edges if layer in layers) for layer in every]
+    return [(layer, run.once(("keep", some), partial(Keep, some))) for layer, some in enumerate(kept)]
+
+
+def _cut(run: Run, queries: str, keys: str, heads: tuple[int, ...] | None) -> Cut:
+    """The cut between two spans: one object for all specs that say the same, so that what it touches is found once."""
+    return run.once(("cut", queries, keys, heads), lambda: Cut(run.positions(queries), run.positions(keys), heads))
 
 
 def _layers_of(spec: Intervention, cfg: DecoderConfig) -> set[int]:

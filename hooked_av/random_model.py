@@ -18,6 +18,13 @@ from hooked_av.model import HookedAVTransformer
 
 TOKENIZER_FOLDER = Path(__file__).parent / "data" / "tokenizer"
 D_VOCAB = 151_936  # rows of the released 3B embedding
+RELEASED_SIZES: dict[str, dict[str, int]] = {  # text decoders of Qwen2.5-Omni's thinker
+    "3b": {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
+           "intermediate_size": 11008, "vocab_size": 151936},
+    "7b": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+           "intermediate_size": 18944, "vocab_size": 152064},
+}  # fmt: skip
+_RELEASED_IDS: dict[str, Any] = {"vision_start_token_id": 151652, "vision_end_token_id": 151653}  # no class fields
 # Qwen2.5-VL's texts for the ids that Qwen2.5-Omni's tokenizer (ours) names otherwise, and the one token 2+ adds.
 VL_TEXTS = {
     151646: "<|object_ref_start|>",
@@ -66,7 +73,6 @@ def random_omni_config(**text_config: Any) -> Qwen2_5OmniThinkerConfig:
         **text_config,
     }
     width = text["hidden_size"]
-    released: dict[str, Any] = {"vision_start_token_id": 151652, "vision_end_token_id": 151653}  # no class fields
     vision = {"depth": 2, "hidden_size": 64, "num_heads": 4, "intermediate_size": 96, "out_hidden_size": width}
     return Qwen2_5OmniThinkerConfig(
         text_config=text,
@@ -78,7 +84,23 @@ def random_omni_config(**text_config: Any) -> Qwen2_5OmniThinkerConfig:
             "encoder_ffn_dim": 96,
             "output_dim": width,
         },
-        **released,
+        **_RELEASED_IDS,
+    )
+
+
+def released_omni_config(size: str) -> Qwen2_5OmniThinkerConfig:
+    """The thinker config of a released Qwen2.5-Omni, "3b" or "7b": full sizes, for weights of your own.
+
+    >>> released_omni_config("7b").text_config.num_hidden_layers
+    28
+    """
+    text = RELEASED_SIZES[size]
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    return Qwen2_5OmniThinkerConfig(
+        text_config={**text, "rope_parameters": rope},
+        vision_config={"hidden_size": 1280, "out_hidden_size": text["hidden_size"]},  # the class default is wrong
+        audio_config={"output_dim": text["hidden_size"]},
+        **_RELEASED_IDS,
     )
 
 

@@ -27,7 +27,7 @@ from hooked_av.hooks import HookPoint
 from hooked_av.inputs import AVInputs
 from hooked_av.interventions import Intervention, as_specs
 from hooked_av.plan import Plan, PointEdit
-from hooked_av.shared_prefix import SharedPrefix
+from hooked_av.shared_prefix import BlockedKeys, SharedPrefix
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +194,10 @@ class Baseline:
     def attend(self, layer: int, own: Int64[Tensor, " row"], cuts: Sequence[Any], **more: Any) -> SharedPrefix:
         """How runs with these rows of their own attend in a layer."""
         known, n_prefix = self.keys_values.layers[layer], int(own[0])
-        prefix = (known.k[:, :, :n_prefix], known.v[:, :, :n_prefix])
-        cfg = self.model.decoder.cfg
+        k, v = known.k[:, :, :n_prefix], known.v[:, :, :n_prefix]
         # scores take less than the MLP's activations of a clean pass, or 4 MiB
-        max_scores = max(1 << 20, self.inputs.n_pos * cfg.d_mlp // 4)
-        return SharedPrefix(
-            prefix_k=prefix[0], prefix_v=prefix[1], own=own, run_cuts=cuts, max_scores=max_scores, **more
-        )
+        max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 4)
+        return SharedPrefix(prefix_k=k, prefix_v=v, own=own, run_cuts=cuts, max_scores=max_scores, **more)
 
     def clean(self, key: str) -> Tensor:
         """Clean logits at a span, or a clean activation, from a pass of its own the first time."""
@@ -270,6 +267,8 @@ class _Sweep:
         self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
         self.rows = torch.tensor(self.cones[0].rows, device=self.model.device)
         self.reading = torch.tensor(self.cones[0].reading, device=self.model.device, dtype=torch.int64)
+        cfg = self.model.decoder.cfg
+        self.blocked = BlockedKeys(self.rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
 
     def run(self) -> None:
         """Blocks from the first that is touched to the last that is read, and the logits."""
@@ -278,7 +277,9 @@ class _Sweep:
         resid = self.baseline.embeds.new_empty(0, len(self.rows), self.baseline.embeds.shape[1])
         with self.model.hooks():
             self._hook()
-            for layer in range(min(self.cones[0].join, reads.last_block), reads.last_block + 1):
+            # nothing that is read at the end can change: then the last block is left out
+            stop = reads.last_block + bool(len(self.reading))
+            for layer in range(min(self.cones[0].join, reads.last_block), stop):
                 resid = self._joined(resid, layer, self.rows)
                 if not len(resid):
                     continue
@@ -286,9 +287,9 @@ class _Sweep:
                 if layer == reads.last_block and len(self.reading) < len(self.rows):
                     narrow = {"reading": torch.searchsorted(self.rows, self.reading)}
                 cuts = [cone.cuts.get(layer, ()) for cone in self.cones[: len(resid)]]
-                attend = self.baseline.attend(layer, self.rows, cuts, **narrow)
+                attend = self.baseline.attend(layer, self.rows, cuts, blocked=self.blocked, **narrow)
                 resid = blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
-            if reads.top == reads.n_layers:
+            if reads.top == reads.n_layers and len(self.reading):
                 self._read_out(self._joined(resid, reads.n_layers, self.reading))
 
     def _joined(self, resid: Tensor, layer: int, rows: Tensor) -> Tensor:

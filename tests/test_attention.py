@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooked_av import attention
-from hooked_av.attention import Attend, Cut
+from hooked_av.attention import Attend
+from hooked_av.cuts import Cut
 from hooked_av.errors import HookedAVWarning, InputsError
 
 N_HEADS, N_KV, N_POS, D_HEAD = 4, 2, 12, 8

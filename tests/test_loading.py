@@ -17,7 +17,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import CheckpointError, HookedAVWarning, InputsError
 from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import TOKENIZER_FOLDER, mel_extractor, random_omni_config
+from hooked_av.random_model import TOKENIZER_FOLDER, mel_extractor, random_omni_config, released_omni_config
 
 TENSORS = prompts()["two clips"].tensors()
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no (tokenizer|preprocessor) files")
@@ -333,19 +333,8 @@ def test_peak_memory_is_that_of_the_checkpoint(tmp_path):
 
 def test_the_released_sizes_have_the_published_parameter_counts():
     """3B and 7B on the meta device: no memory, exact counts (the thinker of 7B: 17,863,627,776 bytes in bfloat16)."""
-    sections = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
-    sizes = {
-        4_703_464_448: {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
-                        "num_key_value_heads": 2, "intermediate_size": 11008, "vocab_size": 151936},
-        8_931_813_888: {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
-                        "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064},
-    }  # fmt: skip
-    for count, text in sizes.items():
-        config = Qwen2_5OmniThinkerConfig(
-            text_config={**text, **sections},
-            vision_config={"hidden_size": 1280, "out_hidden_size": text["hidden_size"]},
-            audio_config={"output_dim": text["hidden_size"]},
-        )
+    for size, count in {"3b": 4_703_464_448, "7b": 8_931_813_888}.items():
+        config = released_omni_config(size)
         with torch.device("meta"):
             model = HookedAVTransformer.from_hf(Thinker(config))
         assert sum(p.numel() for p in model.parameters()) == count

@@ -32,6 +32,7 @@ ORDER = [
     "passes",
     "weights",
     "cuts",
+    "cut_rows",
     "attention",
     "decoder",
     "cache",

@@ -18,7 +18,7 @@ from hooked_av.cones import Cone
 from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
 from hooked_av.interventions import DropTokens
 from hooked_av.plan import Plan
-from hooked_av.shared_prefix import SharedPrefix
+from hooked_av.shared_prefix import BlockedKeys, SharedPrefix
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -215,6 +215,10 @@ def a_key_too_few(block):
     return wrong
 
 
+def in_turn(of_runs):
+    return lambda self, queries, n_own, cuts: of_runs(self, queries, n_own, [*cuts[1:], *cuts[:1]])
+
+
 FAULTS = {
     "joins a layer late": lambda m: m.setattr(Cone, "of", changed_cone(joins_a_layer_late)),
     "misses the first row": lambda m: m.setattr(Cone, "of", changed_cone(misses_the_first_row)),
@@ -225,8 +229,9 @@ FAULTS = {
     "means over the rows that are read": lambda m: m.setattr(cones, "_is_mean", lambda edit: False),
     "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, n_pos, n_layers: plan.cuts),
     "cuts of the prefix forgotten": lambda m: m.setattr(
-        SharedPrefix, "_blocked", lambda self, rows, n_own, cuts, h, kv: torch.zeros(1, 1, len(rows), 1).bool()
+        BlockedKeys, "of_runs", lambda self, queries, n_own, cuts: None
     ),
+    "cuts of another run": lambda m: m.setattr(BlockedKeys, "of_runs", in_turn(BlockedKeys.of_runs)),
     "an own key too few": lambda m: m.setattr(SharedPrefix, "_block", a_key_too_few(SharedPrefix._block)),
     "edits of the wrong run": lambda m: m.setattr(Cone, "of", changed_cone(lambda c: replace(c, plan=Plan()))),
 }
@@ -255,6 +260,18 @@ def test_planted_faults_are_noticed(monkeypatch, fault):
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_that_only_an_early_read_sees(clip):
+    """The rows that change come after the row whose logits are read: no row goes through the last block."""
+    model, inputs, baseline = clip
+    inputs = inputs.with_span("first", [0])
+    baseline, name = model.baseline(inputs), "blocks.0.hook_mlp_out@question"
+    spec = av.ablate("blocks.0.hook_resid_mid", "question")
+    found = baseline.run([spec], read=["first", name])
+    _, cache = model.run_with_cache(inputs, names_filter=name, interventions=spec, logits_at="first")
+    assert torch.equal(found.logits[0], naive(model, inputs, (), "first")[0])
+    torch.testing.assert_close(found.activations[name][0], cache[name][0], rtol=1e-4, atol=1e-4)
 
 
 def test_activations_are_those_of_a_full_pass(clip):
@@ -302,6 +319,13 @@ def test_a_mean_over_rows_after_those_that_are_read(clip):
     found = model.baseline(inputs).run([spec, [spec, "audio->here@0"]], read="here").logits
     torch.testing.assert_close(found[0], naive(model, inputs, spec, "here")[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], naive(model, inputs, [spec, "audio->here@0"], "here")[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_mean_over_rows_that_leave_before_the_first_layer(clip):
+    """They are in the merged sequence, whose rows are averaged."""
+    model, inputs, baseline = clip
+    specs = [av.ablate("hook_inputs_embed", "av|question", "mean"), av.drop_tokens("video", 0)]
+    assert_close(baseline.run([specs]).logits[0], naive(model, inputs, specs)[0], specs)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The benchmarks of sweeps and of other tools run, and what it counts is the cone that the issue defines."""
+"""The benchmarks of sweeps, of generation, of full sizes and of other tools run, and count what the issue defines."""
 
 import json
 import sys
@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import forward
+import generate
+import large
 import peers
 import sweep
 
@@ -76,3 +78,64 @@ def test_a_peer_that_cannot_run_is_named_with_its_reason():
 
     bench = peers.Bench(*(None,) * 3, cells=[None])
     assert peers.measure_peer(cannot, bench, peers.QUICK_JOB, None) == {"not_run": "no such tool"}
+
+
+def run_quick(benchmark, out):
+    threads = torch.get_num_threads()
+    result = CliRunner().invoke(benchmark.main, ["--quick", "--out", str(out)], catch_exceptions=False)
+    torch.set_num_threads(threads)
+    return result, json.loads(out.read_text())
+
+
+def test_generation_is_measured_and_equal(tmp_path):
+    _, report = run_quick(generate, tmp_path / "generate.json")
+    (row,) = report["rows"]
+    assert {name: figures["tokens_equal"] for name, figures in row["variants"].items()} == {
+        generate.PEER: True, generate.NULL: True, generate.OURS: True, generate.HOOKED: True, generate.CUT: False
+    }  # fmt: skip
+    assert all(row["variants"][name]["decode"]["cpu_ms_min"] != 0 for name in (generate.OURS, generate.CUT))
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """The tiny shape, in place of one that needs a GPU."""
+    result, report = run_quick(large, tmp_path_factory.mktemp("results") / "large.json")
+    assert result.exit_code == 0, result.output
+    return report["shapes"]["tiny"]
+
+
+def test_full_sizes_are_those_of_transformers(full_size):
+    for name in ("decoder", "with encoders"):
+        assert full_size["forward"][name]["logits_equal"]
+        assert full_size["forward"][name]["finite"]
+    assert full_size["forward"]["flops_ratio"] == pytest.approx(1, abs=1e-4)
+    assert full_size["generation"]["hooked_av"]["equal_tokens"] == full_size["built"]["n_new"]
+
+
+def test_replays_in_half_precision_keep_the_answer(full_size):
+    cases = full_size["exactness"]["cases"]
+    assert len(cases) == 12
+    for case in [*cases.values(), *full_size["map"]["sample"].values()]:
+        assert case["differs_by"] < 0.1
+        assert case["argmax_equal"] or case["gap_to_second"] < 0.1
+    assert max(case["effect"] for case in cases.values()) > 1
+
+
+def test_the_map_of_full_sizes_is_counted(full_size):
+    assert full_size["map"]["cells"] == 6 * full_size["built"]["n_layers"]
+    assert 1 < full_size["map"]["flops"] < 4  # two layers have little to share
+    assert full_size["memory"]["peak_bytes"]["map"] > full_size["memory"]["peak_bytes"]["baseline"]
+
+
+def test_a_section_that_fails_is_told_and_the_others_run(monkeypatch, tmp_path):
+    def broken(bench):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(large, "SECTIONS", {"map": broken, "cut": lambda bench: {"ratio": 1}})
+    options = ["--section", "map", "--section", "cut", "--out", str(tmp_path / "large.json")]
+    result = CliRunner().invoke(large.main, options)
+    sections = json.loads((tmp_path / "large.json").read_text())["shapes"]["tiny"]
+    assert "ZeroDivisionError: planted" in sections["map"]["failed"]
+    assert sections["cut"]["ratio"] == 1
+    assert result.exit_code == 1
+    assert "these sections failed: tiny, map" in result.output

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hooked_av.attention import allowed_keys, pattern_of, scores_of
+from hooked_av.attention import pattern_of, scores_of
+from hooked_av.cut_rows import allowed_keys
 from hooked_av.errors import InputsError, InterventionError
 from hooked_av.hooks import HookPoint
 from hooked_av.inputs import AVInputs

@@ -1,0 +1,194 @@
+"""Attention of the rows that cuts touch: computed again, without the keys that they may not read.
+
+What is blocked depends on positions alone, so layers of a pass that have the same cuts share it (`Touched`).
+
+Axes: batch head kv_head pos d_head; query (rows asked for), key; shared (query heads of one key/value head).
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from hooked_av.cuts import AnyCut, Cut, members
+from hooked_av.errors import HookedAVWarning
+
+Queries = Float[Tensor, "batch head query d_head"]
+Keys = Float[Tensor, "batch kv_head key d_head"]
+QueryRows = Int64[Tensor, "batch query"]
+KeyRows = Int64[Tensor, "batch key"]
+
+CUT_BLOCK = 256  # touched rows whose mask exists at one time
+
+
+def allowed_keys(
+    rows: QueryRows, keys: KeyRows, starts: Sequence[int], cuts: Sequence[AnyCut], n_heads: int
+) -> Bool[Tensor, "batch heads query key"]:
+    """Which keys each row may read: not later, not padding, not cut. One head stands for all unless some are named."""
+    begins = torch.tensor(starts, device=rows.device)
+    allowed = ((keys[:, None] <= rows[..., None]) & (keys >= begins[:, None])[:, None])[:, None]
+    for cut in cuts:
+        blocked = cut.blocked(rows, keys)[:, None]
+        if cut.heads is not None:
+            heads = torch.isin(torch.arange(n_heads, device=rows.device), torch.tensor(cut.heads, device=rows.device))
+            blocked = blocked & heads[None, :, None, None]
+        allowed = allowed & ~blocked
+    return allowed
+
+
+class CutBlock(NamedTuple):
+    """Some touched rows of one prompt, and what they may read.
+
+    `heads` are those that any cut names (None: all), `used` the keys that any row may read, `empty` the rows that may
+    read none (None: there are none).
+    """
+
+    index: Int64[Tensor, " touched"]
+    heads: list[int] | None
+    used: Int64[Tensor, " used"]
+    mask: Bool[Tensor, "batch=1 some_heads touched used"]
+    empty: Bool[Tensor, "batch=1 some_heads touched one"] | None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Int64[Tensor, "batch=1 query"],
+        keys: Int64[Tensor, "batch=1 key"],
+        index: Int64[Tensor, " touched"],
+        cuts: Sequence[AnyCut],
+        start: int,
+        n_heads: int,
+    ) -> "CutBlock":
+        """What the rows at `index` may read; rows with no key left are reported."""
+        heads, allowed = _named_heads(cuts), allowed_keys(rows[:, index], keys, (start,), cuts, n_heads)
+        allowed = allowed if heads is None else allowed[:, heads]
+        nothing = ~allowed.any(dim=-1, keepdim=True)
+        some_empty = bool(nothing.any())
+        if some_empty:
+            report_empty_rows(rows[0, index][nothing.any(dim=(0, 1, 3))])
+        used = allowed.any(dim=(0, 1, 2)).nonzero().flatten()
+        return cls(index, heads, used, allowed[..., used] | nothing, nothing if some_empty else None)
+
+    def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch some_heads touched d_head"]:
+        """What these rows read (in the heads that are named); blocked keys are left out before the arithmetic."""
+        q = q[:, :, self.index]
+        if self.heads is not None:
+            shared = q.shape[1] // k.shape[1]
+            kv_heads = [head // shared for head in self.heads]
+            q, k, v = q[:, self.heads], k[:, kv_heads], v[:, kv_heads]
+        if not len(self.used):
+            return torch.zeros_like(q)
+        z = masked_attention(q, k[:, :, self.used], v[:, :, self.used], self.mask)
+        return z if self.empty is None else z.masked_fill(self.empty, 0)
+
+
+class Touched:
+    """The rows that cuts touch in one pass, kept from layer to layer while cuts and rows stay the same."""
+
+    def __init__(self) -> None:
+        self._made_for: tuple[QueryRows, KeyRows, tuple[AnyCut, ...]] | None = None
+        self._index: list[Int64[Tensor, " touched"]] = []
+        self._blocks: list[list[CutBlock] | None] = []
+
+    def prepare(
+        self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], n_heads: int
+    ) -> None:
+        """Find the touched rows of each prompt; and what they may read, where it is little."""
+        made = self._made_for
+        if made is not None and made[0] is rows and made[1] is keys and made[2] == tuple(cuts):
+            return
+        self._made_for = (rows, keys, tuple(cuts))
+        self._parts = [
+            (rows[one], keys[one], [cut.of(one) for cut in cuts], starts[one.start])
+            for one in (slice(row, row + 1) for row in range(len(rows)))
+        ]
+        self._n_heads = n_heads
+        self._index = [touched_rows(*part) for part in self._parts]
+        self._blocks = [
+            list(self._made(row)) if len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
+        ]
+
+    def blocks(self, row: int) -> Iterator[CutBlock]:
+        """The touched rows of one prompt; the masks of many rows are made anew each time, one block after the other."""
+        kept = self._blocks[row]
+        yield from self._made(row) if kept is None else kept
+
+    def _made(self, row: int) -> Iterator[CutBlock]:
+        rows, keys, cuts, start = self._parts[row]
+        for index in self._index[row].split(CUT_BLOCK) if len(self._index[row]) else ():
+            yield CutBlock.of(rows, keys, index, cuts, start, self._n_heads)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether every row is touched, in every head: then nobody reads what is computed without cuts."""
+        rows, _, cuts = self._made_for or (torch.zeros(1, 1), None, ())
+        return _named_heads(cuts) is None and all(len(index) == rows.shape[1] for index in self._index)
+
+
+def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, touched: Touched) -> Queries:
+    """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result."""
+    out = z.clone()
+    for row in range(len(q)):
+        one = slice(row, row + 1)
+        for block in touched.blocks(row):
+            part = block.read(q[one], k[one], v[one])[0]
+            if block.heads is None:
+                out[row, :, block.index] = part
+            else:
+                out[row, torch.tensor(block.heads, device=out.device)[:, None], block.index] = part
+    return out
+
+
+def _named_heads(cuts: Sequence[AnyCut]) -> list[int] | None:
+    """The heads that any cut names; None for all."""
+    if any(cut.heads is None for cut in cuts):
+        return None
+    return sorted({head for cut in cuts for head in cut.heads or ()})
+
+
+def touched_rows(
+    rows: Int64[Tensor, "batch=1 query"], keys: Int64[Tensor, "batch=1 key"], cuts: Sequence[AnyCut], start: int
+) -> Int64[Tensor, " touched"]:
+    """Which query rows lose a key that they could have read; the others keep their bits."""
+    touched = torch.zeros_like(rows, dtype=torch.bool)
+    for cut in cuts:
+        if isinstance(cut, Cut):  # a query before every blocked key loses nothing
+            touched |= members(rows, cut.queries) & (rows >= cut.keys.min())
+            continue
+        for index in torch.arange(rows.shape[1], device=rows.device).split(CUT_BLOCK):
+            readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
+            touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
+    return touched[0].nonzero().flatten()
+
+
+def masked_attention(
+    q: Queries, k: Keys, v: Keys, mask: Bool[Tensor, "*any query key"]
+) -> Float[Tensor, "batch head query d_head"]:
+    """Fused attention under a mask.
+
+    Query heads that share keys lie side by side as more rows: the kernels of GPUs that take a mask want as many heads
+    of keys as of queries, and this way the keys are not copied.
+    """
+    batch, n_heads, n_rows, d_head = q.shape
+    n_kv = k.shape[1]
+    shared = n_heads // n_kv
+    folded = q.reshape(batch, n_kv, shared * n_rows, d_head)
+    mask = mask if mask.ndim == 4 else mask[None, None]
+    one_for_all = mask.shape[1] == 1
+    mask = mask.repeat(1, 1, shared, 1) if one_for_all else mask.reshape(len(mask), n_kv, shared * n_rows, -1)
+    z = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=d_head**-0.5)
+    return z.view(batch, n_heads, n_rows, d_head)
+
+
+def report_empty_rows(rows: Int64[Tensor, " query"]) -> None:
+    """Say that rows have no key left: their attention output is zero."""
+    warnings.warn(
+        f"{len(rows)} query rows have no key left to read (first at position {int(rows[0])}); "
+        "their attention output is zero",
+        HookedAVWarning,
+        stacklevel=2,
+    )
