@@ -23,7 +23,7 @@ from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, 
 from hooked_av.tiny.held_out import read_held_out, write_held_out
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
-from hooked_av.tiny.scenes import FRAME_PIXELS, Item, Look, Scene, render
+from hooked_av.tiny.scenes import FRAME_PIXELS, Item, Look, Scene, _faster, _warped, render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -221,6 +221,26 @@ def test_each_second_shows_and_speaks_its_own_digit():
     assert np.abs(corners[0] - corners[4]).max() > 0
     loud = np.abs(clip.waveform.reshape(2, -1)).max(axis=1)
     assert (loud > 0.2).all()
+
+
+def test_learning_sees_digits_warped_and_hears_them_at_another_tempo():
+    still, quiet = {"picture_noise": 0.0, "sound_noise": 0.001}, some_digits()
+    ink = np.zeros((40, 40), np.float32)
+    ink[10:30, 18:22] = 1.0
+    assert np.array_equal(_warped(ink, np.zeros((2, 2))), ink)
+    leaning = _warped(ink, np.array([[0.0, 0.15], [0.0, 0.0]]))
+    assert np.abs(leaning[12] - leaning[27]).max() > 0.9  # top and bottom of the stroke moved apart
+    assert abs(leaning.sum() / ink.sum() - 1) < 0.05
+    word = quiet.recordings.waves[0]
+    assert len(_faster(word, 1.1)) == round(len(word) / 1.1)
+    assert np.abs(_faster(word, 1.0) - word).max() < 1e-6
+    scene = Scene((Item((1, 8), (0, 5)),))
+    seen = [render(scene, quiet, np.random.default_rng(0), Look(**still, **more))[0] for more in ({}, {"warp": 0.15})]
+    assert seen[0].frames.shape == seen[1].frames.shape
+    assert not np.array_equal(seen[0].frames, seen[1].frames)
+    (heard,) = render(scene, quiet, np.random.default_rng(0), Look(**still, tempo=0.1))
+    assert heard.waveform.shape == seen[0].waveform.shape
+    assert not np.array_equal(heard.waveform, seen[0].waveform)
 
 
 @given(st.sampled_from(sorted(SCENES)), st.integers(2, 4), st.integers(0, 1000))

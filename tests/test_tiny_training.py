@@ -15,6 +15,7 @@ from hooked_av.model import HookedAVTransformer
 from hooked_av.tiny import training
 from hooked_av.tiny.architecture import untrained
 from hooked_av.tiny.curriculum import Lesson
+from hooked_av.tiny.scenes import LEARNING
 from hooked_av.tiny.training import Recipe, Stage, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,6 +96,29 @@ def test_the_log_has_a_row_for_every_stage_and_the_last_step(tmp_path):
     assert last == {"audio": 4, "video": 4, "words": 2, "questions": 4, "together": 3}
     assert all(0 <= share <= 1 for row in rows for share in row["held_out"].values())
     assert {"audio"} == set(rows[0]["held_out"])
+
+
+def test_worker_processes_change_nothing(tmp_path):
+    recipe = replace(SHORT, video=NONE, questions=NONE, together=NONE)
+    alone, helped = (trainer(tmp_path / name, recipe) for name in ("alone", "helped"))
+    helped.workers = 2
+    for run in (alone, helped):
+        run.run()
+    for name, tensor in weights(alone).items():
+        assert torch.equal(tensor, helped.model.state_dict()[name]), name
+
+
+def test_batches_are_made_on_the_cpu_wherever_the_model_is(tmp_path):
+    """Worker processes are forked, and must not touch a GPU."""
+    run = trainer(tmp_path)
+    run.model.to("meta")
+    made = [run._encoder_batch(name, run.training, 0, LEARNING) for name in ("audio", "video")]
+    classroom = run._classroom()
+    packed = [classroom.words_batch(0), *(classroom.batch(step, run.training) for step in range(4))]
+    tensors = [tensor for batch in made for part in batch.features for tensor in part.values()]
+    tensors += [t for batch in packed for t in (batch.input_ids, batch.position_ids, batch.marks, batch.pairs)]
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+    assert packed[1].to(torch.device("meta")).targets.device.type == "meta"
 
 
 def test_each_stage_trains_its_own_part_only(tmp_path):
