@@ -78,6 +78,54 @@ def test_tiny_av_needs_what_the_question_is_about(found):
     assert index["hearing", "cut"] < -0.5
 
 
+def test_attention_is_that_of_the_whole_pattern(found):
+    assert found.attention.shape == (len(CASES), MODEL.cfg.n_layers, len(found.rows), len(found.modalities))
+    for number, one in enumerate(CASES):
+        _, cache = MODEL.run_with_cache(one.inputs, names_filter="blocks.*.attn.hook_pattern")
+        spans, everything = one.inputs.spans, set(range(one.inputs.n_pos))
+        parts = {"audio": set(spans["audio"]), "video": set(spans["video"])}
+        parts["text"] = everything - parts["audio"] - parts["video"]
+        for row, rows in enumerate(("question", "last")):
+            for column, modality in enumerate(("audio", "video", "text")):
+                assert (found.rows[row], found.modalities[column]) == (rows, modality)
+                assert found.token_share[number, column] == len(parts[modality]) / one.inputs.n_pos
+                for layer in range(MODEL.cfg.n_layers):
+                    pattern = (
+                        cache["pattern", layer][0].double().numpy()[:, list(spans[rows])][..., sorted(parts[modality])]
+                    )
+                    assert found.attention[number, layer, row, column] == pytest.approx(
+                        pattern.sum(axis=-1).mean(), abs=1e-5
+                    )
+    np.testing.assert_allclose(found.attention.sum(axis=-1), 1, atol=1e-5)
+    assert found.attention[:, :, 1, :2].std() > 0.01  # there is something to compare
+
+
+def test_attention_is_shown_by_task_and_beside_each_condition(found, tmp_path):
+    table = found.attention_mass()
+    assert len(table) == 2 * MODEL.cfg.n_layers * 2 * 3
+    row = table.set_index(["task", "layer", "rows", "modality"]).loc["hearing", 4, "last", "audio"]
+    values = found.attention[2:, 4, 1, 0]
+    assert row.attention == values.mean()
+    assert (row.low, row.high) == pytest.approx(tuple(bootstrap_interval(values)))
+    assert row.token_share == found.token_share[2:, 0].mean()
+    frame = found.to_frame().set_index(["id", "condition"])
+    mean = found.attention[1].mean(axis=0)  # over layers
+    assert frame.loc[(CASES[1].id, "silence"), "attention_question"] == pytest.approx(mean[0, 0])
+    assert frame.loc[(CASES[1].id, "other frames"), "attention_last"] == pytest.approx(mean[1, 1])
+    assert frame.loc[(CASES[1].id, "both cut"), "attention_last"] == pytest.approx(mean[1, :2].sum())
+    again = av.ModalityContribution.load(found.save(tmp_path / "attention.safetensors"))
+    assert again.attention_mass().equals(table)
+
+
+def test_pictures_count_as_video_and_open_cuts_count():
+    picture = av.Clip.from_image(SAMPLES[0].clip.read_frames([0])[0])
+    inputs = MODEL.prepare(picture, question="Which digit is shown?")
+    with MODEL.intervene(av.block_attention(keys="image", queries="last", layers=[2])):
+        cut = av.modality_contribution(MODEL, inputs)
+    assert cut.attention[0, 2, 1, 1] == 0
+    assert (cut.attention[0, [1, 3], 1, 1] > 0).all()
+
+
 def test_tables_are_means_over_the_samples_of_a_task(found, tmp_path):
     summary = found.summary().set_index(["task", "condition"])
     assert len(summary) == 2 * len(CONDITIONS)
@@ -107,8 +155,14 @@ def test_a_missing_modality_has_no_condition():
     alone = av.modality_contribution(MODEL, silent)
     assert alone.conditions == ("video cut", "black frames")
     assert alone.index()["index"].isna().all()
+    assert np.isnan(alone.attention[..., 0]).all()
+    assert not np.isnan(alone.attention[..., 1:]).any()
+    assert set(alone.attention_mass().modality) == {"video", "text"}
+    np.testing.assert_allclose(alone.attention[..., 1:].sum(axis=-1), 1, atol=1e-5)
     both = av.modality_contribution(MODEL, [CASES[0], silent])
     summary = both.summary().set_index("condition")
+    counts = both.attention_mass().groupby("modality").n_samples.unique()
+    assert (counts["audio"].tolist(), counts["video"].tolist()) == ([1], [2])
     assert (summary.loc["audio cut", "n_samples"], summary.loc["video cut", "n_samples"]) == (1, 2)
     assert np.isnan(both.probability_drop[1, both.conditions.index("audio cut")])
     assert np.isnan(both.accuracy_drop[1, both.conditions.index("audio cut")])

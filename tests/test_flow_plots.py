@@ -80,14 +80,20 @@ def test_without_controls_none_are_drawn_and_one_sample_has_no_interval():
 
 
 def contribution(tasks=("hearing", "seeing", "seeing"), conditions=("audio cut", "video cut", "both cut", "silence")):
+    rng = np.random.default_rng(4)
     return av.ModalityContribution(
-        **answers(len(tasks)), **readings((len(tasks), len(conditions))), tasks=tasks, conditions=conditions
+        **answers(len(tasks)),
+        **readings((len(tasks), len(conditions))),
+        attention=rng.uniform(0, 0.3, (len(tasks), N_LAYERS, 2, 3)),
+        token_share=rng.uniform(0, 0.3, (len(tasks), 3)),
+        tasks=tasks,
+        conditions=conditions,
     )
 
 
 def test_bars_are_drops_and_points_the_index():
-    result = contribution()
-    left, right = result.plot().axes
+    result = contribution(conditions=("audio cut", "video cut", "both cut"))
+    left, right = result.plot().axes[:2]
     summary = result.summary().set_index(["condition", "task"]).probability_drop
     drawn = {
         bars.get_label(): [bar.get_width() for bar in bars] for bars in left.containers if hasattr(bars, "patches")
@@ -97,6 +103,14 @@ def test_bars_are_drops_and_points_the_index():
             drawn[f"{modality}: attention cut"], [100 * summary[condition, task] for task in ("hearing", "seeing")]
         )
     assert [label.get_text() for label in left.get_yticklabels()] == ["hearing", "seeing"]
+    said = [label.get_text() for label in left.get_yticklabels(minor=True)]  # each bar, without its colour
+    places = dict(zip(left.get_yticks(minor=True).round(6), said, strict=True))
+    assert places == {
+        round(bar.get_y() + bar.get_height() / 2, 6): str(bars.get_label()).partition(":")[0]
+        for bars in left.containers
+        if hasattr(bars, "patches")
+        for bar in bars
+    }
     index = result.index().set_index(["kind", "task"])["index"]
     points = np.array(right.containers[0].lines[0].get_xdata(), dtype=float)
     np.testing.assert_allclose(points, [index["cut", "hearing"], index["cut", "seeing"]])
@@ -108,9 +122,26 @@ def test_kinds_differ_without_their_colours():
     names = ("audio cut", "video cut", "silence", "black frames", "other sound", "other frames")
     left = contribution(conditions=names).plot().axes[0]
     hatches = {bars.get_label(): bars[0].get_hatch() for bars in left.containers if hasattr(bars, "patches")}
-    assert (
-        len({hatches[f"audio: {kind}"] for kind in ("attention cut", "silence, black frames", "another clip's")}) == 3
-    )
+    assert len({hatches[f"audio: {kind}"] for kind in ("attention cut", "silence, black frames", "another clip")}) == 3
+
+
+def test_attention_has_a_panel_for_each_task_and_reader():
+    result = contribution()
+    mass = result.attention_mass().set_index(["task", "rows", "modality"]).sort_index()
+    panels = result.plot().axes[2:]
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in panels] == ["hearing", "seeing", "", ""]
+    assert [axes.get_ylabel() for axes in panels] == ["question, %", "", "last position, %", ""]
+    for axes, cell in zip(panels, [(t, r) for r in ("question", "last") for t in ("hearing", "seeing")], strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        assert len({line.get_marker() for name, line in lines.items() if name in ("audio", "video")}) == 2
+        for modality in ("audio", "video"):
+            wanted = mass.loc[(*cell, modality)]
+            np.testing.assert_allclose(lines[modality].get_ydata(), 100 * wanted.attention)
+            share = lines[f"{modality}: its share of tokens"].get_ydata()
+            np.testing.assert_allclose(share, 100 * wanted.token_share.iloc[0])
+    low, high = band(panels[1], 0)
+    np.testing.assert_allclose(low, 100 * mass.loc[("seeing", "question", "audio")].low)
+    np.testing.assert_allclose(high, 100 * mass.loc[("seeing", "question", "audio")].high)
 
 
 @pytest.mark.parametrize("n_draws", [0, 2])

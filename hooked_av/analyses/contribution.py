@@ -1,6 +1,6 @@
 """Modality contribution: how much of the answer rests on the sound, and how much on the picture, task by task.
 
-Axes: sample, condition (what a modality loses), edge (low, high).
+Axes: sample, condition (what a modality loses), edge (low, high); layer, rows (that read), modality (that is read).
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,13 @@ from hooked_av.analyses.answers import (
     nothing_left,
     stacked,
 )
+from hooked_av.analyses.attention_mass import mass_of
 from hooked_av.analyses.information_flow import read_all
+from hooked_av.analyses.parts import Parts
 from hooked_av.bootstrap import bootstrap_interval, percentile_interval, resampled_means
 from hooked_av.cases import Case, as_cases
 from hooked_av.errors import InputsError
+from hooked_av.inputs import AVInputs
 from hooked_av.interventions import block_attention
 from hooked_av.results import run_settings
 from hooked_av.swaps import SWAPS, check_swaps
@@ -41,18 +44,30 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
     "both cut": ("both", "cut"),
     **SWAPS,
 }
+ROWS = ("question", "last")
+MODALITIES = ("audio", "video", "text")  # pictures count as video; text is all that is neither
+_SPANS: Mapping[str, tuple[str, ...]] = {"audio": ("audio",), "video": ("video", "image")}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ModalityContribution(Answers):
     """The answer of every sample as it is, and without each modality; NaN and -1 where a condition was not run."""
 
-    axes: ClassVar = {**Answers.axes, **dict.fromkeys(READINGS, ("sample", "condition"))}
+    axes: ClassVar = {
+        **Answers.axes,
+        **dict.fromkeys(READINGS, ("sample", "condition")),
+        "attention": ("sample", "layer", "rows", "modality"),
+        "token_share": ("sample", "modality"),
+    }
     p_answer: Float64[np.ndarray, "sample condition"]
     p_gold: Float64[np.ndarray, "sample condition"]
     logit_difference: Float64[np.ndarray, "sample condition"]
     best_ids: Int64[np.ndarray, "sample condition"]
+    attention: Float64[np.ndarray, "sample layer rows modality"]  # of the clean run; NaN where a sample lacks either
+    token_share: Float64[np.ndarray, "sample modality"]  # of all tokens of the prompt
     conditions: tuple[str, ...]
+    rows: tuple[str, ...] = ROWS
+    modalities: tuple[str, ...] = MODALITIES
     skipped: tuple[str, ...] = ()
 
     @property
@@ -105,6 +120,36 @@ class ModalityContribution(Answers):
         mean = _index_of(drops.mean(axis=0, keepdims=True))[0]
         return row | {"n_samples": len(drops), "index": mean, "low": low, "high": high}
 
+    def attention_mass(self) -> pd.DataFrame:
+        """One row a task, layer, reading rows and modality: the share of attention, a mean over heads and samples.
+
+        The modalities and text sum to 1. `low`, `high`: 95 % bootstrap interval over samples; `token_share`: the share
+        of the prompt's tokens, which attention that looks at nothing in particular would give. `n_samples` have both.
+        """
+        tables = [self._attention(*cell) for cell in product(dict.fromkeys(self.tasks), self.rows, self.modalities)]
+        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+
+    def _attention(self, task: str, rows: str, modality: str) -> pd.DataFrame:
+        column = self.modalities.index(modality)
+        values = self.attention[self._of(task), :, self.rows.index(rows), column]
+        known = ~np.isnan(values).any(axis=1)
+        if not known.any():
+            return pd.DataFrame()
+        low, high = bootstrap_interval(values[known])
+        return pd.DataFrame(
+            {
+                "task": task,
+                "layer": np.arange(values.shape[1]),
+                "rows": rows,
+                "modality": modality,
+                "n_samples": int(known.sum()),
+                "attention": values[known].mean(axis=0),
+                "low": low,
+                "high": high,
+                "token_share": self.token_share[self._of(task), column][known].mean(),
+            }
+        )
+
     def _of(self, task: str) -> Int64[np.ndarray, " sample_of_task"]:
         return np.array([number for number, name in enumerate(self.tasks) if name == task], dtype=np.int64)
 
@@ -112,7 +157,11 @@ class ModalityContribution(Answers):
         return [number for number, name in enumerate(self.conditions) if CONDITIONS[name] == (modality, kind)]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sample and condition that was run; `summary` has the means of each task."""
+        """One row a sample and condition that was run; `summary` has the means of each task.
+
+        `attention_question`, `attention_last`: what these rows give in the clean run to the modality that the condition
+        takes away, the mean over layers and heads; `attention_mass` has every layer.
+        """
         samples, columns = (index.ravel() for index in np.indices(self.best_ids.shape))
         names = np.array(self.conditions, dtype=object)[columns]
         frame = pd.DataFrame(
@@ -129,9 +178,17 @@ class ModalityContribution(Answers):
                 "best_token": self.texts(self.best_ids),
                 "probability_drop": self.probability_drop.ravel(),
                 "accuracy_drop": self.accuracy_drop.ravel(),
+                **{f"attention_{rows}": self._attention_of_conditions(rows).ravel() for rows in self.rows},
             }
         )
         return frame.loc[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
+
+    def _attention_of_conditions(self, rows: str) -> Float64[np.ndarray, "sample condition"]:
+        """What these rows give to the modality of each condition, the mean over layers."""
+        mean = self.attention[:, :, self.rows.index(rows)].mean(axis=1)
+        of = {name: mean[:, number] for number, name in enumerate(self.modalities)}
+        of["both"] = of["audio"] + of["video"]
+        return np.stack([of[CONDITIONS[name][0]] for name in self.conditions], axis=1)
 
 
 def modality_contribution(
@@ -146,6 +203,8 @@ def modality_contribution(
 
     Cuts: in every layer, no later token outside the modality may read its tokens (audio, video and pictures, both).
     Swaps: the media themselves say nothing, or something else, where a case brings such prompts (`Case.swapped`).
+    Attention: the share that the rows of the question, and the last one, give to sound, picture and text, layer by
+    layer in the clean run (`attention`); it is read a block of rows at a time, never as a whole matrix.
 
     Args:
         cases: one prompt, one `av.Case`, or any number; `Case.task` groups them, `Case.swapped` holds the same question
@@ -156,7 +215,8 @@ def modality_contribution(
 
     A sample without sound has no audio condition; the tables say how many samples each number rests on.
 
-    Errors: `InputsError` for a prompt without media, a swap of an unknown name, a batch, or no sample.
+    Errors: `InputsError` for a prompt without media, a swap of an unknown name, a batch, or no sample;
+    `InterventionError` while attention matrices are edited or tokens leave.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -182,10 +242,11 @@ def modality_contribution(
         name for sample in samples for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True) if best >= 0
     }
     columns = [number for number, name in enumerate(CONDITIONS) if name in run]
-    own = {"metric": metric, "only_correct": only_correct}
+    own, runs = {"metric": metric, "only_correct": only_correct}, stacked(samples)
     return ModalityContribution(
         **answer_fields(model, samples, metric),
-        **{name: values[:, columns] for name, values in stacked(samples).items()},
+        **{name: runs.pop(name)[:, columns] for name in READINGS},
+        **runs,
         conditions=tuple(name for name in CONDITIONS if name in run),
         skipped=tuple(skipped),
         settings=run_settings(model, last, **own, n_samples=len(samples), n_skipped=len(skipped)),
@@ -206,14 +267,33 @@ def _measure(model: Any, case: Case, only_correct: bool) -> Measured | None:
     found |= {name: {key: read[key][0] for key in READINGS} for name, read in swapped.items()}
     nothing = dict.fromkeys(READINGS, np.nan) | {"best_ids": UNKNOWN}
     runs = {key: np.array([found.get(name, nothing)[key] for name in CONDITIONS]) for key in READINGS}
-    return Measured(case, targets, targets.read(baseline.logits[None]), runs)
+    return Measured(case, targets, targets.read(baseline.logits[None]), runs | _attention(model, case.inputs))
+
+
+def _attention(model: Any, inputs: AVInputs) -> dict[str, Float64[np.ndarray, "..."]]:
+    """What question and last row give to each modality in each layer, the mean over heads; and how large they are."""
+    parts, inputs = _by_modality(inputs), inputs.to(model.device)
+    readers = [name for name in ROWS if name in inputs.spans]
+    attention = np.full((model.cfg.n_layers, len(ROWS), len(MODALITIES)), np.nan)
+    share = np.full(len(MODALITIES), np.nan)
+    rows, columns = [ROWS.index(name) for name in readers], [MODALITIES.index(name) for name in parts]
+    mass = mass_of(model, inputs, parts, readers).mean(axis=1, dtype=np.float64)
+    attention[:, np.array(rows)[:, None], columns] = mass
+    share[columns] = [len(positions) / inputs.n_pos for positions in parts.values()]
+    return {"attention": attention, "token_share": share}
+
+
+def _by_modality(inputs: AVInputs) -> Parts:
+    """All tokens, by the modality that they belong to; only those that the prompt has."""
+    spans = {m: "|".join(name for name in some if name in inputs.spans) for m, some in _SPANS.items()}
+    parts = {m: inputs.spans.resolve(span).positions for m, span in spans.items() if span}
+    return parts | {"text": np.setdiff1d(np.arange(inputs.n_pos), np.concatenate(list(parts.values())))}
 
 
 def _with_cuts(case: Case) -> tuple[Case, dict[str, Any]]:
     """A cut for each modality that the prompt has, and the spans that say which tokens come later, outside it."""
     spans, n_pos = case.inputs.spans, case.inputs.n_pos
-    names = {"audio": ["audio"], "video": ["video", "image"]}
-    held = {m: [name for name in some if name in spans] for m, some in names.items()}
+    held = {m: [name for name in some if name in spans] for m, some in _SPANS.items()}
     held["both"] = held["audio"] + held["video"] if held["audio"] and held["video"] else []
     inputs, cuts = case.inputs, {}
     for modality, some in held.items():
