@@ -171,3 +171,13 @@ def _option_pairs(inputs: AVInputs) -> list[tuple[str, str]]:
 def _cross_frame(inputs: AVInputs) -> Pathway:
     groups = [name.removeprefix("video.frame") for name in inputs.spans if name.startswith("video.frame")]
     return Pathway(CROSS_FRAME, tuple((f"video.before{group}", f"video.frame{group}") for group in groups))
+
+
+def other_layout(sample: str, first: str, differing: Sequence[str]) -> InputsError:
+    """Samples whose pathways are not the same have no map in common."""
+    return InputsError(
+        f"sample {sample!r} has other pathways than sample {first!r}",
+        expected="prompts of one layout, where pathways are chosen by default",
+        got=f"only one of both has: {', '.join(differing)}",
+        next_step="name the pathways, or run each layout by itself",
+    )

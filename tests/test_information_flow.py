@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -153,6 +154,43 @@ def test_tables_and_files(flow, tmp_path):
     assert again.to_frame().equals(frame)
     assert again.settings["controls"] == {"draws": 2, "spread": "rows", "seed": 0}
     assert again.settings["window"] == 3
+
+
+def test_tables_of_samples_made_one_by_one_are_one_result(flow):
+    how = {"pathways": PAIRS, "window": 3, "controls": av.Controls(2, "rows")}
+    frames = [av.information_flow(MODEL, one, **how).to_frame() for one in CASES]
+    joint = av.InformationFlow.from_frame(pd.concat(frames))
+    assert joint.to_frame().equals(flow.to_frame())
+    assert joint.token_texts == flow.token_texts
+    assert (joint.window, joint.pathways, joint.settings["n_samples"]) == (3, flow.pathways, len(CASES))
+    np.testing.assert_array_equal(joint.control_interval, flow.control_interval)
+    shuffled = pd.concat(frames).sample(frac=1, random_state=0)
+    mixed = av.InformationFlow.from_frame(shuffled)
+    at = [mixed.ids.index(name) for name in flow.ids]
+    rows = [mixed.pathways.index(name) for name in flow.pathways]
+    np.testing.assert_array_equal(mixed.changes[at][:, rows], flow.changes)
+    np.testing.assert_array_equal(mixed.windows, flow.windows)
+
+
+def test_tables_that_do_not_fit_are_refused(flow):
+    table = flow.to_frame()
+    for odd, said in [
+        (table.iloc[1:], "film 0"),
+        (pd.concat([table, table]), "film 0, film 1, film 3"),
+        (table.drop(columns=["p_gold"]), "no columns p_gold"),
+        (table.iloc[:0], "no row"),
+        (table[table.layer != 3].assign(layer=lambda t: t.layer.where(t.id != "film 1", t.layer + 10)), "layers"),
+    ]:
+        with pytest.raises(InputsError, match=rf"(?s)no table of information flow.*{said}"):
+            av.InformationFlow.from_frame(odd)
+    with pytest.raises(InputsError, match=r"sample 'film 1' has other pathways(.|\n)*av → last"):
+        av.InformationFlow.from_frame(table[(table.id != "film 1") | (table.pathway != "av → last")])
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_a_table_is_not_read_for_an_unknown_metric(flow):
+    with pytest.raises(InputsError, match="metric 'best'"):
+        av.InformationFlow.from_frame(flow.to_frame(), metric="best")
 
 
 # --- pathways -------------------------------------------------------------------------------------------------------

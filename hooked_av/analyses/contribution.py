@@ -232,7 +232,7 @@ def modality_contribution(
     """
     samples, skipped, last = [], [], None
     for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
-        check_metric(metric, case)
+        check_metric(metric, case.id, is_known=case.answer is not None)
         check_swaps(case.swapped, case.id)
         measured, last = _measure(model, case, only_correct), case.inputs
         (skipped if measured is None else samples).append(case.id if measured is None else measured)
