@@ -415,6 +415,7 @@ def test_layouts_are_read_one_by_one(model, mapped, tmp_path):
         av.read_flow(av.merge(tmp_path))
     alone = av.read_flow(av.merge(tmp_path), where={"group": "no media"})
     assert alone.pathways == ("question → last", "last → last")
+    assert "n_pos" not in alone.settings  # only what is the same in all samples stands for them
     assert alone.control_p_answer.shape == (1, 0, 2, model.cfg.n_layers)
 
 

@@ -1,11 +1,13 @@
 """Figures of information flow, effective pathways and contribution, by their data."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import hooked_av as av
+from hooked_av.analyses.answers import READINGS
 from hooked_av.plots.style import Drawing, svg_text
 
 PATHWAYS = ("audio → question", "video → question", "av → last", "question → last", "cross-frame")
@@ -163,3 +165,43 @@ def test_bars_of_an_effective_pathway_are_its_summary(n_draws):
         np.testing.assert_allclose([bar.get_height() for bar in some], wanted)
     assert "25 % of all" in str(bars[1].get_label())
     assert "audio → question; question → last in layers [2, 3]" in axes.get_title(loc="left").replace("\n", " ")
+
+
+@pytest.mark.parametrize("n_pathways", [1, 2, 3, 5])
+def test_legend_title_and_labels_of_a_map_do_not_overlap(n_pathways):
+    result = flow(window=3)
+    some = replace(
+        result,
+        pathways=PATHWAYS[:n_pathways],
+        **{name: getattr(result, name)[:, :n_pathways] for name in READINGS},
+        **{f"control_{name}": getattr(result, f"control_{name}")[:, :, :n_pathways] for name in READINGS},
+    )
+    figure = some.plot()
+    figure.draw_without_rendering()
+    parts = [figure.legends[0], figure._supxlabel, figure._supylabel, figure._suptitle]
+    boxes = [part.get_window_extent() for part in parts] + [axes.get_window_extent() for axes in figure.axes]
+    assert not [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes[:i]) if one.overlaps(other)]
+
+
+def test_a_sweep_is_its_bars_and_names_new_answers():
+    sweep = av.RouteSweep(
+        p_cut=np.array([0.4, 0.7, 0.05]),
+        gold_p_cut=np.full(3, np.nan),
+        alternative_p_cut=np.full(3, np.nan),
+        best_ids=np.array([3, 3, 4]),
+        cuts=("audio->last@2-5", "video->question", "av->last"),
+        best_texts=(" six", " six", "two"),
+        answer_id=3,
+        answer=" six",
+        p_base=0.8,
+        gold_p_base=np.nan,
+        alternative_p_base=np.nan,
+    )
+    (axes,) = sweep.plot().axes
+    np.testing.assert_allclose([bar.get_width() for bar in axes.patches], sweep.change_percent)
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["audio → last, layers 2-5", "video → question", "av → last"]
+    (new,) = axes.texts
+    assert (new.get_text(), new.xy[1]) == ("now “two”", 2)
+    assert "“␣six”, p = 0.8" in axes.get_title(loc="left")
+    assert axes.get_xlabel() == "change of answer probability, %"
