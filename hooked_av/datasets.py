@@ -148,6 +148,13 @@ def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
         allow_missing: merge what there is, though samples have neither results nor a failure yet.
 
     Errors: `DatasetError` for samples that are missing, for no results at all, and for a table of another run.
+
+    >>> import hooked_av as av, tempfile
+    >>> out = tempfile.mkdtemp()
+    >>> samples = [Sample("a", (), "Which digit is this?", task="reading")]
+    >>> run = run_dataset(av.random_omni(n_layers=2), samples, "lens", out=out, top_k=1)
+    >>> pd.read_parquet(merge(out))[["sample", "task", "layer"]].values.tolist()
+    [['a', 'reading', 0], ['a', 'reading', 1]]
     """
     return ResultsFolder.read(folder).merge(allow_missing)
 

@@ -220,8 +220,21 @@ def test_default_pathways_of_options_and_items():
     assert spans["true_option"] == spans["option_b"]
     assert spans["false_options"] == spans["option_a"] | spans["option_c"]
     assert "options → last" in [pathway.name for pathway in default_pathways(asked)]
-    queried = asked.with_span("queried_item", "item1").with_span("other_items", "item0")
-    assert "queried_item → question" in [pathway.name for pathway in default_pathways(queried)]
+
+
+def test_the_queried_item_stands_beside_the_others():
+    clips = [SAMPLES[0].clip, SAMPLES[3].clip, SAMPLES[9].clip.without_video()]
+    inputs = MODEL.prepare(clips, question="Which digit is shown in clip two?")
+    asked = with_answer_spans(av.Case(inputs, queried_item=1)).inputs
+    assert asked.spans["queried_item"] == inputs.spans["item1"]
+    assert asked.spans["other_items"] == inputs.spans["item0"] | inputs.spans["item2"]
+    routes = [f"{item} → {reader}" for reader in ("question", "last") for item in ("queried_item", "other_items")]
+    new = [p.name for p in default_pathways(asked) if p not in default_pathways(inputs)]
+    assert new == routes
+    one = av.Case(MODEL.prepare(clips[0], question="Which digit is shown?"), queried_item=0)
+    assert "queried_item → last" not in [p.name for p in default_pathways(with_answer_spans(one).inputs)]
+    with pytest.raises(InputsError, match=r"sample 'q' asks about an item that it has not(.|\n)*item0, item1, item2"):
+        with_answer_spans(av.Case(inputs, id="q", queried_item=3))
 
 
 def test_cross_frame_is_every_frame_reading_those_before_it():
