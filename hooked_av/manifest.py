@@ -276,9 +276,8 @@ def _media_faults(media: Any) -> Iterator[str]:
 
 
 def _queried_faults(queried: Any, media: Any) -> Iterator[str]:
-    files = (
-        [item for item in media if not (isinstance(item, dict) and "text" in item)] if isinstance(media, list) else []
-    )
+    listed = media if isinstance(media, list) else []
+    files = [item for item in listed if not (isinstance(item, dict) and "text" in item)]
     is_number = isinstance(queried, int) and not isinstance(queried, bool)
     if queried is not None and not (is_number and 0 <= queried < len(files)):
         yield f"queried_item: expected a whole number below {len(files)} (the files in media), got {queried!r}"

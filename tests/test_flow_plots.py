@@ -120,6 +120,26 @@ def test_bars_are_drops_and_points_the_index():
     assert right.get_xlim()[0] < -1 < 1 < right.get_xlim()[1]
 
 
+def test_an_index_beyond_the_panel_is_an_arrow_with_its_number():
+    result = contribution(tasks=("seeing", "seeing"), conditions=("audio cut", "video cut"))
+    base = np.full(2, 0.5)
+    odd = replace(result, p_answer_base=base, p_answer=np.array([[0.6, 0.3], [0.6, 0.3]]))
+    assert odd.index()["index"][0] == pytest.approx(3)
+    right = odd.plot().axes[1]
+    (arrow,) = [line for line in right.lines if line.get_marker() == ">"]
+    assert right.get_xlim()[0] < arrow.get_xdata()[0] < right.get_xlim()[1]
+    assert [text.get_text() for text in right.texts] == ["3"]
+
+
+def test_an_index_that_is_not_known_is_no_news():
+    result = contribution(tasks=("seeing", "seeing"), conditions=("audio cut", "video cut"))
+    gains = replace(result, p_answer_base=np.full(2, 0.5), p_answer=np.array([[0.6, 0.7], [0.6, 0.8]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gains.index()[["index", "low", "high"]].isna().all(axis=None)
+        gains.plot()
+
+
 def test_kinds_differ_without_their_colours():
     names = ("audio cut", "video cut", "silence", "black frames", "other sound", "other frames")
     left = contribution(conditions=names).plot().axes[0]

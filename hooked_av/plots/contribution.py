@@ -17,7 +17,7 @@ _KINDS = {"cut": "attention cut", "blank": "silence, black frames", "other": "an
 _FILLED = {"cut": True, "blank": False, "other": False}
 _MODALITIES = ("audio", "video", "both")
 _HATCHES = {"cut": "", "blank": "////", "other": "...."}
-_STEP = 0.24
+_STEP, _EDGE = 0.24, 1.05
 _BAR_INCHES, _ATTENTION_INCHES, _PANEL_INCHES = 0.16, 4.6, 2.6
 
 
@@ -50,9 +50,10 @@ def _losses(figure: SubFigure, contribution: Contribution, summary: pd.DataFrame
     """Left: bars, a group for each task. Right: points."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
     names = _bars(left, summary, tasks)
-    left.set_yticks(list(names), list(names.values()), minor=True, fontsize=7)  # what grey print does not tell apart
+    left.set_yticks(list(names), list(names.values()), minor=True)  # what grey print does not tell apart
     left.yaxis.remove_overlapping_locs = False  # the bar in the middle of a task has its name, too
     left.tick_params(axis="y", which="both", length=0)
+    left.tick_params(axis="y", which="minor", labelsize=7)
     left.tick_params(axis="y", which="major", pad=34)
     _points(right, contribution.index(), tasks)
     left.set_yticks(range(len(tasks)), [_title(task) for task in tasks])
@@ -134,7 +135,12 @@ def _points(axes: Axes, index: pd.DataFrame, tasks: list[str]) -> None:
         face = "black" if _FILLED[kind] else "white"
         marker = "oDs"[list(_KINDS).index(kind)]
         axes.errorbar(rows["index"], places, xerr=error, fmt=marker, markerfacecolor=face, label=_KINDS[kind], **style)
-    axes.set_xlim(-1.08, 1.08)
+        for value, place in zip(rows["index"], places, strict=True):
+            if abs(value) > _EDGE:  # an arrow that points at what the panel has no room for
+                axes.plot(np.copysign(_EDGE, value), place, ">" if value > 0 else "<", color="black", zorder=3)
+                axes.annotate(f"{value:.2g}", (np.copysign(_EDGE, value), place), (0, 5), textcoords="offset points",
+                              ha="right" if value > 0 else "left", fontsize=7)  # fmt: skip
+    axes.set_xlim(-_EDGE - 0.03, _EDGE + 0.03)
     axes.set_xlabel("(video − audio) / (video + audio)\n← rests on the sound      on the picture →")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
