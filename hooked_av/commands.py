@@ -63,7 +63,8 @@ def _controls(ctx: click.Context, option: click.Parameter, text: str | None) -> 
     draws, _, spread = text.partition(":")
     if not draws.isdecimal():
         raise click.BadParameter("give a number of draws, such as 2 or 2:rows", ctx, option)
-    return Controls(int(draws), *filter(None, [spread]))
+    chosen: Any = {"spread": spread} if spread else {}
+    return Controls(int(draws), **chosen)
 
 
 COMMANDS = (

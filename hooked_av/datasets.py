@@ -186,14 +186,14 @@ def read_flow(
     """
     frame, settings = read_merged(table)
     for column, value in where.items():
-        frame = frame[frame[_manifest_column(column)] == value]
+        frame = frame.loc[frame[_manifest_column(column)] == value]
     if frame.empty:
         raise DatasetError(
             f"no such samples in {table}", expected="a sample", got=dict(where), next_step="check the values"
         )
-    metric = settings.get("metric", "answer") if metric is None else metric
+    asked: Metric = metric or settings.get("metric", "answer")
     shared = settings | ({"where": dict(where)} if where else {})
-    return InformationFlow.from_frame(frame, only_correct=only_correct, metric=metric, settings=shared)
+    return InformationFlow.from_frame(frame, only_correct=only_correct, metric=asked, settings=shared)
 
 
 def _manifest_column(name: str) -> str:

@@ -5,6 +5,7 @@ One row a sample, pathway and layer; the columns of a random cut end with its dr
 Axes: sample, draw (random control), pathway, layer.
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +70,8 @@ def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
     ids, pathways, layers = _grid(table)
     table = table.set_index(_CELL).loc[list(pd.MultiIndex.from_product([ids, pathways, layers]))].reset_index()
     is_wrong = table["gold_id"].ne(UNKNOWN) & table["gold_id"].ne(table["answer_id"])
-    kept = table[~is_wrong] if only_correct else table
-    skipped = tuple(dict.fromkeys(table["id"][is_wrong])) if only_correct else ()
+    kept = table.loc[~is_wrong] if only_correct else table
+    skipped = tuple(dict.fromkeys(table.loc[is_wrong, "id"])) if only_correct else ()
     if kept.empty:
         raise nothing_left(skipped)
     firsts = kept.iloc[:: len(pathways) * len(layers)]
@@ -126,15 +127,14 @@ def _texts(table: pd.DataFrame) -> tuple[tuple[int, str], ...]:
 
 def _grid(table: pd.DataFrame) -> tuple[list[str], list[str], list[int]]:
     """Samples, pathways and layers, in the order of the table; every sample must have all of them, once."""
-    by_sample = table.groupby("id", sort=False)
-    ids, first = list(by_sample.groups), table[table["id"] == table["id"].iloc[0]]
+    ids, first = list(dict.fromkeys(table["id"])), table.loc[table["id"] == table["id"].iloc[0]]
     pathways, layers = list(dict.fromkeys(first["pathway"])), sorted(set(first["layer"]))
-    for sample, names in by_sample["pathway"]:
+    for sample, names in table.groupby("id", sort=False)["pathway"]:
         differing = set(names) ^ set(pathways)
         if differing:
             raise other_layout(str(sample), str(ids[0]), sorted(differing))
-    sizes = by_sample.size()
-    odd = [str(sample) for sample in sizes.index[sizes != len(pathways) * len(layers)]]
+    counts = Counter(table["id"])
+    odd = [sample for sample in ids if counts[sample] != len(pathways) * len(layers)]
     if odd or table.duplicated(_CELL).any():
         raise _not_a_table(f"samples that are there in part, or more than once: {', '.join(odd) or 'some'}")
     if set(table["layer"]) != set(layers):

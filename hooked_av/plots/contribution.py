@@ -40,7 +40,8 @@ def plot_modality_contribution(contribution: Contribution) -> Drawing:
     with figure_style():
         size = (max(9.2, 1.4 + _PANEL_INCHES * len(tasks)), height + _ATTENTION_INCHES)
         figure = Drawing(figsize=size, layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(height, _ATTENTION_INCHES), hspace=0.04)
+        halves: Any = figure.subfigures(2, 1, height_ratios=(height, _ATTENTION_INCHES), hspace=0.04)
+        upper, lower = halves
         _losses(upper, contribution, summary, tasks)
         _attention(lower, contribution.attention_mass(), tasks)
     return figure
@@ -74,7 +75,7 @@ def _attention(figure: SubFigure, mass: pd.DataFrame, tasks: list[str]) -> None:
     panels = figure.subplots(len(readers), len(tasks), sharex=True, sharey="row", squeeze=False)
     for (row, column), axes in np.ndenumerate(panels):
         rows, task = readers[row], tasks[column]
-        _mass(axes, mass[(mass.task == task) & (mass["rows"] == rows)])
+        _mass(axes, mass.loc[(mass.task == task) & (mass["rows"] == rows)])
         y_label = f"{'last position' if rows == 'last' else rows}, %"
         title = "" if row else _title(task)
         label_axes(axes, "layer" if row == len(readers) - 1 else "", "" if column else y_label, title)
@@ -91,7 +92,7 @@ def _attention(figure: SubFigure, mass: pd.DataFrame, tasks: list[str]) -> None:
 def _mass(axes: Axes, mass: pd.DataFrame) -> None:
     """Curves of sound and picture; thin lines across: the shares of tokens."""
     for number, modality in enumerate(name for name in _MODALITIES if (mass.modality == name).any()):
-        rows, look = mass[mass.modality == modality], look_of(modality)
+        rows, look = mass.loc[mass.modality == modality], look_of(modality)
         band = 100 * rows[["low", "high"]].to_numpy().T
         draw_curve(axes, rows.layer.to_numpy(), 100 * rows.attention.to_numpy(), look, modality, band, number)
         style: Any = {"color": look.colour, "linestyle": look.line, "linewidth": 0.9, "zorder": 1}
