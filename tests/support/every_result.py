@@ -42,6 +42,7 @@ def rows(draws):
     return av.Controls(draws, "rows")
 
 
+EDGES = ["user->user", "system->system", "system|user|assistant->assistant"]
 # The name of a result type -> one of it.
 MAKERS = {
     "AnswerTrace": lambda: av.answer_trace(model(), inputs()),
@@ -53,7 +54,11 @@ MAKERS = {
     "DirectAttribution": lambda: av.direct_logit_attribution(model(), inputs(), "five", "three"),
     "DiscardCurve": lambda: av.discard_curve(model(), cases(), ["audio", "video", "av"], repeats=1),
     "EffectivePathway": lambda: av.effective_pathway(
-        model(), cases(), ["user->user", "system->system", "system|user|assistant->assistant"], controls=1
+        model(),
+        cases(),
+        ["user->user", "system->system", "system|user|assistant->assistant"],
+        controls=1,
+        only_correct=False,
     ),
     "HeadPatching": lambda: av.patch_heads(model(), **pair()),
     "InformationFlow": lambda: av.information_flow(model(), cases(), window=3, controls=rows(1), only_correct=False),
