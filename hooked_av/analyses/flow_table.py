@@ -68,7 +68,8 @@ def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
     """
     _check_columns(table)
     ids, pathways, layers = _grid(table)
-    table = table.set_index(_CELL).loc[list(pd.MultiIndex.from_product([ids, pathways, layers]))].reset_index()
+    cells = pd.MultiIndex.from_product([ids, pathways, layers], names=_CELL)
+    table = table.set_index(_CELL).reindex(cells).reset_index()
     is_wrong = table["gold_id"].ne(UNKNOWN) & table["gold_id"].ne(table["answer_id"])
     kept = table.loc[~is_wrong] if only_correct else table
     skipped = tuple(dict.fromkeys(table.loc[is_wrong, "id"])) if only_correct else ()
