@@ -56,6 +56,33 @@ def test_cuts_equal_cuts_made_by_hand(found):
             assert found.probability_drop[number, column] == pytest.approx(found.p_answer_base[number] - p, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning")
+def test_every_cut_has_a_random_cut_of_its_size(found):
+    assert found.settings["controls"] == {"draws": 1, "spread": "entries", "seed": 0}
+    drawn = av.Controls(2, "rows", seed=3)
+    one = CASES[2]
+    twice = av.modality_contribution(MODEL, one, controls=drawn)
+    for condition, name in (("audio cut", "audio"), ("video cut", "video"), ("both cut", "av")):
+        own = set(one.inputs.spans[name])
+        inputs = one.inputs.with_span("later", [row for row in range(min(own), one.inputs.n_pos) if row not in own])
+        column, drops = twice.conditions.index(condition), []
+        for draw in range(2):
+            spec = drawn.of([av.block_attention(keys=name, queries="later")], one.id, draw)
+            drops.append(twice.p_answer_base[0] - p_of(inputs, twice.answer_ids[0], interventions=spec))
+            p = twice.control_p_answer[0, draw, column]
+            assert twice.p_answer_base[0] - p == pytest.approx(drops[-1], abs=1e-4)
+        assert twice.control_drop[0, column] == pytest.approx(np.mean(drops), abs=1e-4)
+        row = twice.summary().set_index("condition").loc[condition]
+        assert row.control_drop == twice.control_drop[0, column]
+    for condition in ("silence", "other clip"):
+        assert np.isnan(twice.control_p_answer[..., twice.conditions.index(condition)]).all()
+        assert (twice.control_best_ids[..., twice.conditions.index(condition)] == -1).all()
+    none = av.modality_contribution(MODEL, one.inputs, controls=0)
+    assert none.control_p_answer.shape == (1, 0, 3)
+    assert none.summary().control_drop.isna().all()
+    assert found.control_drop[:, :3].std() > 0.01  # there is something to compare
+
+
 def test_swaps_are_the_same_question_about_other_media(found):
     assert found.conditions == tuple(CONDITIONS)
     film = SAMPLES[0].clip

@@ -86,6 +86,7 @@ def contribution(tasks=("hearing", "seeing", "seeing"), conditions=("audio cut",
     return av.ModalityContribution(
         **answers(len(tasks)),
         **readings((len(tasks), len(conditions))),
+        **readings((len(tasks), 2, len(conditions)), "control_"),
         attention=rng.uniform(0, 0.3, (len(tasks), N_LAYERS, 2, 3)),
         token_share=rng.uniform(0, 0.3, (len(tasks), 3)),
         tasks=tasks,
@@ -113,6 +114,12 @@ def test_bars_are_drops_and_points_the_index():
         if hasattr(bars, "patches")
         for bar in bars
     }
+    controls = [line for line in left.lines if line.get_marker() == "D"]
+    named = [line.get_label() for line in controls if not line.get_label().startswith("_")]
+    assert named == ["random cut of the same size"]
+    control = result.summary().set_index(["condition", "task"]).control_drop
+    for line, condition in zip(controls, ("audio cut", "video cut", "both cut"), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), [100 * control[condition, task] for task in ("hearing", "seeing")])
     index = result.index().set_index(["kind", "task"])["index"]
     points = np.array(right.containers[0].lines[0].get_xdata(), dtype=float)
     np.testing.assert_allclose(points, [index["cut", "hearing"], index["cut", "seeing"]])

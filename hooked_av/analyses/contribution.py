@@ -1,9 +1,10 @@
 """Modality contribution: how much of the answer rests on the sound, and how much on the picture, task by task.
 
-Axes: sample, condition (what a modality loses), edge (low, high); layer, rows (that read), modality (that is read).
+Axes: sample, draw (random control), condition (what a modality loses), edge (low, high); layer, rows (that read),
+modality (that is read).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped
 from tqdm.auto import tqdm
 
 from hooked_av.analyses.answers import (
@@ -27,6 +28,7 @@ from hooked_av.analyses.answers import (
     stacked,
 )
 from hooked_av.analyses.attention_mass import mass_of
+from hooked_av.analyses.controls import Controls, without_reports_of_empty_rows
 from hooked_av.analyses.information_flow import read_all
 from hooked_av.analyses.parts import Parts
 from hooked_av.bootstrap import bootstrap_interval, percentile_interval, resampled_means
@@ -56,6 +58,7 @@ class ModalityContribution(Answers):
     axes: ClassVar = {
         **Answers.axes,
         **dict.fromkeys(READINGS, ("sample", "condition")),
+        **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "condition")),
         "attention": ("sample", "layer", "rows", "modality"),
         "token_share": ("sample", "modality"),
     }
@@ -63,6 +66,10 @@ class ModalityContribution(Answers):
     p_gold: Float64[np.ndarray, "sample condition"]
     logit_difference: Float64[np.ndarray, "sample condition"]
     best_ids: Int64[np.ndarray, "sample condition"]
+    control_p_answer: Float64[np.ndarray, "sample draw condition"]  # random cuts as large as each cut; else NaN, -1
+    control_p_gold: Float64[np.ndarray, "sample draw condition"]
+    control_logit_difference: Float64[np.ndarray, "sample draw condition"]
+    control_best_ids: Int64[np.ndarray, "sample draw condition"]
     attention: Float64[np.ndarray, "sample layer rows modality"]  # of the clean run; NaN where a sample lacks either
     token_share: Float64[np.ndarray, "sample modality"]  # of all tokens of the prompt
     conditions: tuple[str, ...]
@@ -73,8 +80,19 @@ class ModalityContribution(Answers):
     @property
     def probability_drop(self) -> Float64[np.ndarray, "sample condition"]:
         """Probability of the answer in the clean run, minus that in the condition."""
-        base, p = (self.p_gold_base, self.p_gold) if self.metric == "gold" else (self.p_answer_base, self.p_answer)
-        return base[:, None] - p
+        return self._drop(self.p_answer, self.p_gold)
+
+    @property
+    def control_drop(self) -> Float64[np.ndarray, "sample condition"]:
+        """The same under random cuts of the same size, the mean over draws; NaN without, and for swaps."""
+        drops = self._drop(self.control_p_answer, self.control_p_gold)
+        return drops.mean(axis=1) if drops.shape[1] else np.full_like(self.p_answer, np.nan)
+
+    def _drop(
+        self, p_answer: Float64[np.ndarray, " sample *cell"], p_gold: Float64[np.ndarray, " sample *cell"]
+    ) -> Float64[np.ndarray, " sample *cell"]:
+        base, p = (self.p_gold_base, p_gold) if self.metric == "gold" else (self.p_answer_base, p_answer)
+        return self.per_sample(base, p) - p
 
     @property
     def accuracy_drop(self) -> Float64[np.ndarray, "sample condition"]:
@@ -83,7 +101,10 @@ class ModalityContribution(Answers):
         return np.where(self.best_ids == UNKNOWN, np.nan, drop)
 
     def summary(self) -> pd.DataFrame:
-        """One row a task and condition: drops of probability and accuracy with 95 % bootstrap intervals."""
+        """One row a task and condition: drops of probability and accuracy with 95 % bootstrap intervals.
+
+        `control_drop`: of probability, under random cuts of the same size; NaN for swaps.
+        """
         return pd.DataFrame([self._row(*pair) for pair in product(dict.fromkeys(self.tasks), self.conditions)])
 
     def _row(self, task: str, condition: str) -> dict[str, Any]:
@@ -91,7 +112,7 @@ class ModalityContribution(Answers):
         row = {"task": task, "condition": condition, "modality": modality, "kind": kind}
         samples, column = self._of(task), self.conditions.index(condition)
         row |= {"n_samples": int((self.best_ids[samples, column] != UNKNOWN).sum())}
-        for name in ("probability_drop", "accuracy_drop"):
+        for name in ("probability_drop", "accuracy_drop", "control_drop"):
             values = getattr(self, name)[samples, column]
             known = values[~np.isnan(values)]
             low, high = bootstrap_interval(known)
@@ -178,6 +199,7 @@ class ModalityContribution(Answers):
                 "best_token": self.texts(self.best_ids),
                 "probability_drop": self.probability_drop.ravel(),
                 "accuracy_drop": self.accuracy_drop.ravel(),
+                "control_drop": self.control_drop.ravel(),
                 **{f"attention_{rows}": self._attention_of_conditions(rows).ravel() for rows in self.rows},
             }
         )
@@ -196,6 +218,7 @@ def modality_contribution(
     cases: Any,
     *,
     metric: Metric = "answer",
+    controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = False,
     progress: bool = False,
 ) -> ModalityContribution:
@@ -210,6 +233,7 @@ def modality_contribution(
         cases: one prompt, one `av.Case`, or any number; `Case.task` groups them, `Case.swapped` holds the same question
             about other media (`av.media_swaps(model, clip, other, question=...)`).
         metric: whose probability drops, that of the clean run's "answer" or of the right one ("gold").
+        controls: random cuts beside each cut, of as many (query, key) pairs in every layer (0: none).
         only_correct: leave out samples that the clean model answers wrongly (then who was left out is in `skipped`).
         progress: show a bar.
 
@@ -230,11 +254,11 @@ def modality_contribution(
     >>> bool(found.index()["index"][0] < 0)  # the question is about the sound
     True
     """
-    samples, skipped, last = [], [], None
+    samples, skipped, last, drawn = [], [], None, Controls.given(controls)
     for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
         check_metric(metric, case.id, is_known=case.answer is not None)
         check_swaps(case.swapped, case.id)
-        measured, last = _measure(model, case, only_correct), case.inputs
+        measured, last = _measure(model, case, only_correct, drawn), case.inputs
         (skipped if measured is None else samples).append(case.id if measured is None else measured)
     if not samples or last is None:
         raise nothing_left(skipped)
@@ -242,10 +266,11 @@ def modality_contribution(
         name for sample in samples for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True) if best >= 0
     }
     columns = [number for number, name in enumerate(CONDITIONS) if name in run]
-    own, runs = {"metric": metric, "only_correct": only_correct}, stacked(samples)
+    own = {"metric": metric, "only_correct": only_correct, "controls": vars(drawn)}
+    runs = stacked(samples)
     return ModalityContribution(
         **answer_fields(model, samples, metric),
-        **{name: runs.pop(name)[:, columns] for name in READINGS},
+        **{name: runs.pop(name)[..., columns] for name in list(runs) if name.removeprefix("control_") in READINGS},
         **runs,
         conditions=tuple(name for name in CONDITIONS if name in run),
         skipped=tuple(skipped),
@@ -253,7 +278,7 @@ def modality_contribution(
     )
 
 
-def _measure(model: Any, case: Case, only_correct: bool) -> Measured | None:
+def _measure(model: Any, case: Case, only_correct: bool, controls: Controls) -> Measured | None:
     """One sample in every condition that it has, in the order of `CONDITIONS`."""
     case, cuts = _with_cuts(case)
     baseline = model.baseline(case.inputs)
@@ -267,7 +292,23 @@ def _measure(model: Any, case: Case, only_correct: bool) -> Measured | None:
     found |= {name: {key: read[key][0] for key in READINGS} for name, read in swapped.items()}
     nothing = dict.fromkeys(READINGS, np.nan) | {"best_ids": UNKNOWN}
     runs = {key: np.array([found.get(name, nothing)[key] for name in CONDITIONS]) for key in READINGS}
+    with without_reports_of_empty_rows():
+        random = [controls.of([cut], case.id, draw) for draw in range(controls.draws) for cut in cuts.values()]
+        runs |= _of_cuts(read_all(baseline, random, targets), list(cuts), controls.draws)
     return Measured(case, targets, targets.read(baseline.logits[None]), runs | _attention(model, case.inputs))
+
+
+def _of_cuts(
+    found: Mapping[str, np.ndarray], cuts: Sequence[str], draws: int
+) -> dict[str, Shaped[np.ndarray, "draw condition"]]:
+    """The readings of random cuts in the places of their cuts, nothing in those of the swaps."""
+    columns, runs = [list(CONDITIONS).index(name) for name in cuts], {}
+    for name in READINGS:
+        nothing = UNKNOWN if name == "best_ids" else np.nan
+        values = np.full((draws, len(CONDITIONS)), nothing, dtype=found[name].dtype)
+        values[:, columns] = found[name].reshape(draws, len(cuts))
+        runs[f"control_{name}"] = values
+    return runs
 
 
 def _attention(model: Any, inputs: AVInputs) -> dict[str, Float64[np.ndarray, "..."]]:

@@ -17,6 +17,7 @@ _KINDS = {"cut": "attention cut", "blank": "silence, black frames", "other": "an
 _FILLED = {"cut": True, "blank": False, "other": False}
 _MODALITIES = ("audio", "video", "both")
 _HATCHES = {"cut": "", "blank": "////", "other": "...."}
+_CONTROL = "random cut of the same size"
 _STEP, _EDGE = 0.24, 1.05
 _BAR_INCHES, _ATTENTION_INCHES, _PANEL_INCHES = 0.16, 4.6, 2.6
 
@@ -116,6 +117,10 @@ def _bars(axes: Axes, summary: pd.DataFrame, tasks: list[str]) -> dict[float, st
         axes.barh(places, drop, height * 0.86, color=face, label=f"{modality}: {_KINDS[kind]}", zorder=2, **style)
         error = [(drop - low).clip(lower=0).fillna(0), (high - drop).clip(lower=0).fillna(0)]
         axes.errorbar(drop, places, xerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=2, zorder=3)
+        if rows["control_drop"].notna().any():
+            label = _CONTROL if not number else f"_{_CONTROL}"  # named once
+            axes.plot(100 * rows["control_drop"], places, "D", color="black", markerfacecolor="white", markersize=4.5,
+                      zorder=4, label=label)  # fmt: skip
     axes.set_xlabel("drop of answer probability, percentage points")
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
