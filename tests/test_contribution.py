@@ -70,8 +70,8 @@ def test_every_cut_has_a_random_cut_of_its_size(found):
             spec = drawn.of([av.block_attention(keys=name, queries="later")], one.id, draw)
             drops.append(twice.p_answer_base[0] - p_of(inputs, twice.answer_ids[0], interventions=spec))
             p = twice.control_p_answer[0, draw, column]
-            assert twice.p_answer_base[0] - p == pytest.approx(drops[-1], abs=1e-4)
-        assert twice.control_drop[0, column] == pytest.approx(np.mean(drops), abs=1e-4)
+            assert twice.p_answer_base[0] - p == pytest.approx(drops[-1], abs=1e-5)
+        assert twice.control_drop[0, column] == pytest.approx(np.mean(drops), abs=1e-5)
         row = twice.summary().set_index("condition").loc[condition]
         assert row.control_drop == twice.control_drop[0, column]
     for condition in ("silence", "other clip"):
