@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from hooked_av.cases import Case as Case
     from hooked_av.config import DecoderConfig as DecoderConfig
     from hooked_av.datasets import merge as merge
+    from hooked_av.datasets import read_flow as read_flow
     from hooked_av.datasets import run_dataset as run_dataset
     from hooked_av.errors import CheckpointError as CheckpointError
     from hooked_av.errors import DatasetError as DatasetError
@@ -188,6 +189,7 @@ _HOME = {
     "patch_spans": "analyses.patching",
     "random_omni": "random_model",
     "random_salmonn": "random_model",
+    "read_flow": "datasets",
     "read_manifest": "manifest",
     "route_sweep": "analyses.route_sweep",
     "run_dataset": "datasets",

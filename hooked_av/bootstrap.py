@@ -1,5 +1,7 @@
 """Bootstrap intervals over samples (Efron, 1979)."""
 
+import warnings
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -48,4 +50,6 @@ def percentile_interval(resampled: Float64[np.ndarray, " resample *axes"]) -> Fl
     [25.0, 975.0]
     """
     tail = 100 * (1 - COVERAGE) / 2
-    return np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All-NaN slice")  # nothing is known there: NaN says so
+        return np.nanpercentile(resampled, [tail, 100 - tail], axis=0)

@@ -14,6 +14,7 @@ class Case:
 
     `answer` and `alternative` are texts of one token each; None where nothing is known. `swapped` holds the same
     question about other media, by what was done to them ("silence", "black frames", ...): `media_swaps` makes it.
+    `queried_item`: of several clips, sounds or pictures, the one that the question is about, from 0.
     """
 
     inputs: AVInputs
@@ -22,6 +23,7 @@ class Case:
     id: str = ""
     task: str = ""
     swapped: Mapping[str, AVInputs] = field(default_factory=dict)
+    queried_item: int | None = None
 
 
 def as_cases(given: Any) -> Iterator[Case]:

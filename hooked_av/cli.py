@@ -117,8 +117,8 @@ def main() -> None:
 def demo(**given: Any) -> None:
     """Run the whole path on one clip and write report.html.
 
-    Decodes the clip, builds the prompt, runs the model with a cache, cuts attention audio → question and
-    video → question layer by layer, and reads the logit lens at the last position.
+    Decodes the clip, builds the prompt, runs the model with a cache, cuts attention from audio and video
+    to the question and to the last position layer by layer, and reads the logit lens at the last position.
     """
     run(DemoOptions(**given))
 

@@ -54,15 +54,32 @@ def _pathways(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...
     return tuple((route.keys, route.queries) for route in routes)
 
 
+def _controls(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """ "2:rows" is two draws of that spread; what is no spread is refused by `Controls`."""
+    if text is None:
+        return None
+    from hooked_av.analyses.controls import Controls
+
+    draws, _, spread = text.partition(":")
+    if not draws.isdecimal():
+        raise click.BadParameter("give a number of draws, such as 2 or 2:rows", ctx, option)
+    chosen: Any = {"spread": spread} if spread else {}
+    return Controls(int(draws), **chosen)
+
+
 COMMANDS = (
     AnalysisCommand(
         "flow",
-        "Cut attention along pathways, layer by layer, and measure the change of the answer's probability.",
+        "Cut attention along all pathways, layer by layer, beside random cuts, and measure what becomes of the answer.",
         (
             click.option("--pathway", "pathways", multiple=True, metavar="KEYS->QUERIES", callback=_pathways,
-                         help="What is cut; give several (default: audio->question and video->question)."),
-            click.option("--width", type=int, metavar="LAYERS",
+                         help="What is cut; give several (default: all that the prompt has)."),
+            click.option("--window", type=int, metavar="LAYERS",
                          help="Layers cut at a time (default: 9, less in small models)."),
+            click.option("--metric", type=click.Choice(["answer", "gold"]),
+                         help="Whose probability counts: of the clean answer (default), or of the right one."),
+            click.option("--controls", metavar="DRAWS[:SPREAD]", callback=_controls,
+                         help="Random cuts beside each cut (default: 1:entries; 1:rows is cheaper; 0: none)."),
         ),
     ),
     AnalysisCommand(

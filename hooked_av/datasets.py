@@ -9,24 +9,28 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from hooked_av.analyses.answers import Metric
+from hooked_av.analyses.controls import Controls
 from hooked_av.analyses.discard import discard_curve
-from hooked_av.analyses.knockout import knockout_curves
+from hooked_av.analyses.information_flow import InformationFlow, information_flow
 from hooked_av.analyses.logit_lens import logit_lens
 from hooked_av.analyses.route_sweep import route_sweep
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
 from hooked_av.manifest import Sample, SampleCase, checked_ids, manifest_hash, read_manifest
 from hooked_av.media_patching import patch_media
 from hooked_av.results import Result, model_settings
-from hooked_av.results_folder import Failure, ResultsFolder
+from hooked_av.results_folder import Failure, ResultsFolder, read_merged
 
 Analysis = Callable[..., Result]  # of a model, a case, and arguments of its own
 GIVE_UP_AFTER = 20
+OURS = ("sample", "task", "group", "gold")  # columns that say what a sample is
 
 
 def of_inputs(function: Analysis) -> Analysis:
@@ -39,10 +43,25 @@ def of_inputs(function: Analysis) -> Analysis:
     return run
 
 
+def flow_of_sample(
+    model: Any,
+    case: SampleCase,
+    *,
+    pathways: Any = None,
+    window: int | None = None,
+    metric: Metric = "answer",
+    controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
+) -> InformationFlow:
+    """The map of one sample, rightly answered or not: every sample has its rows, and `read_flow` chooses."""
+    return information_flow(
+        model, case, pathways=pathways, window=window, metric=metric, controls=controls, only_correct=False
+    )
+
+
 # What `run_dataset` knows by name: functions of (model, case, **arguments).
 ANALYSES: Mapping[str, Analysis] = {
     "discard": discard_curve,
-    "flow": of_inputs(knockout_curves),
+    "flow": flow_of_sample,
     "lens": of_inputs(logit_lens),
     "patch": patch_media,
     "sweep": route_sweep,
@@ -80,7 +99,8 @@ def run_dataset(
 
     Args:
         manifest: a .jsonl or .csv file (see `read_manifest`), or its samples.
-        analysis: "flow", "lens", "sweep", or a function of (model, case, **arguments) that returns a result.
+        analysis: "flow", "lens", "patch", "discard", "sweep", or a function of (model, case, **arguments) that returns
+            a result.
         out: a folder; it remembers model, analysis, arguments, manifest and package versions, and takes no others.
         shard: "i/n": the i-th of n parts, from 1; every n-th sample. Shards may run at once, on several machines.
         prepare: arguments of `model.prepare`, such as `sampling`.
@@ -128,8 +148,63 @@ def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
         allow_missing: merge what there is, though samples have neither results nor a failure yet.
 
     Errors: `DatasetError` for samples that are missing, for no results at all, and for a table of another run.
+
+    >>> import hooked_av as av, tempfile
+    >>> out = tempfile.mkdtemp()
+    >>> samples = [Sample("a", (), "Which digit is this?", task="reading")]
+    >>> run = run_dataset(av.random_omni(n_layers=2), samples, "lens", out=out, top_k=1)
+    >>> pd.read_parquet(merge(out))[["sample", "task", "layer"]].values.tolist()
+    [['a', 'reading', 0], ['a', 'reading', 1]]
     """
     return ResultsFolder.read(folder).merge(allow_missing)
+
+
+def read_flow(
+    table: str | Path,
+    *,
+    only_correct: bool = True,
+    metric: Metric | None = None,
+    where: Mapping[str, str] = MappingProxyType({}),
+) -> InformationFlow:
+    """The map of all samples of a run of "flow": what `information_flow` says of the same cases.
+
+    Args:
+        table: the path that `merge` returned.
+        only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
+        metric: whose probability counts, "answer" or "gold" (None: what the run was asked for).
+        where: columns of the manifest and their values, such as {"task": "auditory"}: only these samples.
+
+    Errors: `DatasetError` for what is no merged table, an unknown column, and no such sample; `InputsError` for samples
+    of different layouts, another analysis's table, and when nothing is left.
+
+    >>> import hooked_av as av, tempfile
+    >>> samples = [Sample("a", (), "Which digit is this?"), Sample("b", (), "Which colour is that?")]
+    >>> out = tempfile.mkdtemp()
+    >>> run = run_dataset(av.random_omni(n_layers=2), samples, "flow", out=out)
+    >>> read_flow(merge(out)).changes.shape
+    (2, 2, 2)
+    """
+    frame, settings = read_merged(table)
+    for column, value in where.items():
+        frame = frame.loc[frame[_manifest_column(column)] == value]
+    if frame.empty:
+        raise DatasetError(
+            f"no such samples in {table}", expected="a sample", got=dict(where), next_step="check the values"
+        )
+    asked: Metric = metric or settings.get("metric", "answer")
+    shared = settings | ({"where": dict(where)} if where else {})
+    return InformationFlow.from_frame(frame, only_correct=only_correct, metric=asked, settings=shared)
+
+
+def _manifest_column(name: str) -> str:
+    if name not in OURS:
+        raise DatasetError(
+            f"the manifest has no column {name!r}",
+            expected=nearest(name, OURS),
+            got=repr(name),
+            next_step="choose samples by one of these",
+        )
+    return name
 
 
 @dataclass
@@ -170,8 +245,8 @@ def _table(
     case = sample.prepare(model, **prepare)
     result = function(model, case, **arguments)
     frame = result.to_frame()
-    ours = {"sample": sample.id, "task": sample.task, "group": sample.group, "gold": case.answer}
-    clash = sorted(name for name in ours if name in frame.columns and not frame[name].eq(ours[name]).all())
+    ours = dict(zip(OURS, (sample.id, sample.task, sample.group, case.answer), strict=True))
+    clash = sorted(name for name in ours if name in frame.columns and not _says(frame[name], ours[name]))
     if clash or frame.empty:
         raise DatasetError(
             "this table cannot be stored",
@@ -182,6 +257,11 @@ def _table(
     own = frame.drop(columns=list(ours), errors="ignore")
     about = pd.DataFrame({name: pd.Series([value] * len(own), dtype="str") for name, value in ours.items()})
     return pd.concat([about, own.reset_index(drop=True)], axis=1), result.settings
+
+
+def _says(column: pd.Series, value: str | None) -> bool:
+    """Whether a column says this of every row; an empty text says that nothing is known."""
+    return bool(column.astype(object).where(column.notna(), "").eq(value or "").all())
 
 
 def _summary(folder: ResultsFolder, shard: str, mine: Sequence[int], n_new: int) -> DatasetRun:

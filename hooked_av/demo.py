@@ -20,6 +20,7 @@ from hooked_av.media import SILENCE_PEAK, Clip
 from hooked_av.sampling import Sampling
 
 MODALITIES = ("audio", "video", "image")
+READERS = ("question", "last")
 CACHED = ("blocks.*.hook_resid_post@question", "blocks.*.hook_resid_post@last")
 
 
@@ -76,8 +77,10 @@ def run_demo(
     >>> clip = av.Clip.from_arrays(waveform=np.sin(np.arange(8000) / 9.0), sampling_rate_hz=16_000)
     >>> origin = Origin("random_omni", random_weights=True)
     >>> result = run_demo(av.random_omni(n_layers=2), clip, "What do you hear?", origin=origin)
-    >>> result.curves.pathways, result.notes
-    (('audio → question',), ('The clip has no pictures: video → question does not exist, so it was not cut.',))
+    >>> result.curves.pathways
+    ('audio → question', 'audio → last')
+    >>> result.notes
+    ('The clip has no pictures: video → question and video → last do not exist, so they were not cut.',)
     """
     seconds: dict[str, float] = {}
     with torch.no_grad():
@@ -86,7 +89,8 @@ def run_demo(
         with stage("clean run with cache", seconds, progress):
             _, cache = model.run_with_cache(inputs, names_filter=list(CACHED), logits_at="last")
         with _timed("attention knockout", seconds):
-            pathways = [(modality, "question") for modality in MODALITIES if modality in inputs.spans]
+            held = [modality for modality in MODALITIES if modality in inputs.spans]
+            pathways = [(modality, reader) for reader in READERS for modality in held]
             curves = knockout_curves(model, inputs, pathways, width=width, progress=progress)
         with stage("logit lens", seconds, progress):
             lens = logit_lens(model, inputs, at="last")
@@ -105,15 +109,15 @@ def run_demo(
 
 
 def _notes(clip: Clip) -> Iterator[str]:
-    missing = "{} → question does not exist, so it was not cut."
+    missing = "{0} → question and {0} → last do not exist, so they were not cut."
     if not clip.has_audio:
         yield f"The clip has no sound: {missing.format('audio')}"
     elif np.abs(clip.waveform).max() < SILENCE_PEAK:
-        yield "The sound track is digital silence: the model hears nothing, whatever audio → question says."
+        yield "The sound track is digital silence: the model hears nothing, whatever the curves of audio say."
     if not clip.has_video:
         yield f"The clip has no pictures: {missing.format('video')}"
     elif clip.kind == "image":
-        yield "The clip is a still picture: image → question stands for video → question."
+        yield "The clip is a still picture: image → question and image → last stand for those of video."
 
 
 @contextmanager

@@ -310,6 +310,16 @@ def add(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any 
         vector: [d], [span, d] or [batch, span, d] (with the head axis where the point has one).
         scale: how much of it.
         heads: only these, at points that have a head axis.
+
+    >>> import hooked_av as av, torch
+    >>> from hooked_av.tiny.samples import read_samples
+    >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[0]
+    >>> inputs = model.prepare(sample.clip, question=sample.question)
+    >>> steer = av.add("blocks.3.hook_resid_post", "last", torch.ones(model.cfg.d_model), scale=8.0)
+    >>> with torch.no_grad():
+    ...     plain, steered = model(inputs), model(inputs, interventions=steer)
+    >>> torch.equal(plain[:, :-1], steered[:, :-1]), torch.equal(plain[:, -1], steered[:, -1])
+    (True, False)
     """
     return Add(name, span, numbers("heads", heads), Values(vector), float(scale))
 

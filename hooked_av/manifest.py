@@ -9,6 +9,7 @@
 | `question` | what is asked |
 | `options` | none, or 2 to 26 different texts |
 | `answer`, `alternative` | the right answer and a wrong one to measure it against, where they are known: an option or its letter, or, without options, a text of one token |
+| `queried_item` | of several files, the one that the question is about, from 0 (texts between them are not counted) |
 | `task`, `group` | what the sample belongs to |
 
 In CSV, lists are JSON, or texts with `|` between them; an empty cell is a field that is not given.
@@ -29,7 +30,7 @@ from hooked_av.cases import Case
 from hooked_av.errors import DatasetError, nearest
 from hooked_av.media import Clip
 
-FIELDS = ("id", "media", "question", "options", "answer", "alternative", "task", "group")
+FIELDS = ("id", "media", "question", "options", "answer", "alternative", "queried_item", "task", "group")
 _ITEM_FIELDS = {"file", "start", "stop"}
 _MEDIA = 'a file, or a list of files, {"file": ..., "start": ..., "stop": ...} and {"text": ...}'
 _LISTS = ("media", "options")
@@ -57,6 +58,7 @@ class Sample:
     task: str = ""
     group: str = ""
     folder: Path = Path()
+    queried_item: int | None = None
 
     def clips(self) -> list[Clip | str]:
         """The media, opened, with the texts between them."""
@@ -82,7 +84,8 @@ class Sample:
         for text in filter(None, (answer, alternative)):
             model.to_single_token(text)  # before any file is opened
         inputs = model.prepare(self.clips(), question=self.question, options=self.options, **arguments)
-        return SampleCase(inputs, answer, alternative, self.id, self.task, sample=self, arguments=arguments)
+        more = {"queried_item": self.queried_item, "sample": self, "arguments": arguments}
+        return SampleCase(inputs, answer, alternative, self.id, self.task, **more)
 
     def to_row(self) -> dict[str, Any]:
         """What a manifest says of this sample, without what it leaves open."""
@@ -191,7 +194,13 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any]:
     given = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-    return {name: _csv_list(cell) if name in _LISTS else cell for name, cell in given.items()}
+    return {name: _csv_list(cell) if name in _LISTS else _csv_number(name, cell) for name, cell in given.items()}
+
+
+def _csv_number(name: str, cell: str) -> str | int:
+    """A cell that is a whole number, where one belongs; a table that was written with pandas says "1.0"."""
+    number = cell.removesuffix(".0")
+    return int(number) if name == "queried_item" and number.isdecimal() else cell
 
 
 def _csv_list(cell: str) -> Any:
@@ -213,7 +222,8 @@ def _sample(row: Mapping[str, Any], folder: Path) -> Sample:
     """A sample from a row without faults."""
     texts = {name: row[name] for name in ("question", "answer", "alternative", "task", "group") if row.get(name)}
     media = tuple(_item(item) for item in _media(row))
-    return Sample(id=str(row["id"]), media=media, options=tuple(_list(row, "options")), folder=folder, **texts)
+    more = {"options": tuple(_list(row, "options")), "queried_item": row.get("queried_item")}
+    return Sample(id=str(row["id"]), media=media, folder=folder, **more, **texts)
 
 
 def _item(item: Any) -> MediaItem | str:
@@ -251,6 +261,7 @@ def _faults(row: Any) -> Iterator[str]:
         if not isinstance(row.get(name), (str, type(None))):
             yield f"{name}: expected a text, got {row[name]!r}; put it in quotes"
     yield from _media_faults(_media(row))
+    yield from _queried_faults(row.get("queried_item"), _media(row))
     yield from _option_faults(row, _list(row, "options"))
 
 
@@ -262,6 +273,14 @@ def _media_faults(media: Any) -> Iterator[str]:
         fault = _item_fault(item)
         if fault:
             yield f"media, item {number}: {fault}"
+
+
+def _queried_faults(queried: Any, media: Any) -> Iterator[str]:
+    listed = media if isinstance(media, list) else []
+    files = [item for item in listed if not (isinstance(item, dict) and "text" in item)]
+    is_number = isinstance(queried, int) and not isinstance(queried, bool)
+    if queried is not None and not (is_number and 0 <= queried < len(files)):
+        yield f"queried_item: expected a whole number below {len(files)} (the files in media), got {queried!r}"
 
 
 def _item_fault(item: Any) -> str:

@@ -97,12 +97,16 @@ def with_answer_spans(case: Case) -> Case:
     """The case with the spans that default pathways need besides those of its prompt.
 
     "true_option" and "false_options" where the answer is an option's letter; "video.frame1", ... and "video.before1"
-    (the frames before it), of a prompt with one clip.
+    (the frames before it), of a prompt with one clip; "queried_item" and "other_items" of a prompt with several.
+
+    Errors: `InputsError` for a queried item that the prompt has not.
     """
     inputs, spans = case.inputs, case.inputs.spans
     option = f"option_{(case.answer or '').strip().rstrip('.').lower()}"
     if option in spans:
         inputs = inputs.with_span("true_option", option).with_span("false_options", f"options - {option}")
+    if case.queried_item is not None:
+        inputs = _with_queried(case, inputs)
     if "video" in spans and "item1" not in spans:
         video = spans["video"].positions
         groups = spans.places.cells[video, 0]
@@ -112,10 +116,28 @@ def with_answer_spans(case: Case) -> Case:
     return replace(case, inputs=inputs)
 
 
+def _with_queried(case: Case, inputs: AVInputs) -> AVInputs:
+    items, queried = _items(inputs), f"item{case.queried_item}"
+    if queried not in items:
+        raise InputsError(
+            f"sample {case.id!r} asks about an item that it has not",
+            expected=", ".join(items) or "media",
+            got=queried,
+            next_step="count clips, sounds and pictures from 0, texts between them left out",
+        )
+    others = [item for item in items if item != queried]
+    inputs = inputs.with_span("queried_item", queried)
+    return inputs.with_span("other_items", "|".join(others)) if others else inputs
+
+
+def _items(inputs: AVInputs) -> list[str]:
+    return [name for name in (f"item{number}" for number in range(len(inputs.spans))) if name in inputs.spans]
+
+
 def default_pathways(inputs: AVInputs) -> tuple[Pathway, ...]:
     """All pathways that a prompt's spans allow: of one clip, or of several items.
 
-    Spans of your own that take part where they exist: "queried_item" and "other_items".
+    "queried_item" and "other_items" take part where they exist: `Case.queried_item` says which item they are.
 
     Errors: `InputsError` for a prompt with none of them.
 
@@ -151,9 +173,7 @@ def _clip_pairs(inputs: AVInputs) -> list[tuple[str, str]]:
 
 
 def _item_pairs(inputs: AVInputs) -> list[tuple[str, str]]:
-    n_items = sum(f"item{number}" in inputs.spans for number in range(len(inputs.spans)))
-    items = [f"item{number}" for number in range(n_items)]
-    pairs = []
+    items, pairs = _items(inputs), []
     for item in items:
         streams = [f"{item}.{stream}" for stream in ("audio", "video") if f"{item}.{stream}" in inputs.spans]
         pairs += [(part, "question") for part in (item, *(streams if len(streams) == 2 else ()))]
@@ -171,3 +191,13 @@ def _option_pairs(inputs: AVInputs) -> list[tuple[str, str]]:
 def _cross_frame(inputs: AVInputs) -> Pathway:
     groups = [name.removeprefix("video.frame") for name in inputs.spans if name.startswith("video.frame")]
     return Pathway(CROSS_FRAME, tuple((f"video.before{group}", f"video.frame{group}") for group in groups))
+
+
+def other_layout(sample: str, first: str, differing: Sequence[str]) -> InputsError:
+    """Samples whose pathways are not the same have no map in common."""
+    return InputsError(
+        f"sample {sample!r} has other pathways than sample {first!r}",
+        expected="prompts of one layout, where pathways are chosen by default",
+        got=f"only one of both has: {', '.join(differing)}",
+        next_step="name the pathways, or run each layout by itself",
+    )

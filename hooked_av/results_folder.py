@@ -11,7 +11,7 @@ A file is written under another name and renamed when it is complete, so several
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,7 +28,7 @@ from hooked_av.results import plain_value
 
 SETTINGS, RESULTS, FAILED = "settings.json", "results.parquet", "failed.csv"
 SAMPLES_FOLDER, FAILED_FOLDER = "samples", "failed"
-_MADE_BY, _RESULT = b"hooked_av.made_by", b"hooked_av.settings"
+_MADE_BY, _RUN, _RESULT = b"hooked_av.made_by", b"hooked_av.settings", b"hooked_av.result"
 _SHOWN = 10
 
 
@@ -133,7 +133,8 @@ class ResultsFolder:
                     next_step="remove it, and run its sample again",
                 )
         joint = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
-        joint = joint.with_metadata({_RESULT: json.dumps(self.settings).encode()})
+        made_by = {_RUN: self.settings, _RESULT: _shared(json.loads(schema.metadata[_RESULT]) for schema in schemas)}
+        joint = joint.with_metadata({name: json.dumps(settings).encode() for name, settings in made_by.items()})
         with pq.ParquetWriter(target, joint) as writer:
             for path in paths:
                 table = pq.read_table(path)
@@ -146,6 +147,27 @@ class ResultsFolder:
     def _mark(self) -> bytes:
         """A fingerprint of the folder's settings."""
         return sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16].encode()
+
+
+def read_merged(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table that `merge` made, and the settings that all results in it share.
+
+    Errors: `DatasetError` for any other file.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _not_merged(path, f"{type(error).__name__}: {error}") from error
+    if _RESULT not in (table.schema.metadata or {}):
+        raise _not_merged(path, "a table without the settings of its results")
+    return table.replace_schema_metadata().to_pandas(), json.loads(table.schema.metadata[_RESULT])
+
+
+def _shared(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all of them say alike."""
+    first, *others = settings
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 @contextmanager
@@ -206,6 +228,15 @@ def _not_ours(path: Path, got: str) -> DatasetError:
         expected="a folder that run_dataset has made, or a new one",
         got=got,
         next_step="check the path",
+    )
+
+
+def _not_merged(path: Path, got: str) -> DatasetError:
+    return DatasetError(
+        f"no merged table: {path}",
+        expected="the results.parquet that av.merge has made",
+        got=got,
+        next_step="av.merge(folder) returns its path",
     )
 
 

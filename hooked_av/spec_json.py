@@ -35,6 +35,11 @@ def from_json(text: str) -> list[Intervention]:
     """The specs that `to_json` wrote.
 
     Errors: `InterventionError` for a text that holds no specs.
+
+    >>> import hooked_av as av
+    >>> text = av.to_json([av.block_attention("audio->question@2-3")])
+    >>> [str(spec) for spec in from_json(text)]
+    ['block audio → question in layers [2, 3]']
     """
     try:
         return [_from_dict(item) for item in json.loads(text)]

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 import hooked_av as av
 from hooked_av import cli, commands, datasets
 from hooked_av.manifest import read_manifest
+from hooked_av.plots.style import svg_text
 from hooked_av.tiny.samples import FOLDER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -342,6 +344,103 @@ def test_tables_that_cannot_be_stored_are_refused(model, here, tmp_path):
             av.run_dataset(model, samples, lambda model, case, f=frame: Odd(f), out=tmp_path / name)
 
 
+# ---- Information flow ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mapped(model, tmp_path_factory) -> tuple[list[av.Sample], Path]:
+    """Samples of one layout, one of them with a wrong answer and one without, and their merged maps."""
+    samples = [sample for sample in read_manifest(FOLDER / "manifest.jsonl") if not sample.options][:5]
+    samples[1] = replace(samples[1], answer="nine" if samples[1].answer != "nine" else "one", group="wrong")
+    samples[2] = replace(samples[2], answer=None, group="open")
+    out = tmp_path_factory.mktemp("flow") / "out"
+    for shard in ("2/2", "1/2", "1/1"):
+        run = av.run_dataset(model, samples, "flow", out=out, shard=shard, window=3, controls=av.Controls(2, "rows"))
+    assert (run.n_new, run.n_finished) == (0, 5)
+    return samples, av.merge(out)
+
+
+def direct(model, samples, **more) -> av.InformationFlow:
+    cases = (sample.prepare(model) for sample in samples)
+    return av.information_flow(model, cases, window=3, controls=av.Controls(2, "rows"), **more)
+
+
+@pytest.mark.parametrize("only_correct", [True, False])
+def test_a_merged_map_is_that_of_one_call(model, mapped, only_correct):
+    samples, merged = mapped
+    found, wanted = av.read_flow(merged, only_correct=only_correct), direct(model, samples, only_correct=only_correct)
+    assert (samples[1].id in found.skipped) == only_correct
+    assert len(found.pathways) > 10
+    for field in fields(av.InformationFlow):
+        one, other = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name in av.InformationFlow.axes:
+            assert one.dtype == other.dtype
+            assert np.array_equal(one, other, equal_nan=one.dtype.kind == "f"), field.name
+        elif field.name != "settings":
+            assert one == other, field.name
+    said = json.loads(json.dumps(dict(wanted.settings)))
+    assert {**found.settings, "n_pos": said["n_pos"]} == said
+    assert svg_text(found.plot()) == svg_text(wanted.plot())
+    pd.testing.assert_frame_equal(found.summary(), wanted.summary())
+
+
+def test_every_sample_has_its_rows_and_the_reader_chooses(model, mapped):
+    samples, merged = mapped
+    table = pd.read_parquet(merged)
+    assert set(table["sample"]) == {sample.id for sample in samples}
+    right = table.groupby("sample")["base_is_right"].first()
+    assert right[samples[1].id] == 0
+    assert np.isnan(right[samples[2].id])
+    assert table[table["sample"] == samples[2].id]["gold"].isna().all()
+    some = av.read_flow(merged, metric="gold", where={"task": samples[3].task, "group": ""})
+    wanted = direct(model, [s for s in samples if s.task == samples[3].task and not s.group], metric="gold")
+    assert some.ids == wanted.ids
+    np.testing.assert_array_equal(some.changes, wanted.changes)
+    assert some.settings["where"] == {"task": samples[3].task, "group": ""}
+    with pytest.raises(av.InputsError, match=f"nothing to measure of sample '{samples[2].id}'"):
+        av.read_flow(merged, metric="gold")
+    with pytest.raises(av.InputsError, match=r"no sample is left(.|\n)*only_correct=False"):
+        av.read_flow(merged, where={"group": "wrong"})
+    with pytest.raises(av.DatasetError, match="no such samples"):
+        av.read_flow(merged, where={"group": "nobody"})
+    with pytest.raises(av.DatasetError, match=r"(?s)no column 'tusk'.*expected: task"):
+        av.read_flow(merged, where={"tusk": "visual"})
+
+
+def test_layouts_are_read_one_by_one(model, mapped, tmp_path):
+    samples = [mapped[0][0], av.Sample("text", (), "Which digit is this?", group="no media")]
+    av.run_dataset(model, samples, "flow", out=tmp_path, controls=0, window=1)
+    with pytest.raises(av.InputsError, match="sample 'text' has other pathways than"):
+        av.read_flow(av.merge(tmp_path))
+    alone = av.read_flow(av.merge(tmp_path), where={"group": "no media"})
+    assert alone.pathways == ("question → last", "last → last")
+    assert "n_pos" not in alone.settings  # only what is the same in all samples stands for them
+    assert alone.control_p_answer.shape == (1, 0, 2, model.cfg.n_layers)
+
+
+def test_what_is_no_merged_map_is_refused(whole, tmp_path):
+    with pytest.raises(av.InputsError, match=r"(?s)no table of information flow.*no columns id, pathway"):
+        av.read_flow(whole)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(av.DatasetError, match="no merged table"):
+        av.read_flow(tmp_path / "notes.txt")
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(av.DatasetError, match="without the settings"):
+        av.read_flow(tmp_path / "x.parquet")
+
+
+def test_maps_that_cannot_be_made_are_failures(model, mapped, tmp_path):
+    samples = [mapped[0][0], av.Sample("text", (), "Which digit is this?", answer="six"), mapped[0][2]]
+    with pytest.warns(av.HookedAVWarning, match="2 of 3 samples failed"):
+        run = av.run_dataset(model, samples, "flow", out=tmp_path, pathways=["audio->last"], metric="gold", controls=0)
+    assert [(failure.sample, failure.kind) for failure in run.failures] == [
+        ("text", "SpanError"),
+        (samples[2].id, "InputsError"),
+    ]
+    with pytest.raises(av.DatasetError, match=r"(?s)do not fit the analysis.*only_correct"):
+        av.run_dataset(model, samples, "flow", out=tmp_path, only_correct=True)
+
+
 # ---- Sweeps ----------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +460,8 @@ def test_a_sweep_equals_full_passes_with_the_same_cuts(model, here):
         assert swept.alternative_p_cut[number] == pytest.approx(float(p[other]), abs=1e-5)
         assert swept.best_ids[number] == int(p.argmax())
     assert swept.change_percent.min() < -20  # something was cut
+    nothing = av.route_sweep(model, case, ["question->av", f"text->question@{model.cfg.n_layers - 1}"])
+    assert (nothing.p_cut == nothing.p_base).all()  # the question comes later, and in the last layer reads for nobody
     assert av.RouteSweep.load(swept.save(here / "sweep.safetensors")).cuts == tuple(cuts)
     assert swept.to_frame()["flipped"].tolist() == (swept.best_ids != swept.answer_id).tolist()
 
@@ -391,11 +492,13 @@ def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, w
     same(tmp_path / "lens" / "results.parquet", whole)
 
     one = ["--shard", "1/4"]
-    say("flow", *common, str(tmp_path / "flow"), "--pathway", "audio->last", "--width", "3", *one)
+    asked = ["--pathway", "audio->last", "--window", "3", "--controls", "2:rows", "--metric", "gold"]
+    say("flow", *common, str(tmp_path / "flow"), *asked, *one)
     flow = pd.read_parquet(tmp_path / "flow" / "samples")
     case = read_manifest(here / "good.jsonl")[0].prepare(model)
-    curves = av.knockout_curves(model, case.inputs, [("audio", "last")], width=3)
-    assert flow["change_percent"].tolist() == pytest.approx(curves.change_percent[0].tolist(), abs=1e-3)
+    by_call = {"pathways": "audio->last", "window": 3, "metric": "gold", "controls": av.Controls(2, "rows")}
+    wanted = av.information_flow(model, case, **by_call, only_correct=False).to_frame()
+    pd.testing.assert_frame_equal(flow[wanted.columns], wanted, check_dtype=False)
 
     say("sweep", *common, str(tmp_path / "sweep"), "--cut", "audio->last@2-5", "--cut", "video->last", *one)
     assert pd.read_parquet(tmp_path / "sweep" / "samples")["cut"].tolist() == ["audio->last@2-5", "video->last"]
@@ -420,6 +523,7 @@ def test_command_errors_are_messages(here, tmp_path, monkeypatch):
         (["lens", "--manifest", "none.jsonl", "--out", "out"], "no such manifest"),
         (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--pathway", "audio"], "not a route"),
         (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--pathway", "a->b@1"], "have no layers"),
+        (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--controls", "many"], "a number of draws"),
         (["sweep", "--manifest", str(here / "good.jsonl"), "--out", "out"], "Missing option '--cut'"),
         (["merge", "nowhere"], "no folder of results"),
     ]:
@@ -429,6 +533,12 @@ def test_command_errors_are_messages(here, tmp_path, monkeypatch):
         assert said in done.output, done.output
         assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_controls_of_no_known_spread_are_refused(here):
+    words = ["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--controls", "1:row"]
+    assert "spread='row'" in CliRunner().invoke(cli.main, words).output
 
 
 def test_every_command_is_an_analysis_and_says_what_it_takes():

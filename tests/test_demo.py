@@ -43,6 +43,9 @@ def result(model, clip) -> DemoResult:
     return run_demo(model, clip, "What do you hear?", ["a rabbit", "a car"], origin=RANDOM, sampling=SMALL)
 
 
+PATHWAYS = ("audio → question", "video → question", "audio → last", "video → last")
+
+
 # --- the demo --------------------------------------------------------------------------------------------------------
 
 
@@ -75,20 +78,21 @@ def files(clip, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "pathways", "note"),
+    ("name", "media", "note"),
     [
-        ("mute.mp4", ("video → question",), "no sound: audio → question does not exist"),
-        ("sound.wav", ("audio → question",), "no pictures: video → question does not exist"),
-        ("still.png", ("image → question",), "image → question stands for video → question"),
+        ("mute.mp4", ("video",), "no sound: audio → question and audio → last do not exist"),
+        ("sound.wav", ("audio",), "no pictures: video → question and video → last do not exist"),
+        ("still.png", ("image",), "image → question and image → last stand for those of video"),
     ],
 )
-def test_only_pathways_that_exist_are_cut(model, files, tmp_path, name, pathways, note):
+def test_only_pathways_that_exist_are_cut(model, files, tmp_path, name, media, note):
+    pathways = tuple(f"{medium} → {reader}" for reader in ("question", "last") for medium in media)
     found = run_demo(model, av.Clip.from_file(files / name), "What?", origin=RANDOM, sampling=SMALL)
     assert found.curves.pathways == pathways
     assert any(note in one for one in found.notes)
     page = Page.read(write_report(found, tmp_path))
     assert note in page.text
-    assert [cell for cell in page.headers if cell.endswith("→ question, %")] == [f"{p}, %" for p in pathways]
+    assert [cell for cell in page.headers if cell.endswith(", %")] == [f"{p}, %" for p in pathways]
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -145,7 +149,8 @@ def test_the_page_stands_alone(result, tmp_path):
 def test_the_page_says_what_was_found(result):
     page = Page(render_report(result))
     layout, knockout = images_of(page)
-    for pathway in ("audio → question", "video → question"):
+    assert result.curves.pathways == PATHWAYS
+    for pathway in PATHWAYS:
         assert f"<!-- {pathway} -->" in knockout  # matplotlib names each text that it draws as outlines
         assert f"{pathway}, %" in page.headers
     for span in ("system", "audio", "video", "boundary", "question", "option_a", "option_b", "last"):
@@ -228,7 +233,12 @@ def test_the_default_demo(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert "Question:  Which digit is spoken second?" in done.stdout
     assert re.search(r"Answer:    six, p = [01]", done.stdout), done.stdout
-    assert all(name in done.stdout for name in ("layer", "audio → question", "video → question", "lens token"))
+    heads = [line for line in done.stdout.splitlines() if "┃" in line]
+    assert len(heads) == 2
+    assert heads[0].count("audio →") == heads[0].count("video →") == heads[1].count("question %") == 2
+    assert heads[1].count("last %") == 2
+    assert "lens" in heads[0]
+    assert "token" in heads[1]
     assert len(re.findall(r"^│ +\d+ │", done.stdout, re.MULTILINE)) == 8
     assert done.stdout.splitlines()[-1] == f"Report: {Path('demo') / REPORT}"
     stages = ["open the clip", "load the model", "prepare the prompt", "clean run", "interventions",

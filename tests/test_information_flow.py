@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -155,6 +156,43 @@ def test_tables_and_files(flow, tmp_path):
     assert again.settings["window"] == 3
 
 
+def test_tables_of_samples_made_one_by_one_are_one_result(flow):
+    how = {"pathways": PAIRS, "window": 3, "controls": av.Controls(2, "rows")}
+    frames = [av.information_flow(MODEL, one, **how).to_frame() for one in CASES]
+    joint = av.InformationFlow.from_frame(pd.concat(frames))
+    assert joint.to_frame().equals(flow.to_frame())
+    assert joint.token_texts == flow.token_texts
+    assert (joint.window, joint.pathways, joint.settings["n_samples"]) == (3, flow.pathways, len(CASES))
+    np.testing.assert_array_equal(joint.control_interval, flow.control_interval)
+    shuffled = pd.concat(frames).sample(frac=1, random_state=0)
+    mixed = av.InformationFlow.from_frame(shuffled)
+    at = [mixed.ids.index(name) for name in flow.ids]
+    rows = [mixed.pathways.index(name) for name in flow.pathways]
+    np.testing.assert_array_equal(mixed.changes[at][:, rows], flow.changes)
+    np.testing.assert_array_equal(mixed.windows, flow.windows)
+
+
+def test_tables_that_do_not_fit_are_refused(flow):
+    table = flow.to_frame()
+    for odd, said in [
+        (table.iloc[1:], "film 0"),
+        (pd.concat([table, table]), "film 0, film 1, film 3"),
+        (table.drop(columns=["p_gold"]), "no columns p_gold"),
+        (table.iloc[:0], "no row"),
+        (table[table.layer != 3].assign(layer=lambda t: t.layer.where(t.id != "film 1", t.layer + 10)), "layers"),
+    ]:
+        with pytest.raises(InputsError, match=rf"(?s)no table of information flow.*{said}"):
+            av.InformationFlow.from_frame(odd)
+    with pytest.raises(InputsError, match=r"sample 'film 1' has other pathways(.|\n)*av → last"):
+        av.InformationFlow.from_frame(table[(table.id != "film 1") | (table.pathway != "av → last")])
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_a_table_is_not_read_for_an_unknown_metric(flow):
+    with pytest.raises(InputsError, match="metric 'best'"):
+        av.InformationFlow.from_frame(flow.to_frame(), metric="best")
+
+
 # --- pathways -------------------------------------------------------------------------------------------------------
 
 
@@ -182,8 +220,21 @@ def test_default_pathways_of_options_and_items():
     assert spans["true_option"] == spans["option_b"]
     assert spans["false_options"] == spans["option_a"] | spans["option_c"]
     assert "options → last" in [pathway.name for pathway in default_pathways(asked)]
-    queried = asked.with_span("queried_item", "item1").with_span("other_items", "item0")
-    assert "queried_item → question" in [pathway.name for pathway in default_pathways(queried)]
+
+
+def test_the_queried_item_stands_beside_the_others():
+    clips = [SAMPLES[0].clip, SAMPLES[3].clip, SAMPLES[9].clip.without_video()]
+    inputs = MODEL.prepare(clips, question="Which digit is shown in clip two?")
+    asked = with_answer_spans(av.Case(inputs, queried_item=1)).inputs
+    assert asked.spans["queried_item"] == inputs.spans["item1"]
+    assert asked.spans["other_items"] == inputs.spans["item0"] | inputs.spans["item2"]
+    routes = [f"{item} → {reader}" for reader in ("question", "last") for item in ("queried_item", "other_items")]
+    new = [p.name for p in default_pathways(asked) if p not in default_pathways(inputs)]
+    assert new == routes
+    one = av.Case(MODEL.prepare(clips[0], question="Which digit is shown?"), queried_item=0)
+    assert "queried_item → last" not in [p.name for p in default_pathways(with_answer_spans(one).inputs)]
+    with pytest.raises(InputsError, match=r"sample 'q' asks about an item that it has not(.|\n)*item0, item1, item2"):
+        with_answer_spans(av.Case(inputs, id="q", queried_item=3))
 
 
 def test_cross_frame_is_every_frame_reading_those_before_it():

@@ -14,7 +14,7 @@ ROWS = [
     {"id": "two", "media": ["a b.wav", "c.png"], "question": "Same?", "options": ["yes", "no"], "answer": "no"},
     {"id": "part", "media": [{"file": "film.mp4", "start": 1, "stop": 2.5}, {"text": "and"}, {"file": "c.png"}],
      "question": "What is „shown“?\nSay it.", "options": ["one, two", "three"], "answer": "A", "alternative": "B",
-     "group": "binding"},
+     "group": "binding", "queried_item": 1},
     {"id": "text", "question": "Which?"},
 ]  # fmt: skip
 
@@ -42,7 +42,9 @@ def test_what_a_row_says_is_what_the_sample_is(tmp_path):
                            folder=tmp_path)  # fmt: skip
     assert two.options == ("yes", "no")
     assert part.media == (MediaItem("film.mp4", 1.0, 2.5), "and", MediaItem("c.png"))
-    assert (part.group, part.alternative) == ("binding", "B")
+    assert (part.group, part.alternative, part.queried_item) == ("binding", "B", 1)
+    assert part.to_row()["queried_item"] == 1
+    assert whole.queried_item is None
     assert text.media == ()
 
 
@@ -96,6 +98,10 @@ def test_the_hash_is_that_of_what_is_said(tmp_path):
         (good(options=["one", "two"], answer="C"), "answer: expected one of"),
         (good(options=["B", "A"], answer="A"), "answer: expected one of ['B', 'A']"),  # a letter and another's text
         (good(options=["one", "two"], alternative="three"), "alternative: expected one of"),
+        (good(queried_item=1), "queried_item: expected a whole number below 1 (the files in media), got 1"),
+        (good(queried_item="0"), "queried_item: expected a whole number below 1"),
+        (good(queried_item=True), "queried_item: expected a whole number below 1"),
+        (good(media=["a.mp4", {"text": "b"}], queried_item=1), "below 1 (the files in media), got 1"),
         (["a", "list"], "expected an object with id, media"),
         ('{"id": ', "expected JSON, got '{\"id\": '"),
     ],

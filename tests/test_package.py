@@ -241,6 +241,11 @@ def test_every_public_name_resolves(name):
     assert getattr(hooked_av, name).__name__ == name
 
 
+@pytest.mark.parametrize("name", [name for name in hooked_av.__all__ if name[0].islower()])
+def test_every_public_function_has_an_example_that_can_be_run(name):
+    assert ">>>" in (getattr(hooked_av, name).__doc__ or "")  # which `pytest --doctest-modules` runs
+
+
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(AttributeError, match=r"'hooked_av' has no attribute 'Spanz'; the nearest names: Span, Spans"):
         _ = hooked_av.Spanz

@@ -267,6 +267,16 @@ def test_curves_differ_without_their_colours():
     assert "each layer alone" in axes.get_title(loc="left")
 
 
+def test_two_readers_of_one_span_are_told_apart_in_grey():
+    names = ("audio → question", "video → question", "audio → last", "video → last")
+    (axes,) = plot_knockout_curves(Curves(names, np.zeros((4, 5)), width=1)).axes
+    lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert len({line.get_linestyle() for line in lines.values()}) == 4
+    assert len({line.get_marker() for line in lines.values()}) == 4
+    assert lines["audio → last"].get_color() == lines["audio → question"].get_color() == look_of("audio").colour
+    assert lines["video → question"].get_linestyle() == look_of("video").line
+
+
 def grey(colour):
     return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
 

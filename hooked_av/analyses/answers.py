@@ -142,16 +142,16 @@ def stacked(samples: Sequence[Measured]) -> dict[str, Any]:
     return {name: np.stack([sample.runs[name] for sample in samples]) for name in samples[0].runs}
 
 
-def check_metric(metric: str, case: Case) -> None:
+def check_metric(metric: str, sample: str, *, is_known: bool) -> None:
     """Refuse an unknown metric, and the right answer's probability where nobody knows the right answer.
 
     Errors: `InputsError`.
     """
-    if metric not in get_args(Metric) or (metric == "gold" and case.answer is None):
+    if metric not in get_args(Metric) or (metric == "gold" and not is_known):
         raise InputsError(
-            f"nothing to measure of sample {case.id!r}",
+            f"nothing to measure of sample {sample!r}",
             expected="metric 'answer', or 'gold' for cases with an answer",
-            got=f"metric {metric!r}, answer {case.answer!r}",
+            got=f"metric {metric!r}, {'a' if is_known else 'no'} right answer that is known",
             next_step="give av.Case(inputs, answer=...), or take metric='answer'",
         )
 

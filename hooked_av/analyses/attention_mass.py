@@ -111,7 +111,7 @@ def attention_mass(
         parts = _parts(inputs, names, keys is None)
         names = names or tuple(parts)
         readers = readers or tuple(name for name in USUAL_QUERIES if name in inputs.spans)
-        masses.append(_mass_of(model, inputs, parts, readers))
+        masses.append(mass_of(model, inputs, parts, readers))
         sizes.append([len(positions) for positions in parts.values()])
         n_pos.append(inputs.n_pos)
         ids.append(case.id)
@@ -142,10 +142,10 @@ def _parts(inputs: AVInputs, names: tuple[str, ...], share_out: bool) -> Parts:
     return parts
 
 
-def _mass_of(
+def mass_of(
     model: Any, inputs: AVInputs, parts: Parts, queries: Sequence[str]
 ) -> Float32[np.ndarray, "layer head queries keys"]:
-    """One prompt."""
+    """The attention of one prompt: of each reading span, what its rows give to each part, on average."""
     readers = {name: inputs.spans.resolve(name).positions for name in queries}
     weights = indicator(readers, inputs.n_pos, model.device)
     weights = (weights / weights.sum(dim=0)).T

@@ -136,7 +136,7 @@ def effective_pathway(
     keep, drawn = keep_only(*([edges] if isinstance(edges, str) else edges)), Controls.given(controls)
     samples, skipped, last = [], [], None
     for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
-        check_metric(metric, case)
+        check_metric(metric, case.id, is_known=case.answer is not None)
         measured, last = _measure(model, case, keep, drawn, only_correct), case.inputs
         (skipped if measured is None else samples).append(case.id if measured is None else measured)
     if not samples or last is None:

@@ -7,7 +7,7 @@ Axes: sample, draw (random control), pathway, layer (centre of the window that i
 last).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.answers import (
     READINGS,
+    UNKNOWN,
     Answers,
     Measured,
     Metric,
@@ -28,11 +29,11 @@ from hooked_av.analyses.answers import (
     stacked,
 )
 from hooked_av.analyses.controls import Controls, without_reports_of_empty_rows
+from hooked_av.analyses.flow_table import fields_of, table_of
 from hooked_av.analyses.knockout import default_width, layer_window
 from hooked_av.bootstrap import bootstrap_interval
 from hooked_av.cases import Case, as_cases
-from hooked_av.errors import InputsError
-from hooked_av.pathways import Pathway, as_pathways, default_pathways, with_answer_spans
+from hooked_av.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
 from hooked_av.replay import Baseline
 from hooked_av.results import run_settings
 
@@ -73,6 +74,12 @@ class InformationFlow(Answers):
         return self.percent(self.control_p_answer, self.control_p_gold)
 
     @property
+    def control_changes_mean(self) -> Float64[np.ndarray, "sample pathway layer"]:
+        """The mean of `control_changes` over draws; NaN without controls."""
+        changes = self.control_changes
+        return changes.mean(axis=1) if changes.shape[1] else np.full_like(self.p_answer, np.nan)
+
+    @property
     def change_percent(self) -> Float64[np.ndarray, "pathway layer"]:
         """The mean of `changes` over samples."""
         return self.changes.mean(axis=0)
@@ -85,7 +92,7 @@ class InformationFlow(Answers):
     @property
     def control_percent(self) -> Float64[np.ndarray, "pathway layer"]:
         """The mean of `control_changes` over draws and samples; NaN without controls."""
-        return self._by_sample(self.control_changes).mean(axis=0)
+        return self.control_changes_mean.mean(axis=0)
 
     @property
     def control_interval(self) -> Float64[np.ndarray, "edge pathway layer"]:
@@ -93,7 +100,7 @@ class InformationFlow(Answers):
         changes = self.control_changes
         if len(changes) == 1 and changes.shape[1]:
             return np.stack([changes[0].min(axis=0), changes[0].max(axis=0)])
-        return bootstrap_interval(self._by_sample(changes))
+        return bootstrap_interval(self.control_changes_mean)
 
     @property
     def logit_difference_change(self) -> Float64[np.ndarray, "pathway layer"]:
@@ -109,11 +116,6 @@ class InformationFlow(Answers):
     def accuracy(self) -> Float64[np.ndarray, "pathway layer"]:
         """Share of samples that are answered rightly; NaN where a right answer is not known."""
         return self.is_right(self.best_ids).mean(axis=0)
-
-    @staticmethod
-    def _by_sample(changes: Float64[np.ndarray, "sample draw pathway layer"]) -> Float64[np.ndarray, " sample *cell"]:
-        n_samples, n_draws, *cell = changes.shape
-        return changes.mean(axis=1) if n_draws else np.full((n_samples, *cell), np.nan)
 
     def summary(self) -> pd.DataFrame:
         """One row a pathway and layer, over all samples."""
@@ -140,25 +142,38 @@ class InformationFlow(Answers):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample, pathway and layer; `summary` has the means."""
-        samples, pathways, layers = (index.ravel() for index in np.indices(self.p_answer.shape))
-        return pd.DataFrame(
-            {
-                "id": np.array(self.ids, dtype=object)[samples],
-                "task": np.array(self.tasks, dtype=object)[samples],
-                "pathway": np.array(self.pathways, dtype=object)[pathways],
-                "layer": layers,
-                "first_cut": self.windows[layers, 0],
-                "last_cut": self.windows[layers, 1],
-                "answer": np.array(self.texts(self.answer_ids), dtype=object)[samples],
-                "gold": np.array(self.texts(self.gold_ids), dtype=object)[samples],
-                **{f"{name}_base": getattr(self, f"{name}_base")[samples] for name in READINGS[:3]},
-                **{name: getattr(self, name).ravel() for name in READINGS},
-                "best_token": self.texts(self.best_ids),
-                "is_right": self.is_right(self.best_ids).ravel(),
-                "change_percent": self.changes.ravel(),
-                "control_percent": self._by_sample(self.control_changes).ravel(),
-            }
-        )
+        return table_of(self)
+
+    @classmethod
+    def from_frame(
+        cls,
+        table: pd.DataFrame,
+        *,
+        only_correct: bool = True,
+        metric: Metric = "answer",
+        settings: Mapping[str, Any] | None = None,
+    ) -> "InformationFlow":
+        """The result of these samples, from tables that `to_frame` made of them together or one by one.
+
+        Args:
+            only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
+            metric, settings: what the table does not say.
+
+        Errors: `InputsError` for samples of different layouts, for what is no such table, and when nothing is left.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> flow = information_flow(model, model.prepare(question="Which digit do you hear?"))
+        >>> again = InformationFlow.from_frame(flow.to_frame())
+        >>> bool((again.control_changes == flow.control_changes).all())
+        True
+        """
+        fields = fields_of(table, only_correct)
+        for sample, gold in zip(fields["ids"], fields["gold_ids"].tolist(), strict=True):
+            check_metric(metric, sample, is_known=gold != UNKNOWN)
+        counts = {"n_samples": len(fields["ids"]), "n_skipped": len(fields["skipped"])}
+        own = {"metric": metric, "only_correct": only_correct, **counts}
+        return cls(**fields, metric=metric, settings={**(settings or {}), **own})
 
 
 def information_flow(
@@ -209,7 +224,7 @@ def information_flow(
     flow = _Flow(model, None if pathways is None else as_pathways(pathways), windows, drawn)
     samples, skipped, sizes, last = [], [], [], None
     for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
-        check_metric(metric, case)
+        check_metric(metric, case.id, is_known=case.answer is not None)
         measured = flow.measure(case, only_correct)
         (skipped if measured is None else samples).append(case.id if measured is None else measured)
         sizes, last = [*sizes, case.inputs.n_pos], case.inputs
@@ -267,7 +282,7 @@ class _Flow:
             self.pathways, self.first = pathways, case.id
         differing = {pathway.name for pathway in pathways} ^ {pathway.name for pathway in self.pathways}
         if differing:
-            raise _other_layout(case.id, self.first, sorted(differing))
+            raise other_layout(case.id, self.first, sorted(differing))
         return pathways
 
 
@@ -284,12 +299,3 @@ def _chunks(interventions: Sequence[Any], d_vocab: int) -> Iterator[Sequence[Any
     size = max(1, _LOGITS_AT_ONCE // d_vocab)
     for start in range(0, len(interventions), size):
         yield interventions[start : start + size]
-
-
-def _other_layout(sample: str, first: str, differing: Sequence[str]) -> InputsError:
-    return InputsError(
-        f"sample {sample!r} has other pathways than sample {first!r}",
-        expected="prompts of one layout, where pathways are chosen by default",
-        got=f"only one of both has: {', '.join(differing)}",
-        next_step="name the pathways, or run each layout by itself",
-    )

@@ -21,6 +21,7 @@ FIGURES = {
     "ModalityContribution": ("contribution", "plot_modality_contribution"),
     "PathPatching": ("patching", "plot_path_patching"),
     "PositionPatching": ("patching", "plot_position_patching"),
+    "RouteSweep": ("routes", "plot_route_sweep"),
     "Sinks": ("attention_mass", "plot_sinks"),
     "SpanPatching": ("patching", "plot_span_patching"),
 }

@@ -24,8 +24,8 @@ from hooked_av.plots.style import (
     look_of,
 )
 
-_MARKERS = "oPsD^vX*phd<>"
-_LINES = ("-", "--", ":", "-.")
+MARKERS = "oPsD^vX*phd<>"
+LINES = ("-", "--", ":", "-.")
 _COLOURS = (BLACK, SKY, GREEN, PURPLE, VERMILLION, BLUE, YELLOW)
 
 
@@ -42,9 +42,9 @@ def distinct_looks(names: Sequence[str]) -> list[Look]:
         taken = {one.marker for one in looks if one is not None}
         looks.append(None if look == OTHER_LOOK or look.marker in taken else look)
     own = [look for look in looks if look is not None]
-    pairs = [(_COLOURS[i % 7], _LINES[i % 4]) for i in range(28)]
+    pairs = [(_COLOURS[i % 7], LINES[i % 4]) for i in range(28)]
     pairs = [pair for pair in pairs if pair not in {(look.colour, look.line) for look in own}]
-    free = [marker for marker in _MARKERS if marker not in {look.marker for look in own}]
+    free = [marker for marker in MARKERS if marker not in {look.marker for look in own}]
     spare = iter(
         Look(pairs[i % len(pairs)][0], "", pairs[i % len(pairs)][1], free[i % len(free)]) for i in range(len(names))
     )

@@ -52,7 +52,7 @@ def plot_direct_attribution(found: Attribution) -> Drawing:
         _sources(curves, found)
         names = [shortened(drawable(text, font_glyphs()), 20) for text in (found.answer, found.alternative)]
         title = f"What is added to logit(“{names[0]}”) - logit(“{names[1]}”) = {found.logit_difference:.2f}"
-        figure.suptitle(f"{title} (embedding: {found.embed:+.2f})", x=0.01, ha="left", fontsize=10.5)
+        figure.suptitle(f"{title} (embedding: {round(found.embed, 2) + 0.0:+.2f})", x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
@@ -74,10 +74,10 @@ def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"])
     for layer, head in np.argwhere(heads < -_MARKED * peak):
         colour = "white" if heads[layer, head] < -0.6 * peak else "black"
         axes.text(head, layer, "–", ha="center", va="center", color=colour, fontsize=11, weight="bold")
-    label_axes(axes, "head", "layer", "by head (–: takes away)")
+    label_axes(axes, "head", "layer", "logits added, by head (–: takes away)")
     axes.grid(visible=False)
     axes.margins(0)
-    figure.colorbar(image, ax=axes, label="logits added", pad=0.02)
+    figure.colorbar(image, ax=axes, pad=0.02)
 
 
 def _sources(axes: Axes, found: Attribution) -> None:

@@ -64,7 +64,9 @@ def _write(axes: Axes, effects: Float64[np.ndarray, "row column"], peak: float) 
         if text:
             # the better contrast on this cell
             colour = "white" if abs(effect) > 0.55 * peak else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
+            # stripes do not go through the numbers
+            box: Any = {"boxstyle": "square,pad=0.12", "facecolor": COLOURS((1 + effect / peak) / 2), "linewidth": 0}
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour, bbox=box)
 
 
 def number(effect: float) -> str:

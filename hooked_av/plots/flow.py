@@ -15,6 +15,7 @@ from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, look_of
 Y_LABEL = "change of answer probability, %"
 _COLUMNS = 4
 _PANEL_INCHES = (2.35, 1.75)
+_LEGEND_INCHES = 1.8
 _BAND = "#AAAAAA"
 
 
@@ -46,7 +47,7 @@ def plot_information_flow(flow: Flow) -> Drawing:
     n_columns = min(_COLUMNS, n_pathways)
     n_rows = -(-n_pathways // n_columns)
     with figure_style():
-        size = (max(5.2, _PANEL_INCHES[0] * n_columns + 0.5), _PANEL_INCHES[1] * n_rows + 1.3)
+        size = (max(5.2, _PANEL_INCHES[0] * n_columns + 0.5) + _LEGEND_INCHES, _PANEL_INCHES[1] * n_rows + 1.3)
         figure = Drawing(figsize=size, layout="constrained")
         panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
         for number, axes in enumerate(panels):
@@ -59,7 +60,7 @@ def plot_information_flow(flow: Flow) -> Drawing:
         figure.supylabel(Y_LABEL, fontsize=9.5)
         figure.suptitle(_title(flow), x=0.01, ha="left", fontsize=10.5)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=4, frameon=False, handlelength=3)
+        figure.legend(handles, labels, loc="outside right center", frameon=False, handlelength=3)
     return figure
 
 

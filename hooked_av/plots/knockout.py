@@ -3,6 +3,9 @@
 Axes: pathway, layer.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +13,8 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hooked_av.plots.style import GREY, Drawing, figure_style, font_glyphs, look_of
+from hooked_av.plots.curves import LINES, MARKERS
+from hooked_av.plots.style import GREY, Drawing, Look, figure_style, font_glyphs, look_of
 from hooked_av.plots.text import drawable, shortened
 
 Y_LABEL = "change of answer probability, %"
@@ -38,8 +42,9 @@ def plot_knockout_curves(curves: Curves) -> Drawing:
         figure = Drawing(figsize=(8.4, 3.9), layout="constrained")
         axes = figure.subplots()
         axes.axhline(0, color=GREY, linewidth=1, zorder=1)
-        for number, (pathway, change) in enumerate(zip(curves.pathways, curves.change_percent, strict=True)):
-            _draw(axes, pathway, change, number)
+        looks = _looks(curves.pathways)
+        for number, (pathway, look) in enumerate(zip(curves.pathways, looks, strict=True)):
+            _draw(axes, pathway, curves.change_percent[number], look, number)
         axes.set_xlabel("layer")
         axes.set_ylabel(Y_LABEL)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=18, integer=True, min_n_ticks=1))
@@ -51,8 +56,24 @@ def plot_knockout_curves(curves: Curves) -> Drawing:
     return figure
 
 
-def _draw(axes: Axes, pathway: str, change: Float64[np.ndarray, " layer"], number: int) -> None:
-    look = look_of(pathway.partition(" → ")[0])
+def _looks(pathways: Sequence[str]) -> list[Look]:
+    """Colours of the keys; of several curves of the same keys only the first has their line and marker.
+
+    >>> [(look.line, look.marker) for look in _looks(["audio → question", "video → question", "audio → last"])]
+    [('-', 'o'), ('--', 's'), (':', 'P')]
+    """
+    own = [look_of(pathway.partition(" → ")[0]) for pathway in pathways]
+    markers = cycle([marker for marker in MARKERS if marker not in {look.marker for look in own}])
+    lines = [line for line in LINES if line not in {look.line for look in own}]
+    spare = cycle(lines or LINES)
+    again = [look in own[:number] for number, look in enumerate(own)]
+    return [
+        replace(look, line=next(spare), marker=next(markers)) if seen else look
+        for look, seen in zip(own, again, strict=True)
+    ]
+
+
+def _draw(axes: Axes, pathway: str, change: Float64[np.ndarray, " layer"], look: Look, number: int) -> None:
     axes.plot(
         np.arange(len(change)),
         change,

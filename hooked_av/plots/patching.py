@@ -144,10 +144,13 @@ def plot_position_patching(table: PositionEffects) -> Drawing:
             own = [
                 i for i, key in enumerate(zip(table.items, table.modalities, strict=True)) if key == (item, modality)
             ]
-            draw_effects(lane, *over_time(table.effects[:, own], table.seconds[own]), peak=peak)
             name = f"item{item}.{modality}" if several else modality
             is_single = all(len(table.positions[place]) == 1 for place in own)
-            lane.set_title(f"{name}: {len(own)} {'tokens, one by one' if is_single else 'stretches of time'}")
+            cells, edges = over_time(table.effects[:, own], table.seconds[own])
+            draw_effects(lane, cells, edges, peak=peak)
+            gaps = "; grey: none begins here" if len(cells.T) > len(own) else ""
+            what = "tokens, one by one" if is_single else "stretches of time"
+            lane.set_title(f"{name}: {len(own)} {what}{gaps}")
             lane.set_yticks(few_ticks(n_layers, 8))
             lane.set_ylabel("layer")
             is_still = np.isnan(table.seconds[own]).any()

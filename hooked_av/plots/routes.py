@@ -1,0 +1,68 @@
+"""Route sweep: what becomes of the answer's probability when each route alone is cut.
+
+Axes: cut.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from matplotlib.axes import Axes
+
+from hooked_av.plots.style import BLUE, GREY, Drawing, figure_style, font_glyphs
+from hooked_av.plots.text import drawable, shortened
+
+_ROW_INCHES = 0.34
+
+
+@runtime_checkable
+class Sweep(Protocol):
+    """What is drawn of an `analyses.route_sweep.RouteSweep`."""
+
+    @property
+    def cuts(self) -> tuple[str, ...]: ...
+    @property
+    def change_percent(self) -> Float64[np.ndarray, " cut"]: ...
+    @property
+    def best_ids(self) -> Int64[np.ndarray, " cut"]: ...
+    @property
+    def best_texts(self) -> tuple[str, ...]: ...
+    @property
+    def answer_id(self) -> int: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def p_base(self) -> float: ...
+
+
+def plot_route_sweep(sweep: Sweep) -> Drawing:
+    """A bar for each cut, in the order that was given; the new answer stands beside it where there is one."""
+    with figure_style():
+        figure = Drawing(figsize=(8.4, 1.3 + _ROW_INCHES * len(sweep.cuts)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(sweep.cuts))
+        axes.barh(places, sweep.change_percent, 0.7, color=BLUE, edgecolor=BLUE, zorder=2)
+        axes.axvline(0, color=GREY, linewidth=1, zorder=3)
+        axes.set_yticks(places, [cut.replace("->", " → ").replace("@", ", layers ") for cut in sweep.cuts])
+        axes.set_ylim(len(sweep.cuts) - 0.5, -0.5)
+        axes.set_xlabel("change of answer probability, %")
+        axes.set_title(f"Attention cut along one route. Clean answer: “{_token(sweep.answer)}”, p = {sweep.p_base:.3g}")
+        axes.margins(x=0.05)
+        axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _new_answers(axes, sweep)
+    return figure
+
+
+def _new_answers(axes: Axes, sweep: Sweep) -> None:
+    """On the right of the axes, in the row of its cut."""
+    for place, (best, text) in enumerate(zip(sweep.best_ids, sweep.best_texts, strict=True)):
+        if best != sweep.answer_id:
+            axes.annotate(
+                f"now “{_token(text)}”", (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                textcoords="offset points", va="center", fontsize=8.5, annotation_clip=False,
+            )  # fmt: skip
+
+
+def _token(text: str) -> str:
+    return shortened(drawable(text, font_glyphs()), 24)
