@@ -30,7 +30,7 @@ from hooked_av.tiny.packing import (
 )
 from hooked_av.tiny.probes import MARKS, marks_of
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
-from hooked_av.tiny.scenes import AS_IT_IS, FPS, FRAME_PIXELS, Item, Look, Scene, render
+from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
 
 SCENE_SHARES: Mapping[str, float] = {
     "free": 0.3,
@@ -111,9 +111,9 @@ class FromClips:
 
     @classmethod
     def of(
-        cls, model: Any, scenes: Sequence[Scene], digits: Digits, rng: np.random.Generator, look: Look, change: Change
+        cls, model: Any, scenes: Sequence[Scene], digits: Digits, rng: np.random.Generator, change: Change
     ) -> "FromClips":
-        clips = ([change(clip) for clip in render(scene, digits, rng, look)] for scene in scenes)
+        clips = ([change(clip) for clip in render(scene, digits, rng)] for scene in scenes)
         features = [model.family.prepare(some, question=CAPTION).features for some in clips]
         chunks = (features[i : i + CLIPS_AT_ONCE] for i in range(0, len(features), CLIPS_AT_ONCE))
         return cls(tuple(merge_features(chunk) for chunk in chunks))
@@ -122,8 +122,8 @@ class FromClips:
 class Classroom:
     """Makes the batch of any step from a bank (fast), or from clips (the real path)."""
 
-    def __init__(self, model: Any, lesson: Lesson, seed: int, look: Look = AS_IT_IS) -> None:
-        self.model, self.lesson, self.seed, self.look = model, lesson, seed, look
+    def __init__(self, model: Any, lesson: Lesson, seed: int) -> None:
+        self.model, self.lesson, self.seed = model, lesson, seed
         self._layouts: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def batch(self, step: int, source: Bank | Digits) -> PackedBatch:
@@ -175,7 +175,7 @@ class Classroom:
         if isinstance(source, Bank):
             media = FromBank.of(scenes, source, rng)
         else:
-            media = FromClips.of(self.model, scenes, source, rng, self.look, change)
+            media = FromClips.of(self.model, scenes, source, rng, change)
         return collate([self._scene(scene, some) for scene, some in zip(scenes, slots, strict=True)], media)
 
     def _scene(self, scene: Scene, slots: Sequence[Slot]) -> PackedScene:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ QUESTIONS: Sequence[tuple[str, str, tuple[str, ...], str]] = (
     ("four-is-spoken-twice", "What is the shown digit plus the spoken digit in second two?", (), "thirteen"),
     ("four-seconds", "Which digit is spoken when eight is shown?", (), "five"),
     ("four-seconds", "Which digit do you see when you hear three?", (), "six"),
+    ("same-digit", "Is the first shown digit the same as the first spoken?", (), "yes"),
+    ("same-digit", "Is the second shown digit the same as the third spoken?", (), "no"),
+    ("three-seconds", "Does the first shown digit equal the second spoken digit?", (), "no"),
+    ("four-is-spoken-twice", "How often is four spoken?", (), "two"),
+    ("four-is-spoken-twice", "How many times do you see nine?", (), "zero"),
+    ("three-and-eight", "Which digit is shown second?", ("three", "eight", "one"), "eight"),
+    ("three-and-eight", "Which digit do you hear in second two?", ("one", "five", "nine", "two"), "one"),
+    ("two-seconds", "Which digit is spoken first?", ("two", "six"), "two"),
+    ("three-seconds", "What is the sum of the first shown and spoken digits?", ("nine", "eight", "six"), "eight"),
+    ("four-seconds", "Which digit is spoken when zero is shown?", ("three", "five", "seven", "one"), "seven"),
 )
 
 
@@ -74,6 +85,11 @@ class Sample:
     question: str
     options: tuple[str, ...]
     answer: str
+
+    @property
+    def target(self) -> str:
+        """The answer token: a word, or the letter of the right option."""
+        return ascii_uppercase[self.options.index(self.answer)] if self.options else self.answer
 
     @cached_property
     def clip(self) -> Clip:
@@ -124,7 +140,7 @@ def _task(question: str) -> str:
 def share_right(model: Any, samples: Sequence[Sample]) -> float:
     """The share of samples that a model answers rightly, through the whole decode path."""
     answers = [answer(model, sample) for sample in samples]
-    return float(np.mean([said == sample.answer for said, sample in zip(answers, samples, strict=True)]))
+    return float(np.mean([said == sample.target for said, sample in zip(answers, samples, strict=True)]))
 
 
 def answer(model: Any, sample: Sample) -> str:

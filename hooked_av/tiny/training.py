@@ -1,9 +1,8 @@
-"""Training tiny-av: encoders with throw-away classifiers, then the decoder on encoded seconds, then all of it on clips.
+"""Training tiny-av: the encoders with throw-away classifiers, then the decoder on encoded seconds.
 
     audio, video   each encoder alone, on single digits                                (encoders.py)
     words          the decoder, on copying words                                       (drills.py)
     questions      the decoder, on drills and questions, over a bank of encoded seconds, with probes (probes.py)
-    together       decoder and encoders, on rendered clips
 
 Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log. A step's batch
 depends on seed and step alone, so worker processes can make batches ahead of time, and change nothing.
@@ -75,8 +74,7 @@ class Recipe:
     audio: Stage = Stage(steps=1200, rate=2e-3)
     video: Stage = Stage(steps=3000, rate=2e-3)
     words: Stage = Stage(steps=400, rate=2e-3, decay=0.0)
-    questions: Stage = Stage(steps=10_000, rate=1e-3, warmup=100)
-    together: Stage = Stage(steps=300, rate=1e-4, decay=0.8)
+    questions: Stage = Stage(steps=8000, rate=1e-3, warmup=100)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
     bank: dict[str, int] = field(default_factory=lambda: {"audio": 250, "video": 125})  # batches of that size
     lesson: Lesson = field(default_factory=Lesson)
@@ -108,7 +106,6 @@ class Trainer:
             self._encoder_stage(modality)
         self._words_stage()
         self._questions_stage()
-        self._together_stage()
 
     # --- the stages ---
 
@@ -151,15 +148,8 @@ class Trainer:
             probed = learner["probes"](self.model, resids, batch)
             return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
 
-        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, self._exam())
-
-    def _together_stage(self) -> None:
-        first = self.recipe.questions.steps  # steps go on counting, so that this stage meets new scenes
-        learner = nn.ModuleDict({"decoder": self.model.decoder, "encoders": self.model.encoders})
-        classroom = self._classroom()
-        self._stage(
-            "together", learner, lambda step: classroom.batch(first + step, self.training), self._answered, self._exam()
-        )
+        exam = Exam(lambda step: self._held_out_classroom().batch(step, self.held_out), self._answered)
+        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, exam)
 
     def _bank(self) -> Bank:
         """The encoded seconds, made anew whenever the questions go on: they are not saved."""
@@ -178,13 +168,10 @@ class Trainer:
         return packed_loss(logits, batch), lambda: count_right(logits, batch)
 
     def _classroom(self) -> Classroom:
-        return Classroom(self.model, self.recipe.lesson, self.recipe.seed, LEARNING)
+        return Classroom(self.model, self.recipe.lesson, self.recipe.seed)
 
     def _held_out_classroom(self) -> Classroom:
         return Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED)
-
-    def _exam(self) -> "Exam":
-        return Exam(lambda step: self._held_out_classroom().batch(step, self.held_out), self._answered)
 
     # --- steps ---
 
