@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Look
 
 logger = logging.getLogger(__name__)
 
-Batch: TypeAlias = PackedBatch | EncoderBatch
+Batch = TypeVar("Batch", PackedBatch, EncoderBatch)
 Counts: TypeAlias = dict[str, tuple[int, int]]  # right answers and answers of each form of question
 Outcome: TypeAlias = tuple[Tensor, Callable[[], Counts]]  # the loss; counting waits for the device, so only if asked
 SAVE_EVERY = 200  # steps
@@ -180,8 +180,8 @@ class Trainer:
         name: str,
         learner: nn.ModuleDict,
         make: Callable[[int], Batch],
-        outcome: Callable[[Any], Outcome],
-        exam: "Exam",
+        outcome: Callable[[Batch], Outcome],
+        exam: "Exam[Any]",
     ) -> None:
         stage: Stage = getattr(self.recipe, name)
         optimisers = self._optimisers(learner)
@@ -229,7 +229,7 @@ class Trainer:
                 group["scale"] = group["lr"]  # over the rate of the stage
         return found
 
-    def _log(self, name: str, step: int, loss: float, counts: Counts, exam: "Exam", seconds: float) -> None:
+    def _log(self, name: str, step: int, loss: float, counts: Counts, exam: "Exam[Any]", seconds: float) -> None:
         held_out_loss, held_out = exam.take(self.device)
         row = {"stage": name, "step": step, "loss": round(loss, 4), "held_out_loss": round(held_out_loss, 4),
                "seconds": round(seconds, 1), "train": _shares(counts), "held_out": _shares(held_out)}  # fmt: skip
@@ -275,7 +275,7 @@ class Trainer:
         return state["done"].get(name, 0)
 
 
-class Steps(Dataset[Batch]):
+class Steps(Dataset[Batch], Generic[Batch]):
     """Batches by step."""
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
@@ -285,16 +285,16 @@ class Steps(Dataset[Batch]):
         return self._make(index)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
+class Exam(Generic[Batch]):
     """Held-out batches, made once, and what is asked of them."""
 
     make: Callable[[int], Batch]
-    outcome: Callable[[Any], Outcome]
+    outcome: Callable[[Batch], Outcome]
 
     @cached_property
     def batches(self) -> list[Batch]:
