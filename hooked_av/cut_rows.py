@@ -23,6 +23,7 @@ QueryRows = Int64[Tensor, "batch query"]
 KeyRows = Int64[Tensor, "batch key"]
 
 CUT_BLOCK = 256  # touched rows whose mask exists at one time
+_FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
 
 
 def allowed_keys(
@@ -43,13 +44,13 @@ def allowed_keys(
 class CutBlock(NamedTuple):
     """Some touched rows of one prompt, and what they may read.
 
-    `heads` are those that any cut names (None: all), `used` the keys that any row may read, `empty` the rows that may
-    read none (None: there are none).
+    `heads` are those that any cut names (None: all), `used` the keys that any row may read (None: not looked for),
+    `empty` the rows that may read none (None: there are none).
     """
 
     index: Int64[Tensor, " touched"]
     heads: list[int] | None
-    used: Int64[Tensor, " used"]
+    used: Int64[Tensor, " used"] | None
     mask: Bool[Tensor, "batch=1 some_heads touched used"]
     empty: Bool[Tensor, "batch=1 some_heads touched one"] | None
 
@@ -70,19 +71,22 @@ class CutBlock(NamedTuple):
         some_empty = bool(nothing.any())
         if some_empty:
             report_empty_rows(rows[0, index][nothing.any(dim=(0, 1, 3))])
-        used = allowed.any(dim=(0, 1, 2)).nonzero().flatten()
-        return cls(index, heads, used, allowed[..., used] | nothing, nothing if some_empty else None)
+        used = None if len(index) < _FEW_ROWS else allowed.any(dim=(0, 1, 2)).nonzero().flatten()
+        mask = (allowed if used is None else allowed[..., used]) | nothing
+        return cls(index, heads, used, mask, nothing if some_empty else None)
 
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch some_heads touched d_head"]:
-        """What these rows read (in the heads that are named); blocked keys are left out before the arithmetic."""
+        """What these rows read (in the heads that are named); keys that none may read are left out beforehand."""
         q = q[:, :, self.index]
         if self.heads is not None:
             shared = q.shape[1] // k.shape[1]
             kv_heads = [head // shared for head in self.heads]
             q, k, v = q[:, self.heads], k[:, kv_heads], v[:, kv_heads]
-        if not len(self.used):
+        if self.used is not None:
+            k, v = k[:, :, self.used], v[:, :, self.used]
+        if not k.shape[2]:
             return torch.zeros_like(q)
-        z = masked_attention(q, k[:, :, self.used], v[:, :, self.used], self.mask)
+        z = masked_attention(q, k, v, self.mask)
         return z if self.empty is None else z.masked_fill(self.empty, 0)
 
 
@@ -127,6 +131,14 @@ class Touched:
         """Whether every row is touched, in every head: then nobody reads what is computed without cuts."""
         rows, _, cuts = self._made_for or (torch.zeros(1, 1), None, ())
         return _named_heads(cuts) is None and all(len(index) == rows.shape[1] for index in self._index)
+
+
+def read_everything(q: Queries, k: Keys, v: Keys, touched: Touched) -> Queries:
+    """What the rows read where all of them are touched."""
+    prompts = [(slice(row, row + 1), touched.blocks(row)) for row in range(len(q))]
+    return torch.cat(
+        [torch.cat([block.read(q[one], k[one], v[one]) for block in blocks], dim=2) for one, blocks in prompts]
+    )
 
 
 def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, touched: Touched) -> Queries:
@@ -178,8 +190,10 @@ def masked_attention(
     shared = n_heads // n_kv
     folded = q.reshape(batch, n_kv, shared * n_rows, d_head)
     mask = mask if mask.ndim == 4 else mask[None, None]
-    one_for_all = mask.shape[1] == 1
-    mask = mask.repeat(1, 1, shared, 1) if one_for_all else mask.reshape(len(mask), n_kv, shared * n_rows, -1)
+    if mask.shape[1] > 1:
+        mask = mask.reshape(len(mask), n_kv, shared * n_rows, -1)
+    elif n_rows > 1:  # one row stands for all as it is
+        mask = mask.repeat(1, 1, shared, 1)
     z = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=d_head**-0.5)
     return z.view(batch, n_heads, n_rows, d_head)
 
