@@ -150,7 +150,7 @@ class Attend:
         """What each query reads, with this layer's cuts."""
         cuts = self.cuts.get(layer, ())
         if cuts:
-            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q.shape[1])
+            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
             if self.touched.is_everything:
                 return read_everything(q, k, v, self.touched)
         z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)

@@ -23,6 +23,7 @@ QueryRows = Int64[Tensor, "batch query"]
 KeyRows = Int64[Tensor, "batch key"]
 
 CUT_BLOCK = 256  # touched rows whose mask exists at one time
+_KEPT_MASKS = 4  # times the queries' own bytes: so much the masks of a pass may take, to be kept from layer to layer
 _FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
 
 
@@ -99,9 +100,9 @@ class Touched:
         self._blocks: list[list[CutBlock] | None] = []
 
     def prepare(
-        self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], n_heads: int
+        self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], q: Queries
     ) -> None:
-        """Find the touched rows of each prompt; and what they may read, where it is little."""
+        """Find the touched rows of each prompt; and what they may read, where that takes little beside the queries."""
         made = self._made_for
         if made is not None and made[0] is rows and made[1] is keys and made[2] == tuple(cuts):
             return
@@ -110,10 +111,12 @@ class Touched:
             (rows[one], keys[one], [cut.of(one) for cut in cuts], starts[one.start])
             for one in (slice(row, row + 1) for row in range(len(rows)))
         ]
-        self._n_heads = n_heads
+        self._n_heads = q.shape[1]
         self._index = [touched_rows(*part) for part in self._parts]
+        n_masks = q.shape[1] if any(cut.heads is not None for cut in cuts) else 1
+        small = n_masks * keys.shape[1] <= _KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
         self._blocks = [
-            list(self._made(row)) if len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
+            list(self._made(row)) if small or len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
         ]
 
     def blocks(self, row: int) -> Iterator[CutBlock]:
