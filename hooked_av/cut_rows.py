@@ -45,11 +45,11 @@ def allowed_keys(
 class CutBlock(NamedTuple):
     """Some touched rows of one prompt, and what they may read.
 
-    `heads` are those that any cut names (None: all), `used` the keys that any row may read (None: not looked for),
-    `empty` the rows that may read none (None: there are none).
+    `rows` are their places among the queries, `heads` those that any cut names (None: all), `used` the keys that any row
+    may read (None: not looked for), `empty` the rows that may read none (None: there are none).
     """
 
-    index: Int64[Tensor, " touched"]
+    rows: Int64[Tensor, " touched"]
     heads: list[int] | None
     used: Int64[Tensor, " used"] | None
     mask: Bool[Tensor, "batch=1 some_heads touched used"]
@@ -78,7 +78,7 @@ class CutBlock(NamedTuple):
 
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch some_heads touched d_head"]:
         """What these rows read (in the heads that are named); keys that none may read are left out beforehand."""
-        q = q[:, :, self.index]
+        q = q[:, :, self.rows]
         if self.heads is not None:
             shared = q.shape[1] // k.shape[1]
             kv_heads = [head // shared for head in self.heads]
@@ -152,9 +152,9 @@ def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, touched: Touched) -> Qu
         for block in touched.blocks(row):
             part = block.read(q[one], k[one], v[one])[0]
             if block.heads is None:
-                out[row, :, block.index] = part
+                out[row, :, block.rows] = part
             else:
-                out[row, torch.tensor(block.heads, device=out.device)[:, None], block.index] = part
+                out[row, torch.tensor(block.heads, device=out.device)[:, None], block.rows] = part
     return out
 
 
