@@ -45,8 +45,8 @@ def allowed_keys(
 class CutBlock(NamedTuple):
     """Some touched rows of one prompt, and what they may read.
 
-    `rows` are their places among the queries, `heads` those that any cut names (None: all), `used` the keys that any row
-    may read (None: not looked for), `empty` the rows that may read none (None: there are none).
+    `rows` are their places among the queries, `heads` those that any cut names (None: all), `used` the keys that any
+    row may read (None: not looked for), `empty` the rows that may read none (None: there are none).
     """
 
     rows: Int64[Tensor, " touched"]
