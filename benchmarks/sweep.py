@@ -6,7 +6,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ JOBS = (
     Job("12 layers of 224", QUARTER, 1000, 5, SWEEPS),
     Job("28 layers of 224", DEEP, 1000, 9, (MAP,)),
     Job("8k tokens, 12 layers of 112", EIGHTH, 8152, 5, (MAP,), peak=True),
+    Job("8k tokens, 4 heads", replace(EIGHTH, n_heads=4, d_head=28), 8152, 5, (MAP,), peak=True),
 )
 QUICK_JOBS = (Job("tiny", forward.TINY, 24, 1, SWEEPS, n_naive=1, peak=True),)
 
@@ -236,11 +237,12 @@ def table(row: dict[str, Any]) -> Table:
 @click.command()
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here, as JSON.")
 @click.option("--quick", is_flag=True, help="Tiny sizes: does the benchmark run? Its times mean nothing.")
-def main(out: Path | None, quick: bool) -> None:
+@click.option("--job", "names", multiple=True, type=click.Choice([job.name for job in JOBS]), help="Only these.")
+def main(out: Path | None, quick: bool, names: tuple[str, ...]) -> None:
     """Measure sweeps on the replay engine (about ten minutes)."""
     torch.set_num_threads(1)
     console, rows = Console(width=140), []
-    for job in QUICK_JOBS if quick else JOBS:
+    for job in QUICK_JOBS if quick else [job for job in JOBS if not names or job.name in names]:
         rows.append(measure(job))
         console.print(table(rows[-1]))
         console.print(rows[-1]["naive"], rows[-1].get("peak_bytes", ""))

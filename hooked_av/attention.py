@@ -20,7 +20,17 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hooked_av.cut_rows import CUT_BLOCK, KeyRows, Keys, Queries, QueryRows, Touched, apply_cuts, masked_attention
+from hooked_av.cut_rows import (
+    CUT_BLOCK,
+    KeyRows,
+    Keys,
+    Queries,
+    QueryRows,
+    Touched,
+    apply_cuts,
+    masked_attention,
+    read_everything,
+)
 from hooked_av.cuts import AnyCut, members
 from hooked_av.errors import InputsError
 from hooked_av.hooks import Run, row_index
@@ -140,9 +150,9 @@ class Attend:
         """What each query reads, with this layer's cuts."""
         cuts = self.cuts.get(layer, ())
         if cuts:
-            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q.shape[1])
+            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
             if self.touched.is_everything:
-                return apply_cuts(torch.zeros_like(q), q, k, v, self.touched)
+                return read_everything(q, k, v, self.touched)
         z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
         return apply_cuts(z, q, k, v, self.touched) if cuts else z
 

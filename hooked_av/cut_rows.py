@@ -23,6 +23,8 @@ QueryRows = Int64[Tensor, "batch query"]
 KeyRows = Int64[Tensor, "batch key"]
 
 CUT_BLOCK = 256  # touched rows whose mask exists at one time
+_KEPT_MASKS = 4  # times the queries' own bytes: so much the masks of a pass may take, to be kept from layer to layer
+_FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
 
 
 def allowed_keys(
@@ -43,13 +45,13 @@ def allowed_keys(
 class CutBlock(NamedTuple):
     """Some touched rows of one prompt, and what they may read.
 
-    `heads` are those that any cut names (None: all), `used` the keys that any row may read, `empty` the rows that may
-    read none (None: there are none).
+    `rows` are their places among the queries, `heads` those that any cut names (None: all), `used` the keys that any
+    row may read (None: not looked for), `empty` the rows that may read none (None: there are none).
     """
 
-    index: Int64[Tensor, " touched"]
+    rows: Int64[Tensor, " touched"]
     heads: list[int] | None
-    used: Int64[Tensor, " used"]
+    used: Int64[Tensor, " used"] | None
     mask: Bool[Tensor, "batch=1 some_heads touched used"]
     empty: Bool[Tensor, "batch=1 some_heads touched one"] | None
 
@@ -70,19 +72,22 @@ class CutBlock(NamedTuple):
         some_empty = bool(nothing.any())
         if some_empty:
             report_empty_rows(rows[0, index][nothing.any(dim=(0, 1, 3))])
-        used = allowed.any(dim=(0, 1, 2)).nonzero().flatten()
-        return cls(index, heads, used, allowed[..., used] | nothing, nothing if some_empty else None)
+        used = None if len(index) < _FEW_ROWS else allowed.any(dim=(0, 1, 2)).nonzero().flatten()
+        mask = (allowed if used is None else allowed[..., used]) | nothing
+        return cls(index, heads, used, mask, nothing if some_empty else None)
 
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch some_heads touched d_head"]:
-        """What these rows read (in the heads that are named); blocked keys are left out before the arithmetic."""
-        q = q[:, :, self.index]
+        """What these rows read (in the heads that are named); keys that none may read are left out beforehand."""
+        q = q[:, :, self.rows]
         if self.heads is not None:
             shared = q.shape[1] // k.shape[1]
             kv_heads = [head // shared for head in self.heads]
             q, k, v = q[:, self.heads], k[:, kv_heads], v[:, kv_heads]
-        if not len(self.used):
+        if self.used is not None:
+            k, v = k[:, :, self.used], v[:, :, self.used]
+        if not k.shape[2]:
             return torch.zeros_like(q)
-        z = masked_attention(q, k[:, :, self.used], v[:, :, self.used], self.mask)
+        z = masked_attention(q, k, v, self.mask)
         return z if self.empty is None else z.masked_fill(self.empty, 0)
 
 
@@ -95,9 +100,9 @@ class Touched:
         self._blocks: list[list[CutBlock] | None] = []
 
     def prepare(
-        self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], n_heads: int
+        self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], q: Queries
     ) -> None:
-        """Find the touched rows of each prompt; and what they may read, where it is little."""
+        """Find the touched rows of each prompt; and what they may read, where that takes little beside the queries."""
         made = self._made_for
         if made is not None and made[0] is rows and made[1] is keys and made[2] == tuple(cuts):
             return
@@ -106,10 +111,12 @@ class Touched:
             (rows[one], keys[one], [cut.of(one) for cut in cuts], starts[one.start])
             for one in (slice(row, row + 1) for row in range(len(rows)))
         ]
-        self._n_heads = n_heads
+        self._n_heads = q.shape[1]
         self._index = [touched_rows(*part) for part in self._parts]
+        n_masks = q.shape[1] if any(cut.heads is not None for cut in cuts) else 1
+        small = n_masks * keys.shape[1] <= _KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
         self._blocks = [
-            list(self._made(row)) if len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
+            list(self._made(row)) if small or len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
         ]
 
     def blocks(self, row: int) -> Iterator[CutBlock]:
@@ -129,6 +136,14 @@ class Touched:
         return _named_heads(cuts) is None and all(len(index) == rows.shape[1] for index in self._index)
 
 
+def read_everything(q: Queries, k: Keys, v: Keys, touched: Touched) -> Queries:
+    """What the rows read where all of them are touched."""
+    prompts = [(slice(row, row + 1), touched.blocks(row)) for row in range(len(q))]
+    return torch.cat(
+        [torch.cat([block.read(q[one], k[one], v[one]) for block in blocks], dim=2) for one, blocks in prompts]
+    )
+
+
 def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, touched: Touched) -> Queries:
     """Compute the touched rows again, without the keys that they may not read; other rows keep the fused result."""
     out = z.clone()
@@ -137,9 +152,9 @@ def apply_cuts(z: Queries, q: Queries, k: Keys, v: Keys, touched: Touched) -> Qu
         for block in touched.blocks(row):
             part = block.read(q[one], k[one], v[one])[0]
             if block.heads is None:
-                out[row, :, block.index] = part
+                out[row, :, block.rows] = part
             else:
-                out[row, torch.tensor(block.heads, device=out.device)[:, None], block.index] = part
+                out[row, torch.tensor(block.heads, device=out.device)[:, None], block.rows] = part
     return out
 
 
@@ -178,8 +193,10 @@ def masked_attention(
     shared = n_heads // n_kv
     folded = q.reshape(batch, n_kv, shared * n_rows, d_head)
     mask = mask if mask.ndim == 4 else mask[None, None]
-    one_for_all = mask.shape[1] == 1
-    mask = mask.repeat(1, 1, shared, 1) if one_for_all else mask.reshape(len(mask), n_kv, shared * n_rows, -1)
+    if mask.shape[1] > 1:
+        mask = mask.reshape(len(mask), n_kv, shared * n_rows, -1)
+    elif n_rows > 1:  # one row stands for all as it is
+        mask = mask.repeat(1, 1, shared, 1)
     z = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=d_head**-0.5)
     return z.view(batch, n_heads, n_rows, d_head)
 

@@ -196,7 +196,7 @@ class Baseline:
         known, n_prefix = self.keys_values.layers[layer], int(own[0])
         k, v = known.k[:, :, :n_prefix], known.v[:, :, :n_prefix]
         # scores take less than the MLP's activations of a clean pass, or 4 MiB
-        max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 4)
+        max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
         return SharedPrefix(prefix_k=k, prefix_v=v, own=own, run_cuts=cuts, max_scores=max_scores, **more)
 
     def clean(self, key: str) -> Tensor:

@@ -111,7 +111,7 @@ class SharedPrefix(Attend):
             plain = self._causal(q[one], k_all, v_all)
             if cuts:
                 touched = Touched()
-                touched.prepare(self.own[None], keys, cuts, (0,), q.shape[1])
+                touched.prepare(self.own[None], keys, cuts, (0,), q[one])
                 plain = apply_cuts(plain, q[one], k_all, v_all, touched)
             z.append(plain)
         return torch.cat(z)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.generation import GENERATING, N_NEW
 
 import hooked_av as av
-from hooked_av import attention
+from hooked_av import cut_rows
+from hooked_av.cut_rows import Touched
 from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, SpanError
 from hooked_av.generation_defaults import GenerationDefaults
 
@@ -331,10 +332,20 @@ def test_hooks_see_the_edits_of_interventions(model, inputs):
 
 def test_a_cut_of_the_prompt_costs_decoding_nothing(monkeypatch, model, inputs):
     calls = []
-    real = attention.apply_cuts
-    monkeypatch.setattr(attention, "apply_cuts", lambda z, *rest: calls.append(z.shape[2]) or real(z, *rest))
+    real = Touched.prepare
+    monkeypatch.setattr(
+        Touched, "prepare", lambda self, rows, *rest: calls.append(rows.shape[1]) or real(self, rows, *rest)
+    )
     write(model, inputs, interventions=["audio->question@1", "video->generated@2"])
     assert calls == [inputs.n_pos, inputs.n_pos, *[1] * (N_NEW - 1)]
+
+
+def test_layers_with_the_same_cut_look_for_its_rows_once(monkeypatch, model, inputs):
+    found = []
+    real = cut_rows.touched_rows
+    monkeypatch.setattr(cut_rows, "touched_rows", lambda rows, *rest: found.append(rows.shape[1]) or real(rows, *rest))
+    write(model, inputs, interventions="audio->last|generated")
+    assert found == [inputs.n_pos, *[1] * (N_NEW - 1)]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
