@@ -14,7 +14,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from hooked_av.plots.curves import clean_line, distinct_looks, draw_curve, label_axes
 from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawing, Look, figure_style
 
-CHANGE = "change of answer probability, %"
 _COLUMNS = 3
 _HEAT = LinearSegmentedColormap.from_list("below zero", ["#5A1A00", VERMILLION, "#FBE3CF", "#FFFFFF", "#D9EAF7"])
 _HEAT_RANGE = (-100, 100 / 3)  # white is zero
@@ -59,7 +58,8 @@ def plot_layers(table: pd.DataFrame) -> Drawing:
 
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         values = rows.pivot(index="route", columns="layer", values="beyond_random").loc[routes].to_numpy()
-        axes.pcolormesh(values, cmap=_HEAT, vmin=_HEAT_RANGE[0], vmax=_HEAT_RANGE[1], edgecolor="#EEEEEE", linewidth=0.6)
+        shades: Any = {"cmap": _HEAT, "vmin": _HEAT_RANGE[0], "vmax": _HEAT_RANGE[1]}
+        axes.pcolormesh(values, edgecolor="#EEEEEE", linewidth=0.6, **shades)
         for (row, layer), value in np.ndenumerate(values):
             if abs(value) >= 10:
                 ink = "white" if value < _DARK else BLACK
@@ -72,7 +72,8 @@ def plot_layers(table: pd.DataFrame) -> Drawing:
             spine.set(visible=True, color="#BBBBBB")
 
     size = (3.1, 0.27 * len(routes) + 0.45)
-    return _panels(table, panel, size, "layer that is cut (centre of its window)", "")
+    alone = (table.first_cut == table.last_cut).all()
+    return _panels(table, panel, size, "layer that is cut" + ("" if alone else " (centre of its window)"), "")
 
 
 def plot_pathways(table: pd.DataFrame) -> Drawing:
@@ -110,7 +111,8 @@ def plot_reliance(table: pd.DataFrame) -> Drawing:
         _name_points(axes, table)
         axes.set_xlim(-1.25, 1.25)
         axes.set_ylim(-1.25, 1.25)
-        axes.set_xlabel("reliance: (video − audio) / (video + audio), media silenced or blanked\n← on sound      on picture →")
+        index = "(video − audio) / (video + audio), media silenced or blanked\n← on sound      on picture →"
+        axes.set_xlabel(f"reliance: {index}")
         axes.set_ylabel("contribution: the same index,\nattention to the media cut")
         axes.grid(color="#E9E9E9", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -164,7 +166,7 @@ def _panels(
             axes.tick_params(labelbottom=number + n_columns >= len(families), labelleft=number % n_columns == 0)
         figure.supxlabel(x_label, fontsize=9.5)
         figure.supylabel(y_label or None, fontsize=9.5)
-        _legend(figure, panels[: len(families)])
+        _legend(figure, list(panels[: len(families)]))
     return figure
 
 

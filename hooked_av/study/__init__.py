@@ -1,1 +1,1 @@
-"""The study: the published findings about audio-visual information flow, asked of a model that answers tiny-av's task."""
+"""The study: published findings about audio-visual information flow, asked of a model that answers tiny-av's task."""

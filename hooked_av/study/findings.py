@@ -22,8 +22,8 @@ from hooked_av.study.rules import (
 )
 
 TITLES: Mapping[int, str] = {
-    1: "In one clip, information goes from the media to the question to the last token; sound and picture contribute in "
-    "proportion to the task's reliance on them",
+    1: "In one clip, information goes from the media to the question to the last token; sound and picture contribute "
+    "in proportion to the task's reliance on them",
     2: "With several items, routing shifts to parallel streams",
     3: "Tokens can be discarded once their information has been handed over",
     4: "All of it holds across model families and scales",

@@ -1,6 +1,6 @@
 """The report of a study: one self-contained page, conclusions first, then each finding with figures and numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def write_study(study: Study, folder: str | Path) -> Path:
 
 def render_study(study: Study) -> str:
     """The page as text."""
-    tables = study.tables()
+    tables = study.tables
     said = study.statements
     return render(
         "study.html.jinja",
@@ -63,7 +63,7 @@ def _matrices(said: Sequence[Statement], finding: int) -> list[dict[str, Any]]:
     return [{"claims": claims, "rows": group} for claims, group in groups.items()]
 
 
-def _figures(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     """The figures of all families together, as addresses of images; none where there is nothing to draw."""
     found = {}
     for kind, several in (("clip", False), ("items", True)):
@@ -93,32 +93,44 @@ def _details(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _number_tables(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
+def _number_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """The numbers behind the figures of all families, with intervals, as texts."""
-    found = {}
-    if len(tables["routes"]):
-        table = tables["routes"]
-        columns = {"change, %": _with_interval(table, "change_percent", "low", "high", 1),
-                   "random cut, %": _with_interval(table, "control_percent", "control_low", "control_high", 1),
-                   "another answer, %": (100 * table.flips).map("{:.0f}".format)}  # fmt: skip
-        found["Routes cut in all layers"] = _rows(table, ["family", "route", "n_samples"], columns)
-    for name, heading in (("pathways", "Pathways alone"), ("discards", "Discards")):
-        table = tables[name]
-        if len(table):
-            percent = 100 * table[["accuracy", "accuracy_low", "accuracy_high"]]
-            columns = {"right answers, %": _with_interval(percent, *percent.columns, 1)}
-            if name == "pathways":
-                columns |= {"edges, %": (100 * table.share_of_edges).map("{:.1f}".format)}
-            else:
-                columns |= {"FLOPs saved, %": table.macs_saved_percent.map("{:.0f}".format),
-                            "key/value bytes saved, %": table.kv_bytes_saved_percent.map("{:.0f}".format)}  # fmt: skip
-            found[heading] = _rows(table, ["family", "run"] if name == "pathways" else ["family", "tokens", "layer"], columns)
-    return found
+    make = {"Routes cut in all layers": ("routes", _route_rows), "Pathways alone": ("pathways", _pathway_rows),
+            "Discards": ("discards", _discard_rows)}  # fmt: skip
+    return {heading: rows(tables[name]) for heading, (name, rows) in make.items() if len(tables[name])}
 
 
-def _with_interval(table: pd.DataFrame, mean: str, low: str, high: str, digits: int) -> list[str]:
+def _route_rows(table: pd.DataFrame) -> dict[str, Any]:
+    columns = {
+        "change, %": _with_interval(table, "change_percent", "low", "high"),
+        "random cut, %": _with_interval(table, "control_percent", "control_low", "control_high"),
+        "another answer, %": (100 * table["flips"]).map("{:.0f}".format),
+    }
+    return _rows(table, ["family", "route", "n_samples"], columns)
+
+
+def _pathway_rows(table: pd.DataFrame) -> dict[str, Any]:
+    columns = {"right answers, %": _accuracy(table), "edges, %": (100 * table["share_of_edges"]).map("{:.1f}".format)}
+    return _rows(table, ["family", "run"], columns)
+
+
+def _discard_rows(table: pd.DataFrame) -> dict[str, Any]:
+    columns = {
+        "right answers, %": _accuracy(table),
+        "FLOPs saved, %": table["macs_saved_percent"].map("{:.0f}".format),
+        "key/value bytes saved, %": table["kv_bytes_saved_percent"].map("{:.0f}".format),
+    }
+    return _rows(table, ["family", "tokens", "layer"], columns)
+
+
+def _accuracy(table: pd.DataFrame) -> list[str]:
+    edges = ("accuracy", "accuracy_low", "accuracy_high")
+    return _with_interval(pd.DataFrame({name: 100 * table[name] for name in edges}), *edges)
+
+
+def _with_interval(table: pd.DataFrame, mean: str, low: str, high: str) -> list[str]:
     cells = table[[mean, low, high]].to_numpy()
-    return [f"{value:.{digits}f} [{below:.{digits}f}, {above:.{digits}f}]" for value, below, above in cells]
+    return [f"{value:.1f} [{below:.1f}, {above:.1f}]" for value, below, above in cells]
 
 
 def _rows(table: pd.DataFrame, own: list[str], columns: dict[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,9 @@ def suffices(stays: Float64[np.ndarray, " sample"], random: Float64[np.ndarray, 
 
 
 def used(drop: Float64[np.ndarray, " sample"], by_the_task: bool) -> Verdict:
-    """Does a modality contribute as the task needs it? `drop`: 1 where its loss takes a right answer, -1 if it gives one.
+    """Does a modality contribute as the task needs it?
+
+    `drop`: 1 where its loss takes a right answer, -1 where it gives one.
 
     >>> used(np.ones(100), by_the_task=True).says, used(np.ones(100), by_the_task=False).says
     ('holds', 'does not hold')

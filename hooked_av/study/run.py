@@ -1,10 +1,10 @@
 """The study from start to end: every family measured once, kept in a folder, and what is said of them.
 
-    settings.json             what made it: model, weights, versions, samples, window, controls; never changed
-    results/visual/*          one family: every result by its own `save`; it appears whole or not at all
-    tables/*.parquet          numbers of all families (see `tables`)
-    statements.json           what is said, by which numbers
-    report.html               written by `page.write_study`
+settings.json             what made it: model, weights, versions, samples, window, controls; never changed
+results/visual/*          one family: every result by its own `save`; it appears whole or not at all
+tables/*.parquet          numbers of all families (see `tables`)
+statements.json           what is said, by which numbers
+report.html               written by `page.write_study`
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,16 +38,17 @@ class Study:
     results: tuple[FamilyResults, ...]
     settings: Mapping[str, Any]
 
-    @property
+    @cached_property
     def statements(self) -> list[Statement]:
         """Every claim about every family, with its numbers."""
         return statements(self.results)
 
-    @property
+    @cached_property
     def summaries(self) -> list[Summary]:
         """Every main claim over all families."""
         return summaries(self.statements)
 
+    @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The numbers, as tables over all families."""
         return tables(self.results)
@@ -120,7 +122,7 @@ def _family(model: Any, name: str, plan: Plan, folder: Path, bar: Any) -> Family
 def _write(study: Study, out: Path) -> None:
     """Tables and statements, beside the results."""
     (out / TABLES).mkdir(exist_ok=True)
-    for name, table in study.tables().items():
+    for name, table in study.tables.items():
         if len(table):
             table.to_parquet(out / TABLES / f"{name}.parquet", index=False)
     said = {"statements": [asdict(one) for one in study.statements], "summaries": [asdict(s) for s in study.summaries]}

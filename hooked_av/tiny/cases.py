@@ -100,4 +100,3 @@ def _with_items(inputs: AVInputs, scene: Scene, question: Question) -> AVInputs:
         if items:  # a question may be about all of them
             inputs = inputs.with_span(name, "|".join(f"item{at}" for at in sorted(items)))
     return inputs
-
