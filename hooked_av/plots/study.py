@@ -25,6 +25,11 @@ _RUNS = {
     "random, as sequential": ("random edges, as many as the first", GREY, "x"),
     "random, as direct": ("random edges, as many as the second", GREY, "+"),
 }
+_VERDICTS = {
+    "holds": (VERMILLION, "needed"),
+    "does not hold": ("white", "not needed beyond random"),
+    "cannot be said": ("#CCCCCC", "cannot be said"),
+}
 _NEEDS = {"audio": (ORANGE, "o", "sound"), "video": (BLUE, "s", "picture"), "audio + video": (PURPLE, "D", "both")}
 
 
@@ -38,8 +43,7 @@ def plot_routes(table: pd.DataFrame) -> Drawing:
         axes.axvline(0, color=GREY, linewidth=0.8)
         random = (rows.control_percent, rows.control_low, rows.control_high)
         _points(axes, *random, places + 0.2, {"marker": "D", "color": GREY, "markersize": 4}, "random cut of its size")
-        for says, face, label in (("holds", VERMILLION, "needed"), ("does not hold", "white", "not needed"),
-                                  ("cannot be said", "#CCCCCC", "cannot be said")):  # fmt: skip
+        for says, (face, label) in _VERDICTS.items():
             of = np.array(rows.needed == says)
             style = {"marker": "o", "color": BLACK, "markerfacecolor": face, "markersize": 6.5}
             _points(axes, rows.change_percent[of], rows.low[of], rows.high[of], places[of] - 0.12, style, label)
@@ -65,7 +69,7 @@ def plot_layers(table: pd.DataFrame) -> Drawing:
                 ink = "white" if value < _DARK else BLACK
                 axes.text(layer + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
         axes.set_yticks(np.arange(len(routes)) + 0.5, routes)
-        axes.set_xticks(np.arange(values.shape[1]) + 0.5, range(values.shape[1]))
+        axes.set_xticks(np.arange(values.shape[1]) + 0.5, [str(layer) for layer in range(values.shape[1])])
         axes.set_ylim(len(routes), 0)
         axes.tick_params(length=0)
         for spine in axes.spines.values():
@@ -86,7 +90,8 @@ def plot_pathways(table: pd.DataFrame) -> Drawing:
             rows = table[table.run == run].set_index("family").reindex(families)
             places = np.arange(len(families)) + (number - 2) * 0.14
             style = {"marker": marker, "color": colour, "markersize": 7}
-            _points(axes, *(100 * rows[f"accuracy{edge}"] for edge in ("", "_low", "_high")), places, style, label)
+            mean, low, high = (100 * rows[f"accuracy{edge}"] for edge in ("", "_low", "_high"))
+            _points(axes, mean, low, high, places, style, label)
         axes.set_yticks(range(len(families)), families)
         axes.set_ylim(len(families) - 0.5, -0.5)
         axes.set_xlim(-3, 103)
@@ -128,7 +133,7 @@ def plot_discards(table: pd.DataFrame) -> Drawing:
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         clean_line(axes, 100 * float(rows.clean_accuracy.iloc[0]), "clean run")
         for number, name in enumerate(tokens):
-            _discard(axes, rows[rows.tokens == name], looks[name], name, number)
+            _discard(axes, rows.loc[rows.tokens == name], looks[name], name, number)
         label_axes(axes, "", "")
         axes.set_ylim(-4, 104)
 
@@ -160,12 +165,13 @@ def _panels(
             if number >= len(families):
                 axes.remove()
                 continue
-            panel(axes, table[table.family == families[number]])
+            panel(axes, table.loc[table.family == families[number]])
             axes.set_title(families[number], fontsize=10)
             axes.set_axisbelow(True)
             axes.tick_params(labelbottom=number + n_columns >= len(families), labelleft=number % n_columns == 0)
         figure.supxlabel(x_label, fontsize=9.5)
-        figure.supylabel(y_label or None, fontsize=9.5)
+        if y_label:
+            figure.supylabel(y_label, fontsize=9.5)
         _legend(figure, list(panels[: len(families)]))
     return figure
 
@@ -193,8 +199,8 @@ def _around(mean: Any, low: Any, high: Any) -> list[Any]:
 def _name_points(axes: Axes, table: pd.DataFrame) -> None:
     """Names beside points; of points that lie close together, one below the other."""
     taken: list[tuple[float, float]] = []
-    for row in table.sort_values("contribution", ascending=False).itertuples():
-        x, y = float(row.reliance), float(row.contribution)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in table.sort_values("contribution", ascending=False).to_dict("records"):
+        x, y = row["reliance"], row["contribution"]
         if np.isnan(x) or np.isnan(y):
             continue
         right = x < 0.5
@@ -202,5 +208,5 @@ def _name_points(axes: Axes, table: pd.DataFrame) -> None:
         while any(abs(x - other) < 0.9 and abs(at - height) < 0.085 for other, height in taken):
             at -= 0.085
         taken.append((x, at))
-        axes.annotate(str(row.family), (x + (0.06 if right else -0.06), at), ha="left" if right else "right",
+        axes.annotate(row["family"], (x + (0.06 if right else -0.06), at), ha="left" if right else "right",
                       va="center", fontsize=8.5)  # fmt: skip

@@ -70,7 +70,9 @@ def statements(results: Sequence[FamilyResults]) -> list[Statement]:
     for family in results:
         routes = _of_items(family, by_name) if family.has_items else _of_clip(family)
         said = [*routes, *_contribution(family), *_discards(family)]
-        found += [Statement.of(finding, family.family, claim, *rest) for finding, claim, *rest in said]
+        found += [
+            Statement.of(finding, family.family, claim, verdict, layer) for finding, claim, verdict, layer in said
+        ]
     found.append(Statement.of(1, EVERY, PROPORTION, _proportion(results)))
     models = sorted({str(family.contribution.settings["model"]) for family in results})
     why = f"a study of one model ({', '.join(models)}) says nothing about other families and scales: run it on each"
@@ -99,7 +101,16 @@ def _summary(finding: int, claim: str, some: Sequence[Statement]) -> Summary:
 
 
 def _named(one: Statement) -> str:
-    return one.family if one.layer is None else f"{one.family} (from layer {one.layer})"
+    return one.family if one.layer is None else f"{one.family} ({since(one.layer)})"
+
+
+def since(layer: int) -> str:
+    """From where on tokens can be discarded, in words.
+
+    >>> since(0), since(3)
+    ('from the start', 'from layer 3')
+    """
+    return f"from layer {layer}" if layer else "from the start"
 
 
 # --- one family ------------------------------------------------------------------------------------------------------

@@ -16,12 +16,11 @@ from hooked_av.analyses.discard import DiscardCurve, discard_curve
 from hooked_av.analyses.effective_pathway import EffectivePathway, effective_pathway
 from hooked_av.analyses.information_flow import InformationFlow, information_flow
 from hooked_av.cases import Case
-from hooked_av.errors import InputsError, nearest
 from hooked_av.pathways import Pathway
 from hooked_av.results import Result
 from hooked_av.study.rules import HOLDS, Verdict, answers_enough
 from hooked_av.tiny.cases import held_out_cases
-from hooked_av.tiny.evaluation import text_alone
+from hooked_av.tiny.evaluation import check_family, text_alone
 from hooked_av.tiny.questions import FAMILIES
 
 OPTIONS = ", options"  # the end of a form of questions with lettered options
@@ -118,7 +117,8 @@ class FamilyResults:
         """Read what `save` wrote."""
         about = json.loads((folder / "family.json").read_text(encoding="utf-8"))
         paths = {name: folder / f"{name}.safetensors" for name in RESULTS}
-        return cls(**about, **{name: RESULTS[name].load(path) for name, path in paths.items() if path.exists()})
+        found: dict[str, Any] = {name: RESULTS[name].load(path) for name, path in paths.items() if path.exists()}
+        return cls(**about, **found)
 
 
 RESULTS: Mapping[str, type[Result]] = {
@@ -152,7 +152,7 @@ def measure(model: Any, family: str, plan: Plan, stage: Callable[[str], None] = 
     sequential, direct = (effective_pathway(model, right, edges, controls=controls) for edges in (SEQUENTIAL, DIRECT))
     stage("discards")
     tokens = ITEM_TOKENS if found.has_items else CLIP_TOKENS
-    discards = discard_curve(model, cases, tokens, repeats=1, seed=plan.seed)
+    discards = discard_curve(model, cases, tokens, seed=plan.seed)
     return FamilyResults(family, found.chance, contribution, flow, whole, sequential, direct, discards)
 
 
@@ -171,13 +171,7 @@ def family_of(form: str) -> str:
     'visual'
     """
     name = form.removesuffix(OPTIONS)
-    if name not in FAMILIES:
-        raise InputsError(
-            "no such family of questions",
-            expected=f"{', '.join(FAMILIES)}; each also with '{OPTIONS}' behind it",
-            got=repr(form),
-            next_step=f"the nearest: {nearest(name, FAMILIES)}",
-        )
+    check_family(name)
     return name
 
 

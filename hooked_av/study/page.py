@@ -10,7 +10,7 @@ from hooked_av.plots.page import image_address, render
 from hooked_av.plots.study import plot_discards, plot_layers, plot_pathways, plot_reliance, plot_routes
 from hooked_av.report import write_page
 from hooked_av.study import rules
-from hooked_av.study.findings import EVERY, TITLES, Statement
+from hooked_av.study.findings import EVERY, TITLES, Statement, since
 from hooked_av.study.run import Study
 
 LOOKS = {  # a class of the page and a sign, so that nothing is told by colour alone
@@ -46,6 +46,7 @@ def render_study(study: Study) -> str:
         figures=_figures(tables),
         details=_details(study),
         rules=rules,
+        since=since,
         statements=said,
         number_tables=_number_tables(tables),
     )
@@ -69,7 +70,7 @@ def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     for kind, several in (("clip", False), ("items", True)):
         for name, draw in (("routes", plot_routes), ("layers", plot_layers), ("discards", plot_discards)):
             table = tables[name]
-            part = table[table.several == several] if len(table) else table
+            part = table.loc[table.several == several] if len(table) else table
             if len(part):
                 found[f"{name} {kind}"] = image_address(draw(part))
     for name, draw in (("pathways", plot_pathways), ("reliance", plot_reliance)):

@@ -58,6 +58,18 @@ def make_exams(n_questions: int, seed: int = EVALUATION_SEED) -> list[Exam]:
     return [make_exam(family, n_questions, options, seed) for family in FAMILIES for options in (False, True)]
 
 
+def check_family(family: str) -> None:
+    """Refuse a family of questions that the task does not have.
+
+    Errors: `InputsError`.
+    """
+    if family not in FAMILIES:
+        raise InputsError(
+            "no such family of questions", expected=", ".join(FAMILIES), got=repr(family),
+            next_step=f"the nearest: {nearest(family, FAMILIES)}",
+        )  # fmt: skip
+
+
 def make_exam(family: str, n_questions: int, options: bool = False, seed: int = EVALUATION_SEED) -> Exam:
     """At least `n_questions` of one family: that exam of `make_exams`, by itself.
 
@@ -67,11 +79,7 @@ def make_exam(family: str, n_questions: int, options: bool = False, seed: int = 
     >>> exam.form, sum(map(len, exam.questions)) >= 10
     ('auditory', True)
     """
-    if family not in FAMILIES:
-        raise InputsError(
-            "no such family of questions", expected=", ".join(FAMILIES), got=repr(family),
-            next_step=f"the nearest: {nearest(family, FAMILIES)}",
-        )  # fmt: skip
+    check_family(family)
     number = list(FAMILIES).index(family)
     return _exam(family, options, n_questions, np.random.default_rng([seed, number, options]))
 
