@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ import hooked_av as av
 from hooked_av import cli
 from hooked_av.errors import DatasetError, InputsError, InterventionError
 from hooked_av.plots.study import plot_discards, plot_layers, plot_pathways, plot_reliance, plot_routes
-from hooked_av.study import rules, run
+from hooked_av.study import measures, page, rules, run
 from hooked_av.study.findings import EVERY, Statement, summaries
 from hooked_av.study.measures import CLIP_ROUTES, DIRECT, ITEM_ROUTES, RESULTS, SEQUENTIAL, FamilyResults
 from hooked_av.study.page import render_study, write_study
@@ -241,6 +243,7 @@ def few():
     """Four questions say nothing by the rules; here they may, so that everything is measured."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "MIN_RIGHT", 3)
+        patch.setattr(measures, "discard_curve", partial(av.discard_curve, repeats=1))  # nothing here is about time
         yield
 
 
@@ -308,9 +311,9 @@ def test_of_a_model_that_guesses_nothing_is_said(few, tmp_path):
     found = av.run_study(av.random_omni(n_layers=2), ["auditory"], samples=4, out=tmp_path)
     assert {one.says for one in found.statements} == {"cannot be said"}
     assert found.results[0].flow is None
-    page = render_study(found)
-    assert "not asked: it answers" in page
-    assert "<img" not in page
+    text = render_study(found)
+    assert "not asked: it answers" in text
+    assert "<img" not in text
 
 
 def test_results_are_kept_and_not_measured_again(study, folder, monkeypatch):
@@ -319,7 +322,7 @@ def test_results_are_kept_and_not_measured_again(study, folder, monkeypatch):
     assert again.statements == study.statements
     loaded = FamilyResults.load(folder / "results" / "spoken-in-item")
     for name in RESULTS:
-        np.testing.assert_array_equal(getattr(loaded, name).to_frame(), getattr(study.results[1], name).to_frame())
+        pd.testing.assert_frame_equal(getattr(loaded, name).to_frame(), getattr(study.results[1], name).to_frame())
     kept = json.loads((folder / "statements.json").read_text(encoding="utf-8"))
     assert len(kept["statements"]) == len(study.statements)
     routes = pd.read_parquet(folder / "tables" / "routes.parquet")
@@ -355,12 +358,13 @@ def test_figures_draw_the_tables(study):
     routes = tables["routes"][tables["routes"].family == "auditory"]
     (axes,) = plot_routes(routes).axes
     points: list = axes.containers
-    drawn = np.concatenate([bars.lines[0].get_xdata() for bars in points])
+    drawn = np.concatenate([bars.lines[0].get_xdata() for bars in points]).astype(float)
     np.testing.assert_allclose(np.sort(drawn), np.sort([*routes.change_percent, *routes.control_percent]))
     layers = tables["layers"][tables["layers"].family == "auditory"]
     (axes,) = plot_layers(layers).axes
-    wanted = layers.beyond_random.to_numpy()
-    np.testing.assert_allclose(np.sort(np.ravel(axes.collections[0].get_array())), np.sort(wanted))
+    wanted, cells = layers.beyond_random.to_numpy(), axes.collections[0].get_array()
+    assert cells is not None
+    np.testing.assert_allclose(np.sort(np.ravel(cells)), np.sort(wanted))
     assert len(axes.texts) == (np.abs(wanted) >= 10).sum() > 0
     assert "prompt end → last" in texts_of(axes.figure)
     assert [label.get_text() for label in plot_pathways(tables["pathways"]).axes[0].get_yticklabels()] == [*ASKED]
@@ -372,48 +376,40 @@ def test_figures_draw_the_tables(study):
     np.testing.assert_allclose(lines["without audio"], 100 * audio.accuracy)
 
 
-def test_the_page_stands_alone_and_says_what_made_it(study, folder):
-    path = write_study(study, folder)
-    page = path.read_text(encoding="utf-8")
-    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', page)
+@pytest.fixture(scope="module")
+def page_path(study, folder):
+    return write_study(study, folder)
+
+
+def test_the_page_stands_alone_and_says_what_made_it(study, page_path):
+    text = unescape(page_path.read_text(encoding="utf-8"))
+    sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', text)
     assert sources
     assert all(source.startswith(("data:image/svg+xml;base64,", "#")) for source in sources)
-    assert not re.search(r"<script|<link|<iframe|@import|url\(|\son\w+=", page)
-    facts = re.search(r'<dl class="facts" id="facts">(.*?)</dl>', page, flags=re.DOTALL)[1]  # pyright: ignore
+    assert not re.search(r"<script|<link|<iframe|@import|url\(|\son\w+=", text)
+    facts = re.search(r'<dl class="facts" id="facts">(.*?)</dl>', text, flags=re.DOTALL)[1]  # pyright: ignore
     assert len(facts.strip().splitlines()) <= 15
     for word in ("tiny-av", MODEL.fingerprint(), "at least 4", "1 layer", "random cut", f"hooked_av {av.__version__}"):
         assert word in facts
     for one in study.statements:
-        assert one.claim in page
-    shown = re.findall(r'class="chip \w+">\S (holds in part|holds|does not hold|cannot be said)</span>', page)
+        assert one.claim in text
+    shown = re.findall(r'class="chip \w+">\S (holds in part|holds|does not hold|cannot be said)</span>', text)
     n_conclusions = len(study.summaries)
     assert shown[:n_conclusions] == [one.says for one in study.summaries]
     assert shown[-len(study.statements) :] == [one.says for one in study.statements]
 
 
-def test_the_command(few, study, folder, monkeypatch):
-    monkeypatch.setattr(run, "measure", None)
-    arguments = ["study", "--samples", "4", "--families", "auditory", "--families", "spoken in item"]
-    done = CliRunner().invoke(cli.main, [*arguments, "--out", str(folder)])
-    assert done.exit_code == 0, done.output
-    assert "1. media → question → last:" in done.output
-    assert f"Report: {folder / 'report.html'}" in done.output
-    wrong = CliRunner().invoke(cli.main, ["study", "--families", "smells", "--out", str(folder)])
-    assert wrong.exit_code == 1
-    assert "no such family of questions" in wrong.output
-
-
 @pytest.mark.browser
-def test_the_page_renders_without_a_network(study, tmp_path):
+def test_the_page_renders_without_a_network(page_path, tmp_path):
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on PATH")
-    path, shot = write_study(study, tmp_path), tmp_path / "shot.png"
+    shot = tmp_path / "shot.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"]  # fmt: skip
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [chromium, *flags, profile, f"--screenshot={shot}", "--window-size=1200,4000", path.as_uri()]
+    command = [chromium, *flags, profile, f"--screenshot={shot}", "--window-size=1200,4000", page_path.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert pixels.shape == (4000, 1200, 3)
@@ -421,6 +417,20 @@ def test_the_page_renders_without_a_network(study, tmp_path):
     def has(colour):
         return int((np.abs(pixels - colour).max(axis=-1) < 8).sum())
 
-    assert has((213, 94, 0)) > 200  # routes that are needed
+    assert has((213, 94, 0)) > 100  # routes that are needed
     assert has((230, 159, 0)) > 200  # curves of the sound
     assert (pixels.min(axis=-1) < 120).any(axis=1)[:3000].mean() > 0.3  # text and figures down the page
+
+
+def test_the_command(few, study, folder, monkeypatch):
+    monkeypatch.setattr(run, "measure", None)
+    monkeypatch.setattr(page, "render_study", lambda found: f"{len(found.statements)} statements")
+    arguments = ["study", "--samples", "4", "--families", "auditory", "--families", "spoken in item"]
+    done = CliRunner().invoke(cli.main, [*arguments, "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "1. media → question → last:" in done.output
+    assert f"Report: {folder / 'report.html'}" in done.output
+    assert (folder / "report.html").read_text(encoding="utf-8") == f"{len(study.statements)} statements"
+    wrong = CliRunner().invoke(cli.main, ["study", "--families", "smells", "--out", str(folder)])
+    assert wrong.exit_code == 1
+    assert "no such family of questions" in wrong.output
