@@ -59,7 +59,7 @@ class Summary:
 
     finding: int
     claim: str
-    says: Says | str
+    says: str  # or "holds in part"
     text: str
 
 

@@ -47,7 +47,7 @@ def held_out_cases(
     >>> model = av.HookedAVTransformer.from_pretrained("tiny-av")
     >>> case = held_out_cases(model, "spoken in item", 4)[0]
     >>> case.id, case.task, case.answer, "queried_item" in case.inputs.spans
-    ('spoken in item 0.0', 'spoken in item', 'seven', True)
+    ('spoken in item 0.0', 'spoken in item', 'three', True)
     """
     exam = make_exam(family, n_questions, options, seed)
     clips = clips_of(exam, digits or read_held_out())
