@@ -144,8 +144,10 @@ def contributes(family: FamilyResults, modality: str) -> Verdict:
     """Whether one modality does."""
     if family.answered.says != HOLDS:
         return family.answered
-    found = family.contribution
-    return used(found.accuracy_drop[:, found.conditions.index(f"{modality} cut")], modality in family.needs)
+    found, condition = family.contribution, f"{modality} cut"
+    if condition not in found.conditions:
+        return Verdict(UNKNOWN, f"no sample has any {modality}")
+    return used(found.accuracy_drop[:, found.conditions.index(condition)], modality in family.needs)
 
 
 def _of_clip(family: FamilyResults) -> Iterator[Said]:

@@ -113,7 +113,8 @@ def _family(model: Any, name: str, plan: Plan, folder: Path, bar: Any) -> Family
     part.mkdir(parents=True)
     try:
         found.save(part)
-        os.replace(part, folder)
+        if not folder.exists():  # another process may have measured it, too
+            os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return found
