@@ -32,6 +32,7 @@ from hooked_av.study.rules import (
     free_from,
     in_proportion,
     needed,
+    negated,
     suffices,
     used,
 )
@@ -296,9 +297,9 @@ def test_statements_come_from_the_results(study):
     said = {(one.family, one.claim): one for one in study.statements}
     assert len(said) == len(study.statements)
     clip = study.results[0]
-    row = clip.whole.pathways.index("media → question")
-    verdict = needed(clip.whole.changes[:, row, 0], clip.whole.control_changes[:, 0, row, 0])
-    one = said["auditory", "media → question is needed"]
+    row = clip.whole.pathways.index("media → last")
+    verdict = negated(needed(clip.whole.changes[:, row, 0], clip.whole.control_changes[:, 0, row, 0]))
+    one = said["auditory", "media → last is not needed"]
     assert (one.says, one.why) == (verdict.says, verdict.why)
     assert said[EVERY, "families and scales"].says == "cannot be said"
     assert said["spoken in item", "parallel streams"].finding == 2
