@@ -101,6 +101,8 @@ if TYPE_CHECKING:
     from hooked_av.spans import Spans as Spans
     from hooked_av.spec_json import from_json as from_json
     from hooked_av.spec_json import to_json as to_json
+    from hooked_av.study.run import Study as Study
+    from hooked_av.study.run import run_study as run_study
     from hooked_av.swaps import media_swaps as media_swaps
 
 __version__ = "0.1.0"
@@ -158,6 +160,7 @@ _HOME = {
     "SpanError": "errors",
     "SpanPatching": "analyses.patching",
     "Spans": "spans",
+    "Study": "study.run",
     "TokenStrip": "plots.strip",
     "ablate": "interventions",
     "add": "interventions",
@@ -193,6 +196,7 @@ _HOME = {
     "read_manifest": "manifest",
     "route_sweep": "analyses.route_sweep",
     "run_dataset": "datasets",
+    "run_study": "study.run",
     "to_json": "spec_json",
     "token_strip": "plots.strip",
 }

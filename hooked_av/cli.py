@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hooked_av.commands import COMMANDS, TINY, load_model, merge
+from hooked_av.commands import COMMANDS, TINY, load_model, merge, study
 from hooked_av.errors import HookedAVError, HookedAVWarning
 from hooked_av.tiny.commands import evaluate_tiny, make_tiny_clips, train_tiny
 
@@ -206,7 +206,7 @@ def _table(result: "DemoResult") -> Any:
     return table
 
 
-for command in (*(entry.build() for entry in COMMANDS), merge):
+for command in (*(entry.build() for entry in COMMANDS), merge, study):
     main.add_command(command)
 main.add_command(train_tiny)
 main.add_command(evaluate_tiny)

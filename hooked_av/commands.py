@@ -1,6 +1,6 @@
 """The commands that run an analysis over a manifest, from one table: `hooked-av flow | lens | patch | discard | sweep`.
 
-`merge` joins what they wrote.
+`merge` joins what they wrote. `hooked-av study` asks published findings of a model.
 
 Heavy imports happen inside the commands, so that `hooked-av --help` answers at once.
 """
@@ -154,6 +154,41 @@ def merge(folder: Path, allow_missing: bool) -> None:
     found = ResultsFolder.read(folder)
     total, finished, failed = len(found.settings["samples"]), len(found.finished()), len(found.failures())
     click.echo(f"{path}: {finished} of {total} samples; {failed} failed, {total - finished - failed} missing")
+
+
+@click.command()
+@click.option("--model", metavar="PATH_OR_ID", default=TINY, show_default=True,
+              help="tiny-av, or a checkpoint that was trained on its task.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
+              help="Questions of each family, at least.")  # fmt: skip
+@click.option("--families", multiple=True, metavar="NAME",
+              help="A family of questions; give several (default: all, without options).")  # fmt: skip
+@click.option("--window", type=int, metavar="LAYERS",
+              help="Layers cut at once in maps over layers (default: 9, less in small models).")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=20_261_125, show_default=True,
+              help="Of questions and random cuts.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("study"), show_default=True, metavar="FOLDER",
+              help="Where report.html and the results go; families that are there are not run again.")  # fmt: skip
+def study(model: str, samples: int, families: tuple[str, ...], window: int | None, seed: int, out: Path) -> None:
+    """Ask four published findings about information flow of a model, and write report.html.
+
+    Attention knockout with random controls, contribution of the modalities, and discards, on held-out questions of
+    tiny-av's task; every verdict is computed by a rule that the report gives.
+    """
+    from hooked_av.report import check_folder
+    from hooked_av.study.measures import family_of
+    from hooked_av.study.page import write_study
+    from hooked_av.study.run import run_study
+
+    check_folder(out)
+    for name in families:
+        family_of(name)  # what is wrong with it is said before a model is loaded
+    found = run_study(
+        load_model(model), families or None, out=out, samples=samples, window=window, seed=seed, progress=True
+    )
+    for one in found.summaries:
+        click.echo(f"{one.finding}. {one.claim}: {one.says}")
+    click.echo(f"Report: {write_study(found, out)}")
 
 
 def load_model(name: str) -> Any:

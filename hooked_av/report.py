@@ -3,7 +3,6 @@
 Figures are SVG inside the page; nothing is fetched, and every text that came from outside is escaped.
 """
 
-import base64
 import os
 import platform
 import re
@@ -14,15 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from hooked_av.analyses.knockout import KnockoutCurves
 from hooked_av.analyses.logit_lens import LogitLens
 from hooked_av.demo import DemoResult
 from hooked_av.errors import HookedAVError
 from hooked_av.plots.layout import plot_layout
-from hooked_av.plots.page import render
-from hooked_av.plots.style import svg_text
+from hooked_av.plots.page import image_address, render
 from hooked_av.plots.text import visible
 
 REPORT = "report.html"
@@ -36,7 +32,14 @@ def write_report(result: DemoResult, folder: str | Path) -> Path:
 
     Errors: `HookedAVError` when the folder cannot be written.
     """
-    page = render_report(result)
+    return write_page(render_report(result), folder)
+
+
+def write_page(page: str, folder: str | Path) -> Path:
+    """Write a page as `report.html` into `folder`; complete, or not there.
+
+    Errors: `HookedAVError` when the folder cannot be written.
+    """
     folder = check_folder(folder)
     path, part = folder / REPORT, folder / f".report.{uuid.uuid4().hex}.html"
     try:
@@ -87,19 +90,14 @@ def render_report(result: DemoResult) -> str:
         origin=result.origin,
         curves=result.curves,
         counts=_counts(result),
-        layout=_image(plot_layout(result.inputs)),
-        knockout=_image(result.curves.plot()),
+        layout=image_address(plot_layout(result.inputs)),
+        knockout=image_address(result.curves.plot()),
         knockout_rows=list(_knockout_rows(result.curves)),
         lens_rows=list(_lens_rows(result.lens)),
         convention=result.lens.settings["convention"],
         visible=visible,
         tables=_tables(result),
     )
-
-
-def _image(figure: Figure) -> str:
-    """A figure as the address of an image; inside an image no script can run, and ids of two figures never meet."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg_text(figure).encode()).decode("ascii")
 
 
 def _counts(result: DemoResult) -> dict[str, int]:

@@ -56,17 +56,9 @@ class ResultsFolder:
 
         Errors: `DatasetError` that names each difference, if it was begun with other settings.
         """
-        path, settings = Path(path), json.loads(json.dumps(settings, default=plain_value))
-        if path.exists() and not path.is_dir():
-            raise _not_ours(path, "a file")
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.glob("[!.]*")) and not (path / SETTINGS).exists():  # in this order: another run may begin it now
-            raise _not_ours(path, "a folder with other things in it")
-        _settle(path / SETTINGS, settings)
-        found = cls.read(path)
-        _check_same(path, found.settings, settings)
+        found = cls(Path(path), settled(path, settings))
         for folder in (SAMPLES_FOLDER, FAILED_FOLDER):
-            (path / folder).mkdir(exist_ok=True)
+            (found.path / folder).mkdir(exist_ok=True)
         return found
 
     @classmethod
@@ -170,6 +162,23 @@ def _shared(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
+def settled(path: str | Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A folder for results of these settings, made if it is not there; what its settings.json says.
+
+    Errors: `DatasetError` that names each difference, if it was begun with other settings.
+    """
+    path, settings = Path(path), json.loads(json.dumps(settings, default=plain_value))
+    if path.exists() and not path.is_dir():
+        raise _not_ours(path, "a file")
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.glob("[!.]*")) and not (path / SETTINGS).exists():  # in this order: another run may begin it now
+        raise _not_ours(path, "a folder with other things in it")
+    _settle(path / SETTINGS, settings)
+    begun = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+    _check_same(path, begun, settings)
+    return begun
+
+
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
     """A name to write to; when the block ends well, the file stands under `path`, complete and on the disk."""
@@ -225,7 +234,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _not_ours(path: Path, got: str) -> DatasetError:
     return DatasetError(
         f"no folder of results: {path}",
-        expected="a folder that run_dataset has made, or a new one",
+        expected="a folder of earlier results, or a new one",
         got=got,
         next_step="check the path",
     )

@@ -326,3 +326,13 @@ def test_summaries_of_kept_edges(tmp_path):
     again = av.EffectivePathway.load(kept.save(tmp_path / "kept.safetensors"))
     assert again.to_frame().equals(kept.to_frame())
     assert "random edges" not in set(av.effective_pathway(MODEL, ONE, EDGES, controls=0).summary()["run"])
+
+
+def test_the_window_of_all_layers_is_one_cut_of_everything():
+    found = av.information_flow(MODEL, ONE, pathways=PAIRS, window="all", controls=av.Controls(1, "rows"))
+    assert found.windows.tolist() == [[0, N_LAYERS - 1]]
+    assert (found.window, found.settings["window"]) == (N_LAYERS, N_LAYERS)
+    for row, (keys, queries) in enumerate(PAIRS):
+        p = by_hand(ONE.inputs, [(range(N_LAYERS), keys, queries)]).softmax(-1)
+        assert found.p_answer[0, row, 0] == pytest.approx(float(p[found.answer_ids[0]]), rel=1e-3, abs=1e-6)
+    assert found.control_p_answer.shape == (1, 1, len(PAIRS), 1)

@@ -9,7 +9,7 @@ last).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -181,7 +181,7 @@ def information_flow(
     cases: Any,
     *,
     pathways: Any = None,
-    window: int | None = None,
+    window: int | Literal["all"] | None = None,
     metric: Metric = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = True,
@@ -196,7 +196,8 @@ def information_flow(
         cases: one prompt, one `av.Case`, or any number of either (taken one by one; only numbers are kept).
         pathways: routes ("audio->question"), (keys, queries) pairs, or `Pathway`s; None: all that the prompt's spans
             allow (`default_pathways`), the same in every sample.
-        window: layers that are cut at once (None: `default_width`).
+        window: layers that are cut at once (None: `default_width`); "all": every layer at once, so that the result
+            has one layer, and says whether a pathway is needed at all.
         metric: whose probability `change_percent` is about: the clean run's "answer", or the right one ("gold").
         controls: random draws beside each cut (0: none), or `av.Controls(draws, "entries" or "rows", seed)`.
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known; who was
@@ -219,8 +220,9 @@ def information_flow(
     ('Which digit is spoken first?', ['five'], (2, 8))
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
-    width = default_width(n_layers) if window is None else window
-    windows = [layer_window(layer, n_layers, width) for layer in range(n_layers)]
+    width = {None: default_width(n_layers), "all": n_layers}.get(window, window)
+    whole = [range(n_layers)] if window == "all" else None
+    windows = whole or [layer_window(layer, n_layers, width) for layer in range(n_layers)]
     flow = _Flow(model, None if pathways is None else as_pathways(pathways), windows, drawn)
     samples, skipped, sizes, last = [], [], [], None
     for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):

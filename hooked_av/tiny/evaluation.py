@@ -6,7 +6,7 @@ Axes: question.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from hooked_av.errors import InputsError, nearest
 from hooked_av.media import Clip
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.packing import count_right, packed_logits
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_scene
-from hooked_av.tiny.scenes import Scene
+from hooked_av.tiny.scenes import Scene, render
 
 EVALUATION_SEED = 20_261_125  # no training run has it
 SCENES_AT_ONCE = 24
@@ -54,11 +55,33 @@ class Exam:
 
 def make_exams(n_questions: int, seed: int = EVALUATION_SEED) -> list[Exam]:
     """At least `n_questions` of every family, open and with options, two about each scene."""
-    return [
-        _exam(family, options, n_questions, np.random.default_rng([seed, number, options]))
-        for number, family in enumerate(FAMILIES)
-        for options in (False, True)
-    ]
+    return [make_exam(family, n_questions, options, seed) for family in FAMILIES for options in (False, True)]
+
+
+def check_family(family: str) -> None:
+    """Refuse a family of questions that the task does not have.
+
+    Errors: `InputsError`.
+    """
+    if family not in FAMILIES:
+        raise InputsError(
+            "no such family of questions", expected=", ".join(FAMILIES), got=repr(family),
+            next_step=f"the nearest: {nearest(family, FAMILIES)}",
+        )  # fmt: skip
+
+
+def make_exam(family: str, n_questions: int, options: bool = False, seed: int = EVALUATION_SEED) -> Exam:
+    """At least `n_questions` of one family: that exam of `make_exams`, by itself.
+
+    Errors: `InputsError` for a family that the task does not have.
+
+    >>> exam = make_exam("auditory", 10)
+    >>> exam.form, sum(map(len, exam.questions)) >= 10
+    ('auditory', True)
+    """
+    check_family(family)
+    number = list(FAMILIES).index(family)
+    return _exam(family, options, n_questions, np.random.default_rng([seed, number, options]))
 
 
 def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator) -> Exam:
@@ -75,14 +98,24 @@ def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator
     return Exam(asked[0][0].form, tuple(scenes), tuple(asked))
 
 
+def _parts(exam: Exam) -> Iterator[tuple[slice, np.random.Generator]]:
+    """Some scenes at a time, and the numbers that choose their images and recordings."""
+    for first in range(0, len(exam.scenes), SCENES_AT_ONCE):
+        yield slice(first, first + SCENES_AT_ONCE), np.random.default_rng([EVALUATION_SEED, first])
+
+
+def clips_of(exam: Exam, digits: Digits) -> Iterator[list[Clip]]:
+    """The clips of each scene, the very ones that `take` asks about."""
+    for part, rng in _parts(exam):
+        yield from (render(scene, digits, rng) for scene in exam.scenes[part])
+
+
 @torch.no_grad()
 def take(model: Any, exam: Exam, digits: Digits, condition: str = "as it is") -> float:
     """The share of an exam's questions that the model answers rightly."""
     classroom = Classroom(model, Lesson(), EVALUATION_SEED)
     right = total = 0
-    for first in range(0, len(exam.scenes), SCENES_AT_ONCE):
-        part = slice(first, first + SCENES_AT_ONCE)
-        rng = np.random.default_rng([EVALUATION_SEED, first])
+    for part, rng in _parts(exam):
         batch = classroom.packed(exam.scenes[part], exam.questions[part], digits, rng, change=CONDITIONS[condition])
         counts = count_right(packed_logits(model, batch), batch)
         right, total = right + counts[exam.form][0], total + counts[exam.form][1]
