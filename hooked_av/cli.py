@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).parent
 TINY_CLIP = HOME / "tiny" / "clips" / "four-is-spoken-twice.mp4"
-TINY_QUESTION = "Which digit is spoken second?"
+TINY_QUESTION = "What is the shown digit plus the spoken digit in second two?"
 CLIP = HOME / "data" / "bigbuckbunny.mp4"
 QUESTION = "What do you hear?"
 ATTRIBUTION = (

@@ -231,8 +231,8 @@ def test_the_default_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli.main, ["demo"])
     assert done.exit_code == 0, done.output
-    assert "Question:  Which digit is spoken second?" in done.stdout
-    assert re.search(r"Answer:    six, p = [01]", done.stdout), done.stdout
+    assert "Question:  What is the shown digit plus the spoken digit in second two?" in done.stdout
+    assert re.search(r"Answer:    thirteen, p = [01]", done.stdout), done.stdout
     heads = [line for line in done.stdout.splitlines() if "┃" in line]
     assert len(heads) == 2
     assert heads[0].count("audio →") == heads[0].count("video →") == heads[1].count("question %") == 2
