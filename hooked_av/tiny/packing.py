@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -154,40 +154,55 @@ def _token(tokenizer: Any, word: str) -> int:
     return token
 
 
+class _Answer(NamedTuple):
+    """Where a row answers, and what; the defaults fill up rows with fewer answers."""
+
+    at: int = 0
+    target: int = UNLEARNED
+    form: str = ""
+    pair: Pair = NO_PAIR
+
+
 def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
     """One batch of packed scenes; a row with fewer questions than others ends in empty slots."""
     n_shared = max(len(scene.shared_ids) for scene in scenes)
     n_slot = max(len(slot.tokens) for scene in scenes for slot in scene.slots)
-    n_slots = max(len(scene.slots) for scene in scenes)
-    n_pos = n_shared + n_slots * n_slot
+    n_pos = n_shared + n_slot * max(len(scene.slots) for scene in scenes)
     ids = torch.zeros(len(scenes), n_pos, dtype=torch.int64)
     positions = torch.full((3, len(scenes), n_pos), PAD_POSITION_ID)
     shared = torch.zeros(len(scenes), n_shared, dtype=torch.bool)
     marks = torch.full((len(scenes[0].marks), len(scenes), n_shared), UNLEARNED)
-    answers: list[list[tuple[int, int, str, Pair]]] = []
     for row, scene in enumerate(scenes):
         length = len(scene.shared_ids)
         ids[row, :length], shared[row, :length] = scene.shared_ids, True
-        positions[:, row, :length] = scene.shared_positions
-        marks[:, row, :length] = scene.marks
+        positions[:, row, :length], marks[:, row, :length] = scene.shared_positions, scene.marks
         begin = int(scene.shared_positions[0, -1]) + 1
-        answers.append([])
         for number, slot in enumerate(scene.slots):
-            at, length = n_shared + number * n_slot, len(slot.tokens)
-            ids[row, at : at + length] = torch.tensor(slot.tokens)
-            positions[:, row, at : at + length] = begin + torch.arange(length)
-            last = at + length - len(slot.answers)
-            learned = [i for i, answer in enumerate(slot.answers) if answer != UNLEARNED]
-            answers[-1] += [(last + i, slot.answers[i], slot.form, slot.pairs[i]) for i in learned]
-    n_answers = max(map(len, answers))
-    filled = [[*row, *[(0, UNLEARNED, "", NO_PAIR)] * (n_answers - len(row))] for row in answers]
+            at = slice(n_shared + number * n_slot, n_shared + number * n_slot + len(slot.tokens))
+            ids[row, at] = torch.tensor(slot.tokens)
+            positions[:, row, at] = begin + torch.arange(len(slot.tokens))
+    answers = _answers(scenes, n_shared, n_slot)
     return PackedBatch(
         ids, positions, n_shared, n_slot, shared, marks, media,
-        torch.tensor([[at for at, _, _, _ in row] for row in filled]),
-        torch.tensor([[target for _, target, _, _ in row] for row in filled]),
-        torch.tensor([[pair for _, _, _, pair in row] for row in filled]),
-        tuple(tuple(form for _, _, form, _ in row) for row in filled),
+        torch.tensor([[answer.at for answer in row] for row in answers]),
+        torch.tensor([[answer.target for answer in row] for row in answers]),
+        torch.tensor([[answer.pair for answer in row] for row in answers]),
+        tuple(tuple(answer.form for answer in row) for row in answers),
     )  # fmt: skip
+
+
+def _answers(scenes: Sequence[PackedScene], n_shared: int, n_slot: int) -> list[list[_Answer]]:
+    """What is learned in each row, filled up to the same number."""
+    answers: list[list[_Answer]] = []
+    for scene in scenes:
+        answers.append([])
+        for number, slot in enumerate(scene.slots):
+            first = n_shared + number * n_slot + len(slot.tokens) - len(slot.answers)
+            told = zip(slot.answers, slot.pairs, strict=True)
+            every = [_Answer(first + i, target, slot.form, pair) for i, (target, pair) in enumerate(told)]
+            answers[-1] += [answer for answer in every if answer.target != UNLEARNED]
+    most = max(map(len, answers))
+    return [[*row, *[_Answer()] * (most - len(row))] for row in answers]
 
 
 def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
