@@ -113,9 +113,9 @@ def plot_reliance(table: pd.DataFrame) -> Drawing:
                 error = [_around(rows[n], rows[f"{n}_low"], rows[f"{n}_high"]) for n in ("reliance", "contribution")]
                 axes.errorbar(rows.reliance, rows.contribution, xerr=error[0], yerr=error[1], fmt=marker, color=colour,
                               markersize=7, elinewidth=1, label=f"the task needs {label}")  # fmt: skip
-        _name_points(axes, table)
+        lowest = _name_points(axes, table)
         axes.set_xlim(-1.25, 1.25)
-        axes.set_ylim(-1.25, 1.25)
+        axes.set_ylim(min(-1.25, lowest - 0.1), 1.25)
         index = "(video − audio) / (video + audio), media silenced or blanked\n← on sound      on picture →"
         axes.set_xlabel(f"reliance: {index}")
         axes.set_ylabel("contribution: the same index,\nattention to the media cut")
@@ -196,8 +196,8 @@ def _around(mean: Any, low: Any, high: Any) -> list[Any]:
     return [(mean - low).clip(lower=0).fillna(0), (high - mean).clip(lower=0).fillna(0)]
 
 
-def _name_points(axes: Axes, table: pd.DataFrame) -> None:
-    """Names beside points; of points that lie close together, one below the other."""
+def _name_points(axes: Axes, table: pd.DataFrame) -> float:
+    """Names beside points; of points that lie close together, one below the other. Where the lowest stands."""
     taken: list[tuple[float, float]] = []
     for row in table.sort_values("contribution", ascending=False).to_dict("records"):
         x, y = row["reliance"], row["contribution"]
@@ -210,3 +210,4 @@ def _name_points(axes: Axes, table: pd.DataFrame) -> None:
         taken.append((x, at))
         axes.annotate(row["family"], (x + (0.06 if right else -0.06), at), ha="left" if right else "right",
                       va="center", fontsize=8.5)  # fmt: skip
+    return min((at for _, at in taken), default=0.0)
