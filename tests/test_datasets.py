@@ -24,7 +24,7 @@ from hooked_av.tiny.samples import FOLDER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = [
-    {"id": "heard", "media": "two-seconds.mp4", "question": "Which digit do you hear in second two?", "answer": "six",
+    {"id": "heard", "media": "two-seconds.mp4", "question": "Which digit do you hear in second one?", "answer": "two",
      "task": "auditory", "group": "g"},
     {"id": "seen", "media": "two-seconds.mp4", "question": "Which digit do you see in second one?", "task": "visual",
      "options": ["nine", "seven"], "answer": "seven", "alternative": "A"},
@@ -92,7 +92,7 @@ def test_a_sample_is_the_prompt_it_says(model, here):
         (part, model.prepare(av.Clip.from_file(here / "same-digit.mp4", 1, 2), question=ROWS[3]["question"])),
     ]:
         assert torch.equal(model(case.inputs, logits_at="last"), model(inputs, logits_at="last"))
-    assert (heard.answer, heard.task, seen.answer, seen.alternative, text.answer) == ("six", "auditory", "B", "A", None)
+    assert (heard.answer, heard.task, seen.answer, seen.alternative, text.answer) == ("two", "auditory", "B", "A", None)
     assert [case.id for case in (heard, seen, text, part)] == [row["id"] for row in ROWS]
     assert seen.sample.clips()[0].duration_seconds == clip.duration_seconds
 
@@ -446,10 +446,10 @@ def test_maps_that_cannot_be_made_are_failures(model, mapped, tmp_path):
 
 @torch.no_grad()
 def test_a_sweep_equals_full_passes_with_the_same_cuts(model, here):
-    case = replace(read_manifest(here / "good.jsonl")[0].prepare(model), alternative="two")
+    case = replace(read_manifest(here / "good.jsonl")[0].prepare(model), alternative="six")
     cuts = ["video->last@2-5", "video->question|last", "audio->last", "question->last@7"]
     swept = av.route_sweep(model, case, cuts)
-    gold, other = model.to_single_token("six"), model.to_single_token("two")
+    gold, other = model.to_single_token("two"), model.to_single_token("six")
     clean = model(case.inputs, logits_at="last")[0, -1].double().softmax(-1)
     assert (swept.answer_id, swept.p_base) == (int(clean.argmax()), pytest.approx(float(clean.max()), abs=1e-6))
     assert swept.gold_p_base == pytest.approx(float(clean[gold]), abs=1e-6)

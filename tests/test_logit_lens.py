@@ -119,7 +119,7 @@ def test_results_check_their_axes(lens):
         ({"at": "vidio"}, SpanError, "no span 'vidio'"),
         ({"top_k": 0}, InputsError, "top_k"),
         ({"tokens": ["two words"]}, InputsError, "not one token"),
-        ({"tokens": [""]}, InputsError, "at least one"),
+        ({"tokens": [""]}, InputsError, "is not one token"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, message):
