@@ -3,7 +3,6 @@
 import base64
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import wave
@@ -16,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from support.browser import n_pixels, screenshot
 
 import hooked_av as av
 from hooked_av import cli
@@ -376,25 +376,12 @@ def test_version_and_help(hooked_av_command):
 
 @pytest.mark.browser
 def test_the_page_renders_without_a_network(result, tmp_path):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
-    path, shot = write_report(result, tmp_path), tmp_path / "shot.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"]  # fmt: skip
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [chromium, *flags, profile, f"--screenshot={shot}", "--window-size=1200,2400", path.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    pixels = screenshot(write_report(result, tmp_path), tmp_path, 2400)
     assert pixels.shape == (2400, 1200, 3)
 
-    def has(colour):
-        return int((np.abs(pixels - colour).max(axis=-1) < 8).sum())
-
-    assert has((176, 0, 32)) > 5_000  # the banner's border
-    assert has((230, 159, 0)) > 5_000  # audio tokens
-    assert has((0, 114, 178)) > 5_000  # video tokens
+    assert n_pixels(pixels, (176, 0, 32)) > 5_000  # the banner's border
+    assert n_pixels(pixels, (230, 159, 0)) > 5_000  # audio tokens
+    assert n_pixels(pixels, (0, 114, 178)) > 5_000  # video tokens
     dark_rows = (pixels.min(axis=-1) < 120).any(axis=1)
     assert dark_rows[:2000].mean() > 0.4  # text and figures down the page
 

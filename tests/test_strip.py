@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgb
+from support.browser import FLAGS
 
 import hooked_av as av
 from hooked_av.errors import InputsError, MediaError
@@ -480,10 +481,8 @@ def chromium():
 
 
 def browse(chromium, path, *more):
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", "--window-size=1100,900",
-             "--virtual-time-budget=4000", f"--user-data-dir={path.parent / 'profile'}"]  # fmt: skip
+    flags = [*FLAGS, "--window-size=1100,900", "--virtual-time-budget=4000",
+             f"--user-data-dir={path.parent / 'profile'}"]  # fmt: skip
     command = [chromium, *flags, *more, path.as_uri()]
     return subprocess.run(command, check=True, capture_output=True, timeout=180, text=True).stdout
 

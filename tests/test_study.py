@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from functools import partial
 from html import unescape
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from support.browser import n_pixels, screenshot
 
 import hooked_av as av
 from hooked_av import cli
@@ -402,24 +400,11 @@ def test_the_page_stands_alone_and_says_what_made_it(study, page_path):
 
 @pytest.mark.browser
 def test_the_page_renders_without_a_network(page_path, tmp_path):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
-    shot = tmp_path / "shot.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"]  # fmt: skip
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [chromium, *flags, profile, f"--screenshot={shot}", "--window-size=1200,4000", page_path.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    pixels = screenshot(page_path, tmp_path, 4000)
     assert pixels.shape == (4000, 1200, 3)
 
-    def has(colour):
-        return int((np.abs(pixels - colour).max(axis=-1) < 8).sum())
-
-    assert has((213, 94, 0)) > 100  # routes that are needed
-    assert has((230, 159, 0)) > 200  # curves of the sound
+    assert n_pixels(pixels, (213, 94, 0)) > 100  # routes that are needed
+    assert n_pixels(pixels, (230, 159, 0)) > 200  # curves of the sound
     assert (pixels.min(axis=-1) < 120).any(axis=1)[:3000].mean() > 0.3  # text and figures down the page
 
 

@@ -208,9 +208,7 @@ def any_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
     >>> any_of([("a", Verdict("does not hold", "")), ("b", Verdict("holds", "95 %"))]).why
     'b: 95 %'
     """
-    parts = list(parts)
-    says = {verdict.says for _, verdict in parts}
-    return _joint(parts, HOLDS if HOLDS in says else UNKNOWN if UNKNOWN in says or not parts else FAILS)
+    return negated(all_of((name, negated(verdict)) for name, verdict in parts))
 
 
 def _joint(parts: Sequence[tuple[str, Verdict]], says: Says) -> Verdict:

@@ -51,7 +51,16 @@ class Question:
     @property
     def target(self) -> str:
         """The answer token: a word, or the letter of the right option."""
-        return ascii_uppercase[self.options.index(self.answer)] if self.options else self.answer
+        return target_of(self.answer, self.options)
+
+
+def target_of(answer: str, options: Sequence[str]) -> str:
+    """The token that answers a prompt: a word, or the letter of the right option.
+
+    >>> target_of("six", ()), target_of("six", ("two", "six"))
+    ('six', 'B')
+    """
+    return ascii_uppercase[options.index(answer)] if options else answer
 
 
 # ---- Scenes ----------------------------------------------------------------------------------------------------------

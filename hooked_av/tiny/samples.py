@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
 
 from hooked_av.media import Clip
 from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
+from hooked_av.tiny.questions import target_of
 from hooked_av.tiny.scenes import Item, Look, Scene, render
 
 FOLDER = Path(__file__).parent / "clips"
@@ -89,7 +89,7 @@ class Sample:
     @property
     def target(self) -> str:
         """The answer token: a word, or the letter of the right option."""
-        return ascii_uppercase[self.options.index(self.answer)] if self.options else self.answer
+        return target_of(self.answer, self.options)
 
     @cached_property
     def clip(self) -> Clip:

@@ -131,7 +131,7 @@ class Trainer:
     def _words_stage(self) -> None:
         learner = nn.ModuleDict({"decoder": self.model.decoder})
         words = self._classroom().words_batch
-        exam = Exam(lambda step: self._held_out_classroom().words_batch(step), self._answered)
+        exam = Exam(self._held_out_classroom().words_batch, self._answered)
         self._stage("words", learner, words, self._answered, exam)
 
     def _questions_stage(self) -> None:
@@ -148,7 +148,8 @@ class Trainer:
             probed = learner["probes"](self.model, resids, batch)
             return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
 
-        exam = Exam(lambda step: self._held_out_classroom().batch(step, self.held_out), self._answered)
+        asking = self._held_out_classroom()
+        exam = Exam(lambda step: asking.batch(step, self.held_out), self._answered)
         self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, exam)
 
     def _bank(self) -> Bank:
