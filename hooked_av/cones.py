@@ -86,8 +86,8 @@ class Cone:
     From `join` on, `rows` are computed; in the last block only those of `reading` go on after keys and values.
     """
 
-    plan: Plan
-    cuts: Mapping[int, Sequence[AnyCut]]
+    cuts: Mapping[int, tuple[AnyCut, ...]]
+    edits: Mapping[int, tuple[PointEdit, ...]]
     join: int
     rows: tuple[int, ...]
     reading: tuple[int, ...]
@@ -127,7 +127,14 @@ class Cone:
         late = {row for layer, rows in means if layer >= reads.last_block for row in rows}
         reading = tuple(row for row in own if row in reads.at_the_end() | late)
         early = any(first <= row for key, rows in reads.rows.items() if key != "logits" for row in rows)
-        return cls(plan, cuts, join, own, reading) if reading or (own and early) else None
+        if not (reading or (own and early)):
+            return None
+        by_layer = {layer: tuple(edit for at, edit, _ in edits if at == layer) for layer, _, _ in edits}
+        return cls(cuts, by_layer, join, own, reading)
+
+    def acts(self, layer: int) -> tuple[tuple[AnyCut, ...], tuple[PointEdit, ...]]:
+        """What is done to the run in one layer; runs that had the same done to them so far are the same."""
+        return self.cuts.get(layer, ()), self.edits.get(layer, ())
 
 
 def level(point: str, n_layers: int) -> int:

@@ -1,0 +1,77 @@
+"""Attention over the keys in parts: what is read of each part, with its weight, and all parts as one softmax.
+
+A softmax over some keys is exact for all of them once the parts are weighted by their own sums of exponents (the rule
+behind FlashAttention, 2205.14135). So rows that share keys can go through a fused kernel together, however different
+the rest of their keys are.
+
+Axes: group (a key/value head, of one run or of all), query, key, d_head; `any` stands for what lies in front.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_KERNEL_WIDTHS = range(8, 257, 8)  # of a head, that the fused kernels of GPUs take
+
+
+class Part(NamedTuple):
+    """What queries read of some keys, and the logarithm of the sum of their exponents (-inf: there are none)."""
+
+    z: Float[Tensor, "*any query d_head"]
+    log_total: Float[Tensor, "*any query"]
+
+
+def read_part(
+    q: Float[Tensor, "group query d_head"],
+    k: Float[Tensor, "group key d_head"],
+    v: Float[Tensor, "group key d_head"],
+    max_scores: int,
+) -> Part:
+    """Every query reads every key: by a fused kernel, or with at most so many scores at one time."""
+    if not k.shape[1]:
+        return Part(torch.zeros_like(q), q.new_full(q.shape[:2], -torch.inf, dtype=torch.float32))
+    kernel = _kernel(q)
+    if kernel is None:
+        n_rows = max(1, max_scores // (len(k) * k.shape[1]))
+        parts = [weigh_part(scores_of_part(some, k), v) for some in q.split(n_rows, dim=1)]
+        return Part(*(torch.cat(some, dim=1) for some in zip(*parts, strict=True)))
+    z, log_total, *_ = kernel(q[None], k[None], v[None], 0.0, False, scale=q.shape[-1] ** -0.5)
+    return Part(z[0], log_total[0])
+
+
+def _kernel(q: Float[Tensor, "group query d_head"]) -> Any:
+    """torch's fused attention that gives the sums, as its ring attention calls it; None where there is none."""
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if q.device.type == "cuda" and half and q.shape[-1] in _KERNEL_WIDTHS:
+        return torch.ops.aten._scaled_dot_product_flash_attention
+    return None
+
+
+def scores_of_part(
+    q: Float[Tensor, "group query d_head"], k: Float[Tensor, "group key d_head"]
+) -> Float[Tensor, "group query key"]:
+    """Scaled scores in float32, to be masked with -inf in place."""
+    return (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(1, 2)
+
+
+def weigh_part(scores: Float[Tensor, "group query key"], v: Float[Tensor, "group key d_head"]) -> Part:
+    """The values under a softmax of these scores, which are used up; a query with no key left reads zero."""
+    top = scores.amax(dim=-1, keepdim=True)
+    top = top.masked_fill(top == -torch.inf, 0)
+    total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    z = (scores @ v.float()) / total.masked_fill(total == 0, 1)
+    return Part(z, (top + total.log())[..., 0])
+
+
+def joined(first: Part, second: Part) -> Float[Tensor, "*any query d_head"]:
+    """What is read of both, as one softmax over all their keys would read it, in float32."""
+    top = torch.maximum(first.log_total, second.log_total)
+    top = top.masked_fill(top == -torch.inf, 0)
+    weights = [(part.log_total - top).exp_()[..., None] for part in (first, second)]
+    total = weights[0] + weights[1]
+    z = first.z * weights[0] + second.z * weights[1]
+    return z / total.masked_fill(total == 0, 1)

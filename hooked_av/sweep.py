@@ -1,0 +1,186 @@
+"""Sweep: many interventions over one clean pass; runs of a batch part where they are first done different things.
+
+Axes: branch (runs that have been the same so far), row (positions that are computed), query (those that go on after
+keys and values), d_model, d_vocab.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hooked_av.blocked_keys import BlockedKeys
+from hooked_av.clean_pass import CleanPass
+from hooked_av.cones import Cone, Reads, holds_every_row, level
+from hooked_av.hooks import HookPoint
+from hooked_av.interventions import Intervention
+from hooked_av.plan import Plan
+
+
+class Sweep:
+    """One call of `baseline.run`: what is asked, checked, and what has been found."""
+
+    def __init__(self, baseline: CleanPass, specs: list[tuple[Intervention, ...]], wanted: list[str]) -> None:
+        self.baseline, self.model = baseline, baseline.model
+        self.specs = specs
+        self.run = self.model._run = self.model._begin(baseline.inputs)
+        points, cfg = self.model.hook_dict, self.model.decoder.cfg
+        self.reads = Reads.of(wanted, self.run, points, cfg.n_layers)
+        self.plans = [self.model._plan(self.run, some) for some in specs]
+        self.hooked = any(point.is_hooked for point in points.values())
+        self.logits: Tensor | None = None
+        self.activations: dict[str, Tensor] = {}
+
+    def can_replay(self, plan: Plan) -> bool:
+        return not self.hooked and not self.reads.needs_full_pass and Cone.can_replay(plan, self.model.hook_dict)
+
+    def full_pass(self, number: int) -> None:
+        """One intervention by a whole forward pass."""
+        keys = [match.key for match in self.reads.names]
+        at, specs, inputs = self.reads.logits or "last", self.specs[number], self.baseline.inputs
+        cache: Mapping[str, Tensor] = {}
+        if keys:
+            logits, cache = self.model.run_with_cache(inputs, names_filter=keys, interventions=specs, logits_at=at)
+        else:
+            logits = self.model(inputs, interventions=specs, logits_at=at)
+        self._store(number, logits, {key: cache[key] for key in keys})
+
+    def fill_clean(self, number: int) -> None:
+        """What an intervention leads to where it changes nothing."""
+        reads, clean = self.reads, self.baseline.clean
+        self._store(number, clean(reads.logits or "last"), {match.key: clean(match.key) for match in reads.names})
+
+    def _store(self, number: int, logits: Tensor, activations: Mapping[str, Tensor]) -> None:
+        if self.reads.logits is not None:
+            row = logits[0, 0] if logits.shape[1] == 1 else logits[0]
+            if self.logits is None:
+                self.logits = row.new_empty(len(self.specs), *row.shape)
+            self.logits[number] = row
+        for key, value in activations.items():
+            if key not in self.activations:
+                self.activations[key] = value.new_empty(len(self.specs), *value.shape[1:])
+            self.activations[key][number] = value[0]
+
+
+class Batch:
+    """One batch of interventions that hold the same rows, from the first layer that any of them touches.
+
+    Runs that have been done the same things so far are one branch, and computed once: windows that the first layer
+    cuts short differ only from where the shorter one ends.
+    """
+
+    def __init__(self, sweep: Sweep, batch: list[tuple[int, Cone]]) -> None:
+        self.sweep, self.baseline, self.model = sweep, sweep.baseline, sweep.model
+        self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
+        self.branches: list[list[int]] = []
+        self.rows = torch.tensor(self.cones[0].rows, device=self.model.device)
+        self.reading = torch.tensor(self.cones[0].reading, device=self.model.device, dtype=torch.int64)
+        cfg = self.model.decoder.cfg
+        self.blocked = BlockedKeys(self.rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
+
+    def run(self) -> None:
+        """Blocks from the first that is touched to the last that is read, and the logits."""
+        reads = self.sweep.reads
+        self.baseline.reach(self.cones[0].rows[0])
+        resid = self.baseline.embeds.new_empty(0, len(self.rows), self.baseline.embeds.shape[1])
+        with self.model.hooks():
+            self._hook()
+            # nothing that is read at the end can change: then the last block is left out
+            stop = reads.last_block + bool(len(self.reading))
+            for layer in range(min(self.cones[0].join, reads.last_block), stop):
+                resid = self._branched(resid, layer, self.rows)
+                resid = self._block(resid, layer) if len(resid) else resid
+            if reads.top == reads.n_layers and len(self.reading):
+                self._read_out(self._branched(resid, reads.n_layers, self.reading))
+
+    def _block(self, resid: Float[Tensor, "branch row d_model"], layer: int) -> Float[Tensor, "branch query d_model"]:
+        narrow = {}
+        if layer == self.sweep.reads.last_block and len(self.reading) < len(self.rows):
+            narrow = {"reading": torch.searchsorted(self.rows, self.reading)}
+        cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in self.branches]
+        attend = self.baseline.attend(layer, self.rows, cuts, blocked=self.blocked, **narrow)
+        return self.model.blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
+
+    def _branched(
+        self, resid: Float[Tensor, "branch row d_model"], layer: int, rows: Int64[Tensor, " wanted"]
+    ) -> Float[Tensor, "more_branches wanted d_model"]:
+        """The branches as this layer needs them; runs that it is the first to touch come from the clean pass."""
+        parts = [self._parts(members, layer) for members in self.branches]
+        new = self._parts([run for run, cone in enumerate(self.cones) if cone.join == layer], layer)
+        if any(len(some) > 1 for some in parts):
+            copies = torch.tensor([len(some) for some in parts], device=resid.device)
+            resid = resid.repeat_interleave(copies, dim=0)
+        if new:
+            clean = self.baseline.clean_resid(layer, rows)
+            held = resid if len(resid) else resid.new_empty(0, *clean.shape)
+            resid = torch.cat([held, clean.expand(len(new), -1, -1)])
+        self.branches = [part for some in parts for part in some] + new
+        return self.model.hook_inputs_embed(resid) if layer == 0 and new else resid
+
+    def _parts(self, runs: Sequence[int], layer: int) -> list[list[int]]:
+        """Those of these runs that this layer treats alike."""
+        parts: dict[Any, list[int]] = {}
+        for run in runs:
+            parts.setdefault(self.cones[run].acts(layer), []).append(run)
+        return list(parts.values())
+
+    def _read_out(self, resid: Float[Tensor, "branch row d_model"]) -> None:
+        normalized = self.model.ln_final(resid)
+        if self.sweep.reads.logits is None or self.sweep.logits is None:
+            return
+        wanted = torch.tensor(self.sweep.reads.rows["logits"], device=resid.device)
+        found = torch.isin(wanted, self.reading)
+        logits = self.model.unembed(normalized[:, torch.searchsorted(self.reading, wanted[found])])
+        for branch, number in self._numbered():
+            if len(wanted) == 1:
+                self.sweep.logits[number] = logits[branch, 0]
+            else:
+                self.sweep.logits[number][found] = logits[branch]
+
+    def _numbered(self) -> Iterator[tuple[int, int]]:
+        """Every intervention that has joined, by its number, and its branch."""
+        for branch, members in enumerate(self.branches):
+            for run in members:
+                yield branch, self.numbers[run]
+
+    def _hook(self) -> None:
+        """Edits and reads as hooks on the points of this batch; edits come first."""
+        for point in dict.fromkeys(edit.point for cone in self.cones for some in cone.edits.values() for edit in some):
+            self._add(point, self._edit)
+        for match in self.sweep.reads.names:
+            self._add(match.name, lambda tensor, hook, key=match.key: self._read(tensor, hook, key))
+
+    def _add(self, point: str, function: Callable[..., Any]) -> None:
+        self.model.hook_dict[point].add_hook(function, level=self.model.context_level)
+
+    def _held(self, point: str) -> Int64[Tensor, " row"]:
+        """The positions that a hook point's tensor holds."""
+        reads = self.sweep.reads
+        late = level(point, reads.n_layers) >= reads.last_block and not holds_every_row(point)
+        return self.reading if late else self.rows
+
+    def _edit(self, tensor: Tensor, hook: HookPoint) -> Tensor:
+        """Each branch's own edits, in its own rows; rows that are not held are read by nobody."""
+        point = str(hook.name)
+        held, out = self._held(point), tensor.clone()
+        for branch, members in enumerate(self.branches):
+            for edit in self.cones[members[0]].edits.get(level(point, self.sweep.reads.n_layers), ()):
+                if edit.point != point:
+                    continue
+                wanted = self.sweep.run.positions(edit.scope.queries or "")[0]
+                found = torch.isin(wanted, held)
+                index = torch.searchsorted(held, wanted[found])
+                rows = tensor.new_zeros(1, len(wanted), *tensor.shape[2:])
+                rows[0, found] = out[branch, index]
+                out[branch, index] = edit.spec.rows(point, rows)[0, found]
+        return out
+
+    def _read(self, tensor: Tensor, hook: HookPoint, key: str) -> None:
+        held = self._held(str(hook.name))
+        wanted = torch.tensor(self.sweep.reads.rows[key], device=tensor.device)
+        found = torch.isin(wanted, held)
+        index = torch.searchsorted(held, wanted[found])
+        for branch, number in self._numbered():
+            self.sweep.activations[key][number][found] = tensor[branch, index]
