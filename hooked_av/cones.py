@@ -83,12 +83,14 @@ class Reads:
 class Cone:
     """One intervention's part of the grid of layers and rows.
 
-    From `join` on, `rows` are computed; in the last block only those of `reading` go on after keys and values.
+    From `join` on, `rows` are computed; in the last block only those of `reading` go on after keys and values. Where
+    nothing but cuts act in the layer of `join`, only the rows that they touch (`starts`) change there.
     """
 
     cuts: Mapping[int, tuple[AnyCut, ...]]
     edits: Mapping[int, tuple[PointEdit, ...]]
     join: int
+    starts: tuple[int, ...]
     rows: tuple[int, ...]
     reading: tuple[int, ...]
 
@@ -130,7 +132,9 @@ class Cone:
         if not (reading or (own and early)):
             return None
         by_layer = {layer: tuple(edit for at, edit, _ in edits if at == layer) for layer, _, _ in edits}
-        return cls(cuts, by_layer, join, own, reading)
+        only_cuts = join not in by_layer and join < reads.last_block
+        starts = tuple(sorted(set(own).intersection(_touched(cuts[join], n_pos, run)))) if only_cuts else own
+        return cls(cuts, by_layer, join, starts, own, reading)
 
     def acts(self, layer: int) -> tuple[tuple[AnyCut, ...], tuple[PointEdit, ...]]:
         """What is done to the run in one layer; runs that had the same done to them so far are the same."""

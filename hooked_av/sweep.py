@@ -18,6 +18,9 @@ from hooked_av.hooks import HookPoint
 from hooked_av.interventions import Intervention
 from hooked_av.plan import Plan
 
+# a block of its own, with its kernels' launches, costs about as much as so many rows
+_ROWS_WORTH_A_CALL = {"cpu": 8, "other": 1024}
+
 
 class Sweep:
     """One call of `baseline.run`: what is asked, checked, and what has been found."""
@@ -77,6 +80,7 @@ class Batch:
         self.branches: list[list[int]] = []
         self.rows = torch.tensor(self.cones[0].rows, device=self.model.device)
         self.reading = torch.tensor(self.cones[0].reading, device=self.model.device, dtype=torch.int64)
+        self.queries = self.rows
         cfg = self.model.decoder.cfg
         self.blocked = BlockedKeys(self.rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
 
@@ -90,29 +94,71 @@ class Batch:
             # nothing that is read at the end can change: then the last block is left out
             stop = reads.last_block + bool(len(self.reading))
             for layer in range(min(self.cones[0].join, reads.last_block), stop):
-                resid = self._branched(resid, layer, self.rows)
-                resid = self._block(resid, layer) if len(resid) else resid
+                resid = self._layer(resid, layer)
             if reads.top == reads.n_layers and len(self.reading):
-                self._read_out(self._branched(resid, reads.n_layers, self.reading))
+                self._read_out(resid)
 
-    def _block(self, resid: Float[Tensor, "branch row d_model"], layer: int) -> Float[Tensor, "branch query d_model"]:
+    def _layer(self, resid: Float[Tensor, "branch row d_model"], layer: int) -> Float[Tensor, "more query d_model"]:
+        """One block, for the branches so far and for the runs that it is the first to touch."""
+        new = self._parts(self._joining(layer), layer)
+        starting: dict[tuple[int, ...], list[list[int]]] = {}
+        for part in new:
+            starting.setdefault(self.cones[part[0]].starts, []).append(part)
+        apart = {starts: parts for starts, parts in starting.items() if self._is_worth_a_call(starts, len(parts))}
+        resid = self._parted(resid, layer, [part for part in new if self.cones[part[0]].starts not in apart])
+        queries = self.reading if layer == self.sweep.reads.last_block else self.rows
+        if len(resid):
+            resid = self._block(resid, layer, self.branches, queries)
+        branches, found = self.branches, [resid[:, : len(queries)]]
+        for starts, parts in apart.items():
+            found.append(self._started(layer, parts, torch.tensor(starts, device=self.rows.device)))
+            branches = branches + parts
+        self.branches = branches
+        return torch.cat(found) if apart else found[0]
+
+    def _is_worth_a_call(self, starts: tuple[int, ...], n_branches: int) -> bool:
+        """Whether rows that stay as they are, are enough to leave them out by a call of the block of their own."""
+        least = _ROWS_WORTH_A_CALL["cpu" if self.rows.device.type == "cpu" else "other"]
+        return (len(self.rows) - len(starts)) * n_branches >= least
+
+    def _started(
+        self, layer: int, parts: list[list[int]], starts: Int64[Tensor, " start"]
+    ) -> Float[Tensor, "part row d_model"]:
+        """Runs that are cut for the first time: the rows that lose keys change, all others stay clean."""
+        clean = self.baseline.clean_resid(layer, self.rows).expand(len(parts), -1, -1)
+        after = self.baseline.clean_resid(layer + 1, self.rows).repeat(len(parts), 1, 1)
+        after[:, torch.searchsorted(self.rows, starts)] = self._block(clean, layer, parts, starts)
+        return after
+
+    def _block(
+        self,
+        resid: Float[Tensor, "branch row d_model"],
+        layer: int,
+        branches: list[list[int]],
+        queries: Int64[Tensor, " query"],
+    ) -> Float[Tensor, "branch query d_model"]:
+        """A block for some branches; of its rows, those of `queries` go on after keys and values."""
+        self.branches, self.queries = branches, queries
         narrow = {}
-        if layer == self.sweep.reads.last_block and len(self.reading) < len(self.rows):
-            narrow = {"reading": torch.searchsorted(self.rows, self.reading)}
-        cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in self.branches]
+        if len(queries) < len(self.rows):
+            narrow = {"reading": torch.searchsorted(self.rows, queries)}
+        cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in branches]
         attend = self.baseline.attend(layer, self.rows, cuts, blocked=self.blocked, **narrow)
         return self.model.blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
 
-    def _branched(
-        self, resid: Float[Tensor, "branch row d_model"], layer: int, rows: Int64[Tensor, " wanted"]
-    ) -> Float[Tensor, "more_branches wanted d_model"]:
-        """The branches as this layer needs them; runs that it is the first to touch come from the clean pass."""
+    def _joining(self, layer: int) -> list[int]:
+        return [run for run, cone in enumerate(self.cones) if cone.join == layer]
+
+    def _parted(
+        self, resid: Float[Tensor, "branch row d_model"], layer: int, new: list[list[int]]
+    ) -> Float[Tensor, "more row d_model"]:
+        """The branches as this layer needs them, and new ones, which come from the clean pass."""
         parts = [self._parts(members, layer) for members in self.branches]
-        new = self._parts([run for run, cone in enumerate(self.cones) if cone.join == layer], layer)
         if any(len(some) > 1 for some in parts):
             copies = torch.tensor([len(some) for some in parts], device=resid.device)
             resid = resid.repeat_interleave(copies, dim=0)
         if new:
+            rows = self.rows if layer < self.sweep.reads.n_layers else self.reading
             clean = self.baseline.clean_resid(layer, rows)
             held = resid if len(resid) else resid.new_empty(0, *clean.shape)
             resid = torch.cat([held, clean.expand(len(new), -1, -1)])
@@ -127,7 +173,8 @@ class Batch:
         return list(parts.values())
 
     def _read_out(self, resid: Float[Tensor, "branch row d_model"]) -> None:
-        normalized = self.model.ln_final(resid)
+        end, self.queries = self.sweep.reads.n_layers, self.reading
+        normalized = self.model.ln_final(self._parted(resid, end, self._parts(self._joining(end), end)))
         if self.sweep.reads.logits is None or self.sweep.logits is None:
             return
         wanted = torch.tensor(self.sweep.reads.rows["logits"], device=resid.device)
@@ -156,10 +203,8 @@ class Batch:
         self.model.hook_dict[point].add_hook(function, level=self.model.context_level)
 
     def _held(self, point: str) -> Int64[Tensor, " row"]:
-        """The positions that a hook point's tensor holds."""
-        reads = self.sweep.reads
-        late = level(point, reads.n_layers) >= reads.last_block and not holds_every_row(point)
-        return self.reading if late else self.rows
+        """The positions that a hook point's tensor holds in the call that runs now."""
+        return self.rows if holds_every_row(point) else self.queries
 
     def _edit(self, tensor: Tensor, hook: HookPoint) -> Tensor:
         """Each branch's own edits, in its own rows; rows that are not held are read by nobody."""
