@@ -17,7 +17,7 @@ from hooked_av.cut_rows import allowed_keys, report_empty_rows
 from hooked_av.cuts import AnyCut
 
 _MASKS_KEPT = 16
-_FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
+_FEW_ROWS = 8  # for fewer it costs more to leave keys out than to mask them
 _FEW_CLASSES = 4  # of rows that lose different keys, under one cut
 
 Cuts = tuple[AnyCut, ...]

@@ -24,6 +24,7 @@ KeyRows = Int64[Tensor, "batch key"]
 
 CUT_BLOCK = 256  # touched rows whose mask exists at one time
 _KEPT_MASKS = 4  # times the queries' own bytes: so much the masks of a pass may take, to be kept from layer to layer
+_EMPTY_QUERIES = 4  # times as many queries as were asked for: a causal kernel is so much faster than one with a mask
 _FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
 
 
@@ -91,13 +92,55 @@ class CutBlock(NamedTuple):
         return z if self.empty is None else z.masked_fill(self.empty, 0)
 
 
+class CausalBlock(NamedTuple):
+    """Many touched rows of one prompt that lose the same keys, none of them their own.
+
+    They read as in a prompt without these keys, which is plain causal attention: `used` are the keys that stay, and
+    `places` where the rows stand among them.
+    """
+
+    rows: Int64[Tensor, " touched"]
+    used: Int64[Tensor, " used"]
+    places: Int64[Tensor, " touched"]
+    heads: None = None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Int64[Tensor, "batch=1 query"],
+        keys: Int64[Tensor, "batch=1 key"],
+        index: Int64[Tensor, " touched"],
+        cuts: Sequence[AnyCut],
+        start: int,
+    ) -> "CausalBlock | None":
+        """The rows at `index`, if there are many and their cut is of this kind."""
+        cut = cuts[0] if len(cuts) == 1 else None
+        if len(index) <= CUT_BLOCK or not isinstance(cut, Cut) or cut.heads is not None:
+            return None
+        used = (~members(keys, cut.keys) & (keys >= start))[0].nonzero().flatten()
+        if not len(used):
+            return None
+        places = torch.searchsorted(keys[0, used], rows[0, index])
+        stay = bool((keys[0, used[places.clamp(max=len(used) - 1)]] == rows[0, index]).all())
+        # queries that nobody asked for are computed, too: worth it while they are few
+        return cls(index, used, places) if stay and len(used) <= _EMPTY_QUERIES * len(index) else None
+
+    def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch head touched d_head"]:
+        """What these rows read."""
+        all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(2, self.places, q[:, :, self.rows])
+        z = scaled_dot_product_attention(
+            all_q, k[:, :, self.used], v[:, :, self.used], is_causal=True, scale=q.shape[3] ** -0.5, enable_gqa=True
+        )
+        return z[:, :, self.places]
+
+
 class Touched:
     """The rows that cuts touch in one pass, kept from layer to layer while cuts and rows stay the same."""
 
     def __init__(self) -> None:
         self._made_for: tuple[QueryRows, KeyRows, tuple[AnyCut, ...]] | None = None
         self._index: list[Int64[Tensor, " touched"]] = []
-        self._blocks: list[list[CutBlock] | None] = []
+        self._blocks: list[list[CutBlock | CausalBlock] | None] = []
 
     def prepare(
         self, rows: QueryRows, keys: KeyRows, cuts: Sequence[AnyCut], starts: Sequence[int], q: Queries
@@ -115,11 +158,16 @@ class Touched:
         self._index = [touched_rows(*part) for part in self._parts]
         n_masks = q.shape[1] if any(cut.heads is not None for cut in cuts) else 1
         small = n_masks * keys.shape[1] <= _KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
-        self._blocks = [
-            list(self._made(row)) if small or len(index) <= CUT_BLOCK else None for row, index in enumerate(self._index)
-        ]
+        self._blocks = [self._kept(row, small) for row in range(len(rows))]
 
-    def blocks(self, row: int) -> Iterator[CutBlock]:
+    def _kept(self, row: int, small: bool) -> list[CutBlock | CausalBlock] | None:
+        rows, keys, cuts, start = self._parts[row]
+        causal = CausalBlock.of(rows, keys, self._index[row], cuts, start)
+        if causal is not None:
+            return [causal]
+        return list(self._made(row)) if small or len(self._index[row]) <= CUT_BLOCK else None
+
+    def blocks(self, row: int) -> Iterator[CutBlock | CausalBlock]:
         """The touched rows of one prompt; the masks of many rows are made anew each time, one block after the other."""
         kept = self._blocks[row]
         yield from self._made(row) if kept is None else kept

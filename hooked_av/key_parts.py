@@ -32,7 +32,7 @@ def read_part(
     """Every query reads every key: by a fused kernel, or with at most so many scores at one time."""
     if not k.shape[1]:
         return Part(torch.zeros_like(q), q.new_full(q.shape[:2], -torch.inf, dtype=torch.float32))
-    kernel = _kernel(q)
+    kernel = kernel_for(q.device.type, q.dtype, q.shape[-1])
     if kernel is None:
         n_rows = max(1, max_scores // (len(k) * k.shape[1]))
         parts = [weigh_part(scores_of_part(some, k), v) for some in q.split(n_rows, dim=1)]
@@ -41,12 +41,11 @@ def read_part(
     return Part(z[0], log_total[0])
 
 
-def _kernel(q: Float[Tensor, "group query d_head"]) -> Any:
-    """torch's fused attention that gives the sums, as its ring attention calls it; None where there is none."""
-    if q.device.type == "cpu":
+def kernel_for(device: str, dtype: torch.dtype, d_head: int) -> Any:
+    """torch's fused attention that gives the sums, too, as its ring attention calls it; None where there is none."""
+    if device == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if q.device.type == "cuda" and half and q.shape[-1] in _KERNEL_WIDTHS:
+    if device == "cuda" and dtype in (torch.float16, torch.bfloat16) and d_head in _KERNEL_WIDTHS:
         return torch.ops.aten._scaled_dot_product_flash_attention
     return None
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hooked_av.attention import Attend
 from hooked_av.blocked_keys import BlockedKeys, Cuts, PrefixMask
-from hooked_av.cut_rows import Touched, apply_cuts
+from hooked_av.cut_rows import Touched, apply_cuts, read_everything
 from hooked_av.key_parts import Part, joined, read_part, scores_of_part, weigh_part
 
 _LEAST_BLOCK = 16  # rows
@@ -47,9 +47,14 @@ class SharedPrefix(Attend):
         self, layer: int, q: Float[Tensor, "run head query d_head"], k: Own, v: Own
     ) -> Float[Tensor, "run head query d_head"]:
         """What each query reads, with each run's cuts."""
-        if self.reading is None and len(self.own) >= _MANY_ROWS:
-            return self._run_by_run(q, k, v)
         rows = self.own if self.reading is None else self.own[self.reading]
+        many = self._run_by_run(q, k, v, rows) if len(rows) >= _MANY_ROWS else None
+        return self._together(q, k, v, rows) if many is None else many
+
+    def _together(
+        self, q: Float[Tensor, "run head query d_head"], k: Own, v: Own, rows: Int64[Tensor, " query"]
+    ) -> Float[Tensor, "run head query d_head"]:
+        """Few rows of many runs, in blocks."""
         n_prefix, n_heads, n_kv = self.prefix_k.shape[2], q.shape[1], k.shape[1]
         grouped, z = q.transpose(1, 2).unflatten(2, (n_kv, n_heads // n_kv)), []
         most = self.max_scores // (n_heads * (n_prefix + len(self.own)))
@@ -62,20 +67,26 @@ class SharedPrefix(Attend):
                 z.append(self._with_prefix(own, grouped[:, some], masks).to(q.dtype))
         return torch.cat(z, dim=1).flatten(2, 3).transpose(1, 2)
 
-    def _run_by_run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Many own rows: the fused kernel is worth a copy of the shared keys, which are few beside what a row costs."""
-        prefix = torch.arange(self.prefix_k.shape[2], device=q.device)
-        keys = torch.cat([prefix, self.own])[None]
+    def _run_by_run(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Int64[Tensor, " query"]
+    ) -> Float[Tensor, "run head query d_head"] | None:
+        """Many rows: the fused kernel is worth a copy of the shared keys, which are few beside what a row costs.
+
+        None where only some rows are asked for, and not all of them are cut: they need masks.
+        """
+        keys = torch.cat([torch.arange(self.prefix_k.shape[2], device=q.device), self.own])[None]
         z = []
         for run, cuts in enumerate(self.run_cuts):
-            one = slice(run, run + 1)
+            one, touched = slice(run, run + 1), Touched()
+            touched.prepare(rows[None], keys, cuts, (0,), q[one])
             k_all, v_all = (torch.cat(pair, dim=2) for pair in ((self.prefix_k, k[one]), (self.prefix_v, v[one])))
-            plain = self._causal(q[one], k_all, v_all)
-            if cuts:
-                touched = Touched()
-                touched.prepare(self.own[None], keys, cuts, (0,), q[one])
-                plain = apply_cuts(plain, q[one], k_all, v_all, touched)
-            z.append(plain)
+            if touched.is_everything:
+                z.append(read_everything(q[one], k_all, v_all, touched))
+            elif self.reading is None:
+                plain = self._causal(q[one], k_all, v_all)
+                z.append(apply_cuts(plain, q[one], k_all, v_all, touched) if cuts else plain)
+            else:
+                return None
         return torch.cat(z)
 
     def _read_own(self, q: Queries, k: Own, v: Own, rows: Int64[Tensor, " query"], masks: BlockedKeys) -> Part:

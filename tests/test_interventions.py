@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import hooked_av as av
+from hooked_av import cut_rows
+from hooked_av.cut_rows import CausalBlock
 from hooked_av.errors import HookedAVWarning, InterventionError, SpanError
 
 pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
@@ -57,6 +59,21 @@ def test_a_cut_equals_transformers_with_a_mask(keys, layers):
     theirs = published_with_mask(rows, columns, layers)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours[0, -1], CLEAN[0, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "queries"), [("audio", "video"), ("video", "audio"), ("audio", "av"), ("video", "av")]
+)
+@pytest.mark.parametrize("block_size", [4, 256])
+def test_cuts_among_media_equal_transformers_with_a_mask(monkeypatch, keys, queries, block_size):
+    """Many rows, in blocks of a mask each, or as causal attention without the keys that they lose."""
+    monkeypatch.setattr(cut_rows, "CUT_BLOCK", block_size)
+    causal, read = [], CausalBlock.read
+    monkeypatch.setattr(CausalBlock, "read", lambda self, *given: causal.append(self) or read(self, *given))
+    ours = logits(block(keys, queries, [0, 2]))
+    rows, columns = (INPUTS.spans[name].positions.tolist() for name in (queries, keys))
+    torch.testing.assert_close(ours, published_with_mask(rows, columns, [0, 2]), rtol=1e-4, atol=1e-4)
+    assert bool(causal) is (block_size == 4 and queries != "av")  # among `av` are the keys themselves
 
 
 def test_cutting_towards_the_past_only_changes_nothing():

@@ -13,7 +13,7 @@ from support.interventions import ROW_POINTS, fits, interventions, keep_onlys
 from support.layouts import RANDOM
 
 import hooked_av as av
-from hooked_av import blocked_keys, cones, shared_prefix
+from hooked_av import blocked_keys, cones, cut_rows, shared_prefix
 from hooked_av import sweep as sweeps
 from hooked_av.blocked_keys import Alike, BlockedKeys, RowClass
 from hooked_av.cones import Cone
@@ -29,6 +29,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
 ]
 N_MODELS, N_LAYOUTS = 6, 500  # of each family
+# small prompts have few rows: every way of attending must be met
+THRESHOLDS = (
+    (blocked_keys, "_FEW_ROWS", 1),
+    (cut_rows, "CUT_BLOCK", 8),
+    (shared_prefix, "_MANY_ROWS", 12),
+    (sweeps, "_ROWS_WORTH_A_CALL", {"cpu": 1, "other": 1}),
+)
 
 
 @lru_cache
@@ -89,8 +96,8 @@ def check_random_replays(family, n, data):
     read = data.draw(st.just("last") | spans, "read")
     names = data.draw(st.lists(st.builds("{}@{}".format, point, spans), max_size=2, unique=True), "names")
     with pytest.MonkeyPatch.context() as patch:
-        # small prompts have few rows: both ways to leave keys out must be met
-        patch.setattr(blocked_keys, "_FEW_ROWS", data.draw(st.sampled_from([1, blocked_keys._FEW_ROWS]), "few rows"))
+        for module, name, low in THRESHOLDS:
+            patch.setattr(module, name, data.draw(st.sampled_from([low, getattr(module, name)]), name))
         assert_equal_to_full_passes(model, inputs, baseline, sweep, read, names)
 
 
@@ -370,11 +377,13 @@ def test_the_last_block_holds_rows_that_are_only_read(clip, point):
 # --- what is computed -----------------------------------------------------------------------------------------------
 
 
-def rows_computed(model, run):
-    """For each layer, how many rows of residual stream its block was given."""
+def rows_computed(model, run, part=lambda block: block):
+    """For each layer, how many rows of residual stream its block, or a part of it, was given."""
     given = [0] * model.cfg.n_layers
     handles = [
-        block.register_forward_pre_hook(lambda m, args, i=i: given.__setitem__(i, given[i] + args[0].shape[:2].numel()))
+        part(block).register_forward_pre_hook(
+            lambda m, args, i=i: given.__setitem__(i, given[i] + args[0].shape[:2].numel())
+        )
         for i, block in enumerate(model.blocks)
     ]
     try:
@@ -397,6 +406,35 @@ def test_only_the_cone_is_computed(clip):
     early = rows_computed(model, lambda: baseline.run([av.ablate("blocks.1.hook_resid_pre", "video")]))
     assert early == [0, inputs.n_pos - first, inputs.n_pos - first]
     assert rows_computed(model, lambda: baseline.run([av.keep_only("everything->everything")])) == [0, 0, 0]
+
+
+def test_runs_that_are_the_same_so_far_are_computed_once(clip):
+    """Windows that the first layer cuts short part where the shorter one ends."""
+    model, inputs, baseline = clip
+    n = inputs.n_pos - int(inputs.spans["question"].positions[0])
+    windows = ["audio->question@0", "audio->question@0-1", "audio->question@0-2", "video->question@0"]
+    assert rows_computed(model, lambda: baseline.run([*windows, windows[0]])) == [2 * n, 3 * n, 4 * n]
+    edit = av.ablate("blocks.1.hook_mlp_out", "question")
+    twice = [[edit, "audio->last@2"], [av.ablate("blocks.1.hook_mlp_out", "question"), "video->last@2"], [edit]]
+    assert rows_computed(model, lambda: baseline.run(twice)) == [0, n, 3 * n]
+    found = baseline.run([*windows, *twice])
+    for specs, logits in zip(found.interventions, found.logits, strict=True):
+        assert_close(logits, naive(model, inputs, specs)[0], specs)
+
+
+def test_where_cuts_start_only_the_rows_that_they_touch_go_on(clip):
+    """The others are read, and stay as they are; from the next layer on everything behind the first one changes."""
+    model, inputs, baseline = clip
+    n = inputs.n_pos - int(inputs.spans["audio"].positions[0])
+    readers = [row for row in inputs.spans["video"] if row > inputs.spans["audio"].positions[0]]
+    first = inputs.n_pos - readers[0]
+    assert n > first > len(readers) + 8
+    mlp_rows = rows_computed(model, lambda: baseline.run(["audio->video@0-1"]), lambda block: block.mlp)
+    assert mlp_rows == [len(readers), first, 1]
+    name = "blocks.0.hook_resid_post@av"
+    found = baseline.run(["audio->video@0-1"], read=["last", name])
+    _, cache = model.run_with_cache(inputs, names_filter=name, interventions="audio->video@0-1")
+    assert_close(found.activations[name][0], cache[name][0], [name])
 
 
 def test_rows_that_were_not_kept_are_computed_again(clip, caplog):
