@@ -16,7 +16,17 @@ import click
 import forward
 import numpy as np
 import torch
-from parts.full_size import SIZES, Bench, compare, difference, make_bench, peak_bytes, wait, without_media
+from parts.full_size import (
+    SIZES,
+    Bench,
+    compare,
+    count_operations,
+    difference,
+    make_bench,
+    peak_bytes,
+    wait,
+    without_media,
+)
 
 from hooked_av.flops import count_flops
 from hooked_av.interventions import Intervention, ablate, add, as_specs, block_attention, drop_tokens, patch
@@ -66,6 +76,8 @@ def measure_map(bench: Bench) -> dict[str, Any]:
     return {
         "cells": len(specs),
         "flops": flops / unit,
+        "operations": count_operations(bench.run_map),
+        "operations_of_a_clean_pass": count_operations(bench.clean),
         "time": timed,
         "time_of_baseline": made,
         "time_of_a_naive_cell": naive,

@@ -68,9 +68,6 @@ def weigh_part(scores: Float[Tensor, "group query key"], v: Float[Tensor, "group
 
 def joined(first: Part, second: Part) -> Float[Tensor, "*any query d_head"]:
     """What is read of both, as one softmax over all their keys would read it, in float32."""
-    top = torch.maximum(first.log_total, second.log_total)
-    top = top.masked_fill(top == -torch.inf, 0)
-    weights = [(part.log_total - top).exp_()[..., None] for part in (first, second)]
-    total = weights[0] + weights[1]
-    z = first.z * weights[0] + second.z * weights[1]
-    return z / total.masked_fill(total == 0, 1)
+    # the second's part of all exponents; of none (-inf less -inf) it is whatever, because both read zero
+    share = (second.log_total - first.log_total).sigmoid_().nan_to_num_(0)
+    return torch.lerp(first.z.float(), second.z.float(), share[..., None])

@@ -29,7 +29,8 @@ def test_every_sweep_costs_at_most_its_cone(report):
     assert list(row["sweeps"]) == list(sweep.SWEEPS)
     for figures in row["sweeps"].values():
         assert figures["finite"]
-        assert 0.3 < figures["of_cone"] <= report["limits"]["of_cone"]
+        # less than the cone: where cuts start, rows that they do not touch are left out, and a tiny prompt has many
+        assert 0.1 < figures["of_cone"] <= report["limits"]["of_cone"]
     assert row["sweeps"][sweep.MAP]["flops"] <= report["limits"]["map_flops"]
 
 
@@ -124,6 +125,7 @@ def test_replays_in_half_precision_keep_the_answer(full_size):
 def test_the_map_of_full_sizes_is_counted(full_size):
     assert full_size["map"]["cells"] == 6 * full_size["built"]["n_layers"]
     assert 1 < full_size["map"]["flops"] < 4  # two layers have little to share
+    assert 10 < full_size["map"]["operations_of_a_clean_pass"] < full_size["map"]["operations"]
     assert full_size["memory"]["peak_bytes"]["map"] > full_size["memory"]["peak_bytes"]["baseline"]
 
 

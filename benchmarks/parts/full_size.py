@@ -12,6 +12,7 @@ import numpy as np
 import sweep
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
@@ -156,6 +157,25 @@ def compare(run: Callable[[], Any], unit: Callable[[], Any], bench: Bench, repea
     ratios = [a / b for a, b in pairs[1:]]
     figures = {"seconds": statistics.median(own), "unit_seconds": statistics.median(units)}
     return {**figures, "ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations that compute something; on a GPU each is a launch or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(run: Callable[[], Any]) -> int:
+    """How many tensor operations a run consists of, views not counted."""
+    with _Operations() as counter:
+        run()
+    return counter.n
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
