@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import hooked_av as av
 from hooked_av.errors import InputsError
 from hooked_av.families.omni import OmniFamily
+from hooked_av.families.omni_layout import told_seconds
 from hooked_av.families.omni_prepare import RELEASED, released_sampling
 from hooked_av.frames import patchify
 from hooked_av.random_model import mel_extractor, random_omni, random_omni_config, random_salmonn
@@ -210,6 +211,22 @@ def test_a_rate_that_the_clip_cannot_keep_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error", av.HookedAVWarning)
         MODEL.prepare(short, question="Who?", sampling=Sampling(fps=4, max_pixels=56 * 56))
+
+
+@pytest.mark.parametrize("rate", [25, 12.5, 30_000 / 1001, 2, 0.7])
+def test_a_rate_whose_quotient_float32_rounds(rate):
+    """The features say 2 / rate in float32, the prompt was dealt out in float64: a group would change its chunk."""
+    assert told_seconds(float(np.float32(2 / rate))) == 2 / rate
+    assert told_seconds(float(np.float32(np.pi))) == float(np.float32(np.pi))  # no plain rate: as it is
+    n_frames = max(4, round(5 * rate) // 2 * 2)
+    film = av.Clip.from_arrays(
+        frames=np.zeros((n_frames, 56, 56, 3), np.uint8),
+        fps=rate,
+        waveform=np.zeros(80_000, np.float32),
+        sampling_rate_hz=16_000,
+    )
+    inputs = MODEL.prepare(film, question="Who?", sampling=Sampling(fps=rate, max_pixels=56 * 56, min_frames=2))
+    assert len(inputs.spans["video"]) == n_frames // 2 * 4
 
 
 def test_several_items_and_text_in_between():

@@ -62,7 +62,7 @@ class Supply:
             "audio": [AudioPiece(n) for n in lengths],
             "image": [VisionPiece(merged_grid(grid, merge), None) for grid in features.get("image_grid_thw", [])],
             "video": [
-                VisionPiece(merged_grid(grid, merge), float(second))
+                VisionPiece(merged_grid(grid, merge), told_seconds(float(second)))
                 for grid, second in zip(
                     features.get("video_grid_thw", []), [] if seconds is None else seconds, strict=True
                 )
@@ -88,6 +88,25 @@ class Supply:
                 got=f"left over: {left}",
                 next_step="check input_ids, or drop the extra features",
             )
+
+
+def told_seconds(rounded: float) -> float:
+    """The seconds of a frame group before they went into a float32 tensor.
+
+    The processor deals tokens out by 2 / fps in float64; in float32 a group that stands just at the end of a chunk can
+    fall into the one before. So a plain rate (25, 12.5, 30000/1001) with the same float32 quotient is looked for; if
+    there is none, the number stays.
+
+    >>> told_seconds(float(np.float32(2 / 25))) == 2 / 25
+    True
+    >>> told_seconds(1.0), told_seconds(0.1234567)
+    (1.0, 0.1234567)
+    """
+    for parts in (1000, 1001):
+        rate = round(2 / rounded * parts) / parts
+        if rate and rounded == float(np.float32(2 / rate)):
+            return 2 / rate
+    return rounded
 
 
 def audio_tokens(n_mel: int) -> int:
