@@ -1,8 +1,6 @@
 """Replays equal full passes: random models, layouts and interventions, batches and singles, and what is free."""
 
-import logging
 from dataclasses import replace
-from functools import lru_cache
 
 import pytest
 import torch
@@ -11,14 +9,13 @@ from hypothesis import strategies as st
 from support.families import FAMILIES
 from support.interventions import ROW_POINTS, fits, interventions, keep_onlys
 from support.layouts import RANDOM
+from support.replays import assert_equal_to_full_passes, film, model_of, naive
 
 import hooked_av as av
 from hooked_av import blocked_keys, cones, cut_rows, shared_prefix
 from hooked_av import sweep as sweeps
 from hooked_av.blocked_keys import Alike, BlockedKeys, RowClass
 from hooked_av.cones import Cone
-from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
-from hooked_av.interventions import DropTokens
 from hooked_av.shared_prefix import SharedPrefix
 from hooked_av.sweep import Batch
 
@@ -38,12 +35,6 @@ THRESHOLDS = (
 )
 
 
-@lru_cache
-def model_of(family, seed):
-    """A random model; layers and the sharing of key/value heads differ from seed to seed."""
-    return RANDOM[family].model(seed)
-
-
 def random_case(family, data):
     """A random model, a random layout with random spans besides its own, and a baseline."""
     model = model_of(family, data.draw(st.integers(0, N_MODELS - 1), "model"))
@@ -55,35 +46,6 @@ def random_case(family, data):
         inputs = inputs.with_span(f"some{number}", torch.randperm(n_pos, generator=generator)[:size].tolist())
     touched = data.draw(st.none() | st.sampled_from(["question", "some2"]), "touched")
     return model, inputs, model.baseline(inputs, touched=touched)
-
-
-def naive(model, inputs, specs, at="last"):
-    with torch.no_grad():
-        return model(inputs, interventions=specs, logits_at=at)[0]
-
-
-def assert_equal_to_full_passes(model, inputs, baseline, sweep, read, names):
-    """Logits and activations of every replay against those of a forward pass of its own."""
-    if any(isinstance(spec, DropTokens) for specs in sweep for spec in specs):
-        read, names = "last", []  # other rows may have left
-    found = baseline.run(sweep, read=[read, *names])
-    assert found.full_passes == ()
-    for number, specs in enumerate(sweep):
-        with torch.no_grad():
-            wanted, cache = model.run_with_cache(
-                inputs, names_filter=names or ["hook_embed"], interventions=specs, logits_at=read
-            )
-        assert_close(found.logits[number].view_as(wanted[0]), wanted[0], specs)
-        for name in found.activations:
-            assert_close(found.activations[name][number], cache[name][0], (name, *specs))
-        best = wanted[0].topk(2, dim=-1)
-        clear = best.values[:, 0] - best.values[:, 1] > 2e-4
-        ours = found.logits[number].view_as(wanted[0]).argmax(-1)
-        assert torch.equal(ours[clear], best.indices[:, 0][clear]), specs
-
-
-def assert_close(ours, wanted, specs):
-    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4, msg=lambda told: f"{list(map(str, specs))}: {told}")
 
 
 def check_random_replays(family, n, data):
@@ -121,16 +83,6 @@ def test_six_hundred_replays_of_each_family_equal_full_passes(family, data):
 
 
 # --- what must be exact ---------------------------------------------------------------------------------------------
-
-
-@lru_cache
-def film(family):
-    """A film with sound: a model, inputs, a baseline."""
-    model = model_of(family, 0)
-    inputs = model.inputs_from_tensors(**FAMILIES[family].tensors("audio in video"))
-    n_pos = inputs.n_pos
-    inputs = inputs.with_span("question", range(n_pos - 5, n_pos)).with_span("everything", range(n_pos))
-    return model, inputs, model.baseline(inputs)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -287,214 +239,3 @@ def test_planted_faults_are_noticed(monkeypatch, fault):
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
     return None
-
-
-# --- reads ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_change_that_only_an_early_read_sees(clip):
-    """The rows that change come after the row whose logits are read: no row goes through the last block."""
-    model, inputs, baseline = clip
-    inputs = inputs.with_span("first", [0])
-    baseline, name = model.baseline(inputs), "blocks.0.hook_mlp_out@question"
-    spec = av.ablate("blocks.0.hook_resid_mid", "question")
-    found = baseline.run([spec], read=["first", name])
-    _, cache = model.run_with_cache(inputs, names_filter=name, interventions=spec, logits_at="first")
-    assert torch.equal(found.logits[0], naive(model, inputs, (), "first")[0])
-    torch.testing.assert_close(found.activations[name][0], cache[name][0], rtol=1e-4, atol=1e-4)
-
-
-def test_activations_are_those_of_a_full_pass(clip):
-    model, inputs, baseline = clip
-    names = [
-        "blocks.*.hook_resid_post@question",
-        "blocks.1.attn.hook_k",
-        "blocks.2.attn.hook_z@last",
-        "ln_final.hook_scale",
-    ]
-    sweep = [
-        "video->question@1",
-        [av.ablate("blocks.0.hook_mlp_out", "audio", "mean"), "av->last@2"],
-        "last->question@0",
-    ]
-    found = baseline.run(sweep, read=[*names, "last"])
-    assert found.full_passes == ()
-    for number, specs in enumerate(sweep):
-        with torch.no_grad():
-            logits, cache = model.run_with_cache(inputs, names_filter=names, interventions=specs, logits_at="last")
-        torch.testing.assert_close(found.logits[number], logits[0, 0], rtol=1e-4, atol=1e-4)
-        for key in cache:
-            torch.testing.assert_close(found.activations[key][number], cache[key][0], rtol=1e-4, atol=1e-4)
-    only = baseline.run(sweep, read="blocks.0.hook_mlp_out@audio")
-    assert only.logits is None
-    assert "blocks.0.hook_mlp_out@audio" in repr(only)
-    torch.testing.assert_close(only.activations["blocks.0.hook_mlp_out@audio"][1].std(dim=0).max(), torch.tensor(0.0))
-
-
-@pytest.mark.parametrize("read", [[], ["last", "question"]], ids=["nothing", "two spans"])
-def test_reads_that_make_no_sense_are_refused(clip, read):
-    with pytest.raises(InterventionError, match="cannot read this from a replay"):
-        clip[2].run(["audio->last"], read=read)
-    with pytest.raises(SpanError, match="no span 'adio'"):
-        clip[2].run(["audio->last"], read="adio")
-    with pytest.raises(InterventionError, match="drops rows that are read"):
-        clip[2].run([av.drop_tokens("audio", 1)], read="av")
-
-
-def test_a_mean_over_rows_after_those_that_are_read(clip):
-    """The mean needs rows that the read itself would leave out."""
-    model, inputs, _ = clip
-    inputs = inputs.with_span("here", [60])
-    spec = av.ablate("blocks.1.hook_mlp_out", "everything", "mean")
-    found = model.baseline(inputs).run([spec, [spec, "audio->here@0"]], read="here").logits
-    torch.testing.assert_close(found[0], naive(model, inputs, spec, "here")[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[1], naive(model, inputs, [spec, "audio->here@0"], "here")[0], rtol=1e-4, atol=1e-4)
-
-
-def test_a_mean_over_rows_that_leave_before_the_first_layer(clip):
-    """They are in the merged sequence, whose rows are averaged."""
-    model, inputs, baseline = clip
-    specs = [av.ablate("hook_inputs_embed", "av|question", "mean"), av.drop_tokens("video", 0)]
-    assert_close(baseline.run([specs]).logits[0], naive(model, inputs, specs)[0], specs)
-
-
-@pytest.mark.parametrize(
-    "point", ["hook_resid_pre", "ln1.hook_normalized", "attn.hook_k", "attn.hook_rot_k", "attn.hook_v"]
-)
-def test_the_last_block_holds_rows_that_are_only_read(clip, point):
-    """Keys and values of every row are there, although few rows go on."""
-    model, inputs, baseline = clip
-    name = f"blocks.{model.cfg.n_layers - 1}.{point}"
-    spec = av.ablate(name, "audio")
-    found = baseline.run([spec], read=["last", f"{name}@video"])
-    with torch.no_grad():
-        logits, cache = model.run_with_cache(inputs, names_filter=f"{name}@video", interventions=spec, logits_at="last")
-    torch.testing.assert_close(found.logits[0], logits[0, 0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.activations[f"{name}@video"][0], cache[f"{name}@video"][0], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found.logits[0], baseline.logits, atol=1e-3)
-
-
-# --- what is computed -----------------------------------------------------------------------------------------------
-
-
-def rows_computed(model, run, part=lambda block: block):
-    """For each layer, how many rows of residual stream its block, or a part of it, was given."""
-    given = [0] * model.cfg.n_layers
-    handles = [
-        part(block).register_forward_pre_hook(
-            lambda m, args, i=i: given.__setitem__(i, given[i] + args[0].shape[:2].numel())
-        )
-        for i, block in enumerate(model.blocks)
-    ]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return given
-
-
-def test_only_the_cone_is_computed(clip):
-    model, inputs, baseline = clip
-    n_question = inputs.n_pos - int(inputs.spans["question"].positions[0])
-    assert rows_computed(model, lambda: baseline.run(["audio->question@1"])) == [0, n_question, n_question]
-    assert rows_computed(model, lambda: baseline.run(["audio->last@0", "audio->last@1-2", "last->last@2"])) == [1, 2, 3]
-    assert rows_computed(
-        model, lambda: baseline.run([av.ablate("blocks.2.attn.hook_z", "last", heads=h) for h in range(4)])
-    ) == [0, 0, 4]
-    first = int(inputs.spans["video"].positions[0])
-    early = rows_computed(model, lambda: baseline.run([av.ablate("blocks.1.hook_resid_pre", "video")]))
-    assert early == [0, inputs.n_pos - first, inputs.n_pos - first]
-    assert rows_computed(model, lambda: baseline.run([av.keep_only("everything->everything")])) == [0, 0, 0]
-
-
-def test_runs_that_are_the_same_so_far_are_computed_once(clip):
-    """Windows that the first layer cuts short part where the shorter one ends."""
-    model, inputs, baseline = clip
-    n = inputs.n_pos - int(inputs.spans["question"].positions[0])
-    windows = ["audio->question@0", "audio->question@0-1", "audio->question@0-2", "video->question@0"]
-    assert rows_computed(model, lambda: baseline.run([*windows, windows[0]])) == [2 * n, 3 * n, 4 * n]
-    edit = av.ablate("blocks.1.hook_mlp_out", "question")
-    twice = [[edit, "audio->last@2"], [av.ablate("blocks.1.hook_mlp_out", "question"), "video->last@2"], [edit]]
-    assert rows_computed(model, lambda: baseline.run(twice)) == [0, n, 3 * n]
-    found = baseline.run([*windows, *twice])
-    for specs, logits in zip(found.interventions, found.logits, strict=True):
-        assert_close(logits, naive(model, inputs, specs)[0], specs)
-
-
-def test_where_cuts_start_only_the_rows_that_they_touch_go_on(clip):
-    """The others are read, and stay as they are; from the next layer on everything behind the first one changes."""
-    model, inputs, baseline = clip
-    n = inputs.n_pos - int(inputs.spans["audio"].positions[0])
-    readers = [row for row in inputs.spans["video"] if row > inputs.spans["audio"].positions[0]]
-    first = inputs.n_pos - readers[0]
-    assert n > first > len(readers) + 8
-    mlp_rows = rows_computed(model, lambda: baseline.run(["audio->video@0-1"]), lambda block: block.mlp)
-    assert mlp_rows == [len(readers), first, 1]
-    name = "blocks.0.hook_resid_post@av"
-    found = baseline.run(["audio->video@0-1"], read=["last", name])
-    _, cache = model.run_with_cache(inputs, names_filter=name, interventions="audio->video@0-1")
-    assert_close(found.activations[name][0], cache[name][0], [name])
-
-
-def test_rows_that_were_not_kept_are_computed_again(clip, caplog):
-    model, inputs, baseline = clip
-    slim = model.baseline(inputs, touched="question")
-    assert slim.n_bytes < baseline.n_bytes
-    with caplog.at_level(logging.INFO, "hooked_av.clean_pass"):
-        found = slim.run(["audio->question@1", "audio->video@1"])
-    assert "was not kept: computed again" in caplog.text
-    torch.testing.assert_close(found.logits, baseline.run(["audio->question@1", "audio->video@1"]).logits)
-
-
-def test_small_batches_give_the_same(clip, monkeypatch):
-    model, _, baseline = clip
-    sweep = [f"{keys}->question@{layer}" for keys in ("audio", "video") for layer in range(3)]
-    wanted = baseline.run(sweep).logits
-    row = 4 * (2 * model.cfg.d_mlp + 4 * model.cfg.d_model)
-    torch.testing.assert_close(baseline.run(sweep, max_bytes=5 * row).logits, wanted)
-    with pytest.raises(MemoryBudgetError):
-        baseline.run(sweep, max_bytes=4 * row)
-    attend = type(baseline).attend
-    monkeypatch.setattr(type(baseline), "attend", lambda *a, **more: replace(attend(*a, **more), max_scores=1))
-    torch.testing.assert_close(baseline.run([*sweep, "audio->video@0"]).logits[:-1], wanted, rtol=1e-5, atol=1e-5)
-
-
-# --- what cannot be replayed ----------------------------------------------------------------------------------------
-
-
-def test_what_needs_a_full_pass_runs_and_says_so(clip):
-    model, inputs, baseline = clip
-    sweep = [
-        "audio->last@1",
-        av.ablate("blocks.1.attn.hook_pattern", "last<-video"),
-        av.ablate("hook_audio_embed", "audio"),
-    ]
-    with pytest.warns(HookedAVWarning, match="2 of 3 interventions run as full forward passes"):
-        found = baseline.run(sweep)
-    assert found.full_passes == (1, 2)
-    for specs, logits in zip(sweep, found.logits, strict=True):
-        torch.testing.assert_close(logits, naive(model, inputs, specs)[0], rtol=1e-4, atol=1e-4)
-
-
-def test_open_hooks_and_interventions_are_obeyed(clip):
-    model, inputs, baseline = clip
-    with model.intervene("video->last@0"):
-        found = baseline.run(["audio->last@1", []])
-        torch.testing.assert_close(found.logits[0], naive(model, inputs, "audio->last@1")[0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.logits[1], naive(model, inputs, ())[0], rtol=1e-4, atol=1e-4)
-    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: x * 0.5)]):
-        with pytest.warns(HookedAVWarning, match="1 of 1 interventions run as full"):
-            found = baseline.run(["audio->last@1"])
-        assert torch.equal(found.logits[0], naive(model, inputs, "audio->last@1")[0])
-        with pytest.raises(HookError, match="hooks are open"):
-            model.baseline(inputs)
-
-
-def test_baselines_that_do_not_fit_are_refused(clip):
-    model, inputs, baseline = clip
-    with pytest.raises(InputsError, match="one prompt without padding"):
-        model.baseline(model.batch([inputs, inputs]))
-    with pytest.raises(MemoryBudgetError):
-        model.baseline(inputs, max_bytes=baseline.n_bytes - 1)
-    assert model.baseline(inputs, max_bytes=baseline.n_bytes).n_bytes == baseline.n_bytes

@@ -49,7 +49,7 @@ def log_of(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def save_often(monkeypatch) -> None:
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "EXAM_BATCHES", 1)
+    monkeypatch.setattr(training, "HELD_OUT_BATCHES", 1)
 
 
 def test_a_run_that_breaks_off_anywhere_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_the_command_trains_and_writes_a_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_short_run_beats_chance(tmp_path, monkeypatch):
     """Encoders and decoder learn: after about three minutes, digits are told apart, and words are copied."""
-    monkeypatch.setattr(training, "EXAM_BATCHES", 4)
+    monkeypatch.setattr(training, "HELD_OUT_BATCHES", 4)
     recipe = Recipe(
         audio=Stage(60, 2e-3),
         video=Stage(100, 2e-3),

@@ -41,7 +41,7 @@ Counts: TypeAlias = dict[str, tuple[int, int]]  # right answers and answers of e
 Outcome: TypeAlias = tuple[Tensor, Callable[[], Counts]]  # the loss; counting waits for the device, so only if asked
 SAVE_EVERY = 200  # steps
 AHEAD = 4  # batches that a worker may have ready
-EXAM_BATCHES = 8
+HELD_OUT_BATCHES = 8
 _HELD_OUT_SEED = 1  # of the held-out batches; a training seed never meets it, because steps are counted otherwise
 
 
@@ -119,9 +119,9 @@ class Trainer:
             right = logits.argmax(-1) == batch.digits
             return cross_entropy(logits, batch.digits), lambda: {modality: (int(right.sum()), len(right))}
 
-        exam = Exam(lambda i: self._encoder_batch(modality, self.held_out, i, AS_IT_IS), outcome)
+        check = HeldOut(lambda i: self._encoder_batch(modality, self.held_out, i, AS_IT_IS), outcome)
         self._stage(
-            modality, learner, lambda step: self._encoder_batch(modality, self.training, step, LEARNING), outcome, exam
+            modality, learner, lambda step: self._encoder_batch(modality, self.training, step, LEARNING), outcome, check
         )
 
     def _encoder_batch(self, modality: str, digits: Digits, step: int, look: Look) -> EncoderBatch:
@@ -131,8 +131,8 @@ class Trainer:
     def _words_stage(self) -> None:
         learner = nn.ModuleDict({"decoder": self.model.decoder})
         words = self._classroom().words_batch
-        exam = Exam(self._held_out_classroom().words_batch, self._answered)
-        self._stage("words", learner, words, self._answered, exam)
+        check = HeldOut(self._held_out_classroom().words_batch, self._answered)
+        self._stage("words", learner, words, self._answered, check)
 
     def _questions_stage(self) -> None:
         """Over a bank: it needs no encoder."""
@@ -149,8 +149,8 @@ class Trainer:
             return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
 
         asking = self._held_out_classroom()
-        exam = Exam(lambda step: asking.batch(step, self.held_out), self._answered)
-        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, exam)
+        check = HeldOut(lambda step: asking.batch(step, self.held_out), self._answered)
+        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, check)
 
     def _bank(self) -> Bank:
         """The encoded seconds, made anew whenever the questions go on: they are not saved."""
@@ -182,7 +182,7 @@ class Trainer:
         learner: nn.ModuleDict,
         make: Callable[[int], Batch],
         outcome: Callable[[Batch], Outcome],
-        exam: "Exam[Any]",
+        check: "HeldOut[Any]",
     ) -> None:
         stage: Stage = getattr(self.recipe, name)
         optimisers = self._optimisers(learner)
@@ -198,7 +198,7 @@ class Trainer:
                 _step(optimiser, stage.rate_at(step))
             last = step + 1 == stage.steps
             if last or (step + 1) % self.log_every == 0:
-                self._log(name, step + 1, loss.item(), counts(), exam, time.perf_counter() - began)
+                self._log(name, step + 1, loss.item(), counts(), check, time.perf_counter() - began)
             if last or (step + 1) % SAVE_EVERY == 0:
                 self._save(name, step + 1, learner, optimisers)
 
@@ -230,8 +230,8 @@ class Trainer:
                 group["scale"] = group["lr"]  # over the rate of the stage
         return found
 
-    def _log(self, name: str, step: int, loss: float, counts: Counts, exam: "Exam[Any]", seconds: float) -> None:
-        held_out_loss, held_out = exam.take(self.device)
+    def _log(self, name: str, step: int, loss: float, counts: Counts, check: "HeldOut[Any]", seconds: float) -> None:
+        held_out_loss, held_out = check.measure(self.device)
         row = {"stage": name, "step": step, "loss": round(loss, 4), "held_out_loss": round(held_out_loss, 4),
                "seconds": round(seconds, 1), "train": _shares(counts), "held_out": _shares(held_out)}  # fmt: skip
         with (self.out / "curve.jsonl").open("a") as file:
@@ -291,7 +291,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Exam(Generic[Batch]):
+class HeldOut(Generic[Batch]):
     """Held-out batches, made once, and what is asked of them."""
 
     make: Callable[[int], Batch]
@@ -299,10 +299,10 @@ class Exam(Generic[Batch]):
 
     @cached_property
     def batches(self) -> list[Batch]:
-        return [self.make(number) for number in range(EXAM_BATCHES)]
+        return [self.make(number) for number in range(HELD_OUT_BATCHES)]
 
     @torch.no_grad()
-    def take(self, device: torch.device) -> tuple[float, Counts]:
+    def measure(self, device: torch.device) -> tuple[float, Counts]:
         """The mean loss, and the summed counts."""
         losses: list[float] = []
         total: Counts = {}
