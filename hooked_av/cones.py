@@ -7,6 +7,7 @@ Axes: batch pos; span (rows of a span), row (positions that are computed).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -79,6 +80,14 @@ class Reads:
         return {row for key, rows in self.rows.items() if key == "logits" or key in late for row in rows}
 
 
+class PlacedEdit(NamedTuple):
+    """An edit, the layer in which it acts, and the rows that it edits."""
+
+    layer: int
+    edit: PointEdit
+    rows: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Cone:
     """One intervention's part of the grid of layers and rows.
@@ -105,28 +114,13 @@ class Cone:
         n_pos = run.row_spans[0].n_pos
         reads.check_against(plan)
         cuts = _all_cuts(plan, n_pos, reads.n_layers)
-        edits = [(level(edit.point, reads.n_layers), edit, _rows(edit.scope.queries, run)) for edit in plan.edits]
-        end = reads.at_the_end()
-        touches = dict.fromkeys(range(reads.top + 1), n_pos)
-        for layer, some in cuts.items():
-            rows = _touched(some, n_pos, run)
-            # in the last block nobody reads what other rows become
-            rows = end.intersection(rows) if layer == reads.last_block else rows
-            touches[layer] = min(rows, default=n_pos)
-        for layer, edit, rows in edits:
-            late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
-            touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
-        touches = {layer: row for layer, row in touches.items() if row < n_pos and layer <= reads.top}
+        edits = [PlacedEdit(level(e.point, reads.n_layers), e, _rows(e.scope.queries, run)) for e in plan.edits]
+        touches = _first_rows(cuts, edits, reads, run)
         if not touches:
             return None
-        means = [(layer, rows) for layer, edit, rows in edits if _is_mean(edit)]
         join, first = min(touches), min(touches.values())
-        last = max(row for rows in (*reads.rows.values(), *(rows for _, rows in means)) for row in rows)
-        gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
-        # the merged sequence still has the rows that leave before layer 0, and its mean is over them too
-        gone -= {row for _, edit, rows in edits if _is_mean(edit) and layer_of(edit.point) < 0 for row in rows}
-        own = tuple(row for row in range(first, last + 1) if row not in gone)
-        late = {row for layer, rows in means if layer >= reads.last_block for row in rows}
+        own = _computed(first, join, plan, edits, reads)
+        late = {row for layer, edit, rows in edits if _is_mean(edit) and layer >= reads.last_block for row in rows}
         reading = tuple(row for row in own if row in reads.at_the_end() | late)
         early = any(first <= row for key, rows in reads.rows.items() if key != "logits" for row in rows)
         if not (reading or (own and early)):
@@ -139,6 +133,33 @@ class Cone:
     def acts(self, layer: int) -> tuple[tuple[AnyCut, ...], tuple[PointEdit, ...]]:
         """What is done to the run in one layer; runs that had the same done to them so far are the same."""
         return self.cuts.get(layer, ()), self.edits.get(layer, ())
+
+
+def _first_rows(
+    cuts: Mapping[int, Sequence[AnyCut]], edits: Sequence[PlacedEdit], reads: Reads, run: Run
+) -> dict[int, int]:
+    """For each layer that something happens in: the first row that changes."""
+    n_pos, end = run.row_spans[0].n_pos, reads.at_the_end()
+    touches = dict.fromkeys(range(reads.top + 1), n_pos)
+    for layer, some in cuts.items():
+        rows = _touched(some, n_pos, run)
+        # in the last block nobody reads what other rows become
+        rows = end.intersection(rows) if layer == reads.last_block else rows
+        touches[layer] = min(rows, default=n_pos)
+    for layer, edit, rows in edits:
+        late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
+        touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
+    return {layer: row for layer, row in touches.items() if row < n_pos and layer <= reads.top}
+
+
+def _computed(first: int, join: int, plan: Plan, edits: Sequence[PlacedEdit], reads: Reads) -> tuple[int, ...]:
+    """The rows from the first that changes to the last that anybody reads, without those that have left."""
+    means = [edit for edit in edits if _is_mean(edit.edit)]
+    last = max(row for rows in (*reads.rows.values(), *(edit.rows for edit in means)) for row in rows)
+    gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
+    # the merged sequence still has the rows that leave before layer 0, and its mean is over them too
+    gone -= {row for _, edit, rows in means if layer_of(edit.point) < 0 for row in rows}
+    return tuple(row for row in range(first, last + 1) if row not in gone)
 
 
 def level(point: str, n_layers: int) -> int:
