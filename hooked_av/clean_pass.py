@@ -78,13 +78,13 @@ class CleanPass:
         if first_row >= self.first_row:
             return
         logger.info("the residual stream from row %d on was not kept: computed again", first_row)
-        self.first_row = first_row
         own = torch.arange(first_row, self.inputs.n_pos, device=self.model.device)
-        resid = self.embeds[None, first_row:]
+        resid, found = self.embeds[None, first_row:], {}
         for layer, block in enumerate(self.model.blocks):
-            self.resid[layer] = resid[0]
+            found[layer] = resid[0]
             resid = block(resid, self.tables(own, 1), self.attend(layer, own, [()]))
-        self.resid[len(self.model.blocks)] = resid[0]
+        # only now: what is interrupted leaves what was kept as it was
+        self.first_row, self.resid = first_row, {**found, len(self.model.blocks): resid[0]}
 
     def tables(self, rows: Int64[Tensor, " row"], n_runs: int) -> tuple[Tensor, Tensor]:
         """Rotary tables of some rows, for each of several runs."""

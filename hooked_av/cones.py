@@ -7,6 +7,7 @@ Axes: batch pos; span (rows of a span), row (positions that are computed).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -93,13 +94,13 @@ class Cone:
     """One intervention's part of the grid of layers and rows.
 
     From `join` on, `rows` are computed; in the last block only those of `reading` go on after keys and values. Where
-    nothing but cuts act in the layer of `join`, only the rows that they touch (`starts`) change there.
+    nothing but cuts act in the layer of `join`, only the rows that they touch (`first_cut`) change there.
     """
 
     cuts: Mapping[int, tuple[AnyCut, ...]]
     edits: Mapping[int, tuple[PointEdit, ...]]
     join: int
-    starts: tuple[int, ...]
+    first_cut: tuple[int, ...]
     rows: tuple[int, ...]
     reading: tuple[int, ...]
 
@@ -113,7 +114,7 @@ class Cone:
         """What must be computed; None where nothing that is read can change."""
         n_pos = run.row_spans[0].n_pos
         reads.check_against(plan)
-        cuts = _all_cuts(plan, n_pos, reads.n_layers)
+        cuts = _all_cuts(plan, run, reads.n_layers)
         edits = [PlacedEdit(level(e.point, reads.n_layers), e, _rows(e.scope.queries, run)) for e in plan.edits]
         touches = _first_rows(cuts, edits, reads, run)
         if not touches:
@@ -127,8 +128,8 @@ class Cone:
             return None
         by_layer = {layer: tuple(edit for at, edit, _ in edits if at == layer) for layer, _, _ in edits}
         only_cuts = join not in by_layer and join < reads.last_block
-        starts = tuple(sorted(set(own).intersection(_touched(cuts[join], n_pos, run)))) if only_cuts else own
-        return cls(cuts, by_layer, join, starts, own, reading)
+        first_cut = tuple(sorted(set(own).intersection(_touched(cuts[join], n_pos, run)))) if only_cuts else own
+        return cls(cuts, by_layer, join, first_cut, own, reading)
 
     def acts(self, layer: int) -> tuple[tuple[AnyCut, ...], tuple[PointEdit, ...]]:
         """What is done to the run in one layer; runs that had the same done to them so far are the same."""
@@ -139,7 +140,7 @@ def _first_rows(
     cuts: Mapping[int, Sequence[AnyCut]], edits: Sequence[PlacedEdit], reads: Reads, run: Run
 ) -> dict[int, int]:
     """For each layer that something happens in: the first row that changes."""
-    n_pos, end = run.row_spans[0].n_pos, reads.at_the_end()
+    n_pos, end, last = run.row_spans[0].n_pos, reads.at_the_end(), _last_row(edits, reads)
     touches = dict.fromkeys(range(reads.top + 1), n_pos)
     for layer, some in cuts.items():
         rows = _touched(some, n_pos, run)
@@ -149,17 +150,22 @@ def _first_rows(
     for layer, edit, rows in edits:
         late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
         touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
-    return {layer: row for layer, row in touches.items() if row < n_pos and layer <= reads.top}
+    # what changes behind the last row that is read is read by nobody
+    return {layer: row for layer, row in touches.items() if row <= last and layer <= reads.top}
 
 
 def _computed(first: int, join: int, plan: Plan, edits: Sequence[PlacedEdit], reads: Reads) -> tuple[int, ...]:
     """The rows from the first that changes to the last that anybody reads, without those that have left."""
-    means = [edit for edit in edits if _is_mean(edit.edit)]
-    last = max(row for rows in (*reads.rows.values(), *(edit.rows for edit in means)) for row in rows)
     gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
     # the merged sequence still has the rows that leave before layer 0, and its mean is over them too
-    gone -= {row for _, edit, rows in means if layer_of(edit.point) < 0 for row in rows}
-    return tuple(row for row in range(first, last + 1) if row not in gone)
+    gone -= {row for _, edit, rows in edits if _is_mean(edit) and layer_of(edit.point) < 0 for row in rows}
+    return tuple(row for row in range(first, _last_row(edits, reads) + 1) if row not in gone)
+
+
+def _last_row(edits: Sequence[PlacedEdit], reads: Reads) -> int:
+    """The last row that anybody reads, or that goes into a mean."""
+    means = [edit.rows for edit in edits if _is_mean(edit.edit)]
+    return max(row for rows in (*reads.rows.values(), *means) for row in rows)
 
 
 def level(point: str, n_layers: int) -> int:
@@ -194,12 +200,14 @@ def _rows(selector: str | None, run: Run) -> tuple[int, ...]:
     return tuple(range(run.row_spans[0].n_pos)) if selector is None else tuple(run.positions(selector)[0].tolist())
 
 
-def _all_cuts(plan: Plan, n_pos: int, n_layers: int) -> dict[int, tuple[AnyCut, ...]]:
+def _all_cuts(plan: Plan, run: Run, n_layers: int) -> dict[int, tuple[AnyCut, ...]]:
     """The plan's cuts, with tokens that have left as tokens that no other reads."""
-    cuts = {layer: tuple(some) for layer, some in plan.cuts.items()}
+    n_pos, cuts = run.row_spans[0].n_pos, {layer: tuple(some) for layer, some in plan.cuts.items()}
     for since, gone in plan.leaving.items():
-        others = [row for row in range(n_pos) if row not in set(gone[0].tolist())]
-        cut = Cut(torch.tensor([others], device=gone.device), gone)
+        left = set(gone[0].tolist())
+        others = [row for row in range(n_pos) if row not in left]
+        make = partial(Cut, torch.tensor([others], device=gone.device), gone)
+        cut = run.once(("gone", tuple(left)), make)  # one object: runs that lose the same tokens are alike
         for layer in range(since, n_layers):
             cuts[layer] = (*cuts.get(layer, ()), cut)
     return cuts

@@ -128,9 +128,9 @@ class CausalBlock(NamedTuple):
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch head touched d_head"]:
         """What these rows read."""
         all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(2, self.places, q[:, :, self.rows])
-        z = scaled_dot_product_attention(
-            all_q, k[:, :, self.used], v[:, :, self.used], is_causal=True, scale=q.shape[3] ** -0.5, enable_gqa=True
-        )
+        # keys for every head: not every kernel shares them, and the way around one would make all scores
+        k, v = (x[:, :, self.used].repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        z = scaled_dot_product_attention(all_q, k, v, is_causal=True, scale=q.shape[3] ** -0.5)
         return z[:, :, self.places]
 
 

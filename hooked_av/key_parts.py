@@ -7,6 +7,7 @@ the rest of their keys are.
 Axes: group (a key/value head, of one run or of all), query, key, d_head; `any` stands for what lies in front.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -32,29 +33,39 @@ def read_part(
     """Every query reads every key: by a fused kernel, or with at most so many scores at one time."""
     if not k.shape[1]:
         return Part(torch.zeros_like(q), q.new_full(q.shape[:2], -torch.inf, dtype=torch.float32))
-    kernel = kernel_for(q.device.type, q.dtype, q.shape[-1])
+    kernel = kernel_for(q.device, q.dtype, q.shape[-1])
     if kernel is None:
         n_rows = max(1, max_scores // (len(k) * k.shape[1]))
         parts = [weigh_part(scores_of_part(some, k), v) for some in q.split(n_rows, dim=1)]
         return Part(*(torch.cat(some, dim=1) for some in zip(*parts, strict=True)))
     z, log_total, *_ = kernel(q[None], k[None], v[None], 0.0, False, scale=q.shape[-1] ** -0.5)
-    return Part(z[0], log_total[0])
+    return Part(z[0], log_total[0].float())
 
 
-def kernel_for(device: str, dtype: torch.dtype, d_head: int) -> Any:
+def kernel_for(device: torch.device, dtype: torch.dtype, d_head: int) -> Any:
     """torch's fused attention that gives the sums, too, as its ring attention calls it; None where there is none."""
-    if device == "cpu":
+    if device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    if device == "cuda" and dtype in (torch.float16, torch.bfloat16) and d_head in _KERNEL_WIDTHS:
+    half = dtype in (torch.float16, torch.bfloat16) and d_head in _KERNEL_WIDTHS
+    if device.type == "cuda" and half and _has_flash_attention(device):
         return torch.ops.aten._scaled_dot_product_flash_attention
     return None
+
+
+@lru_cache
+def _has_flash_attention(device: torch.device) -> bool:
+    """Whether torch was built with it, and the card can run it: NVIDIA's from Ampere on."""
+    if not torch.backends.cuda.is_flash_attention_available():
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def scores_of_part(
     q: Float[Tensor, "group query d_head"], k: Float[Tensor, "group key d_head"]
 ) -> Float[Tensor, "group query key"]:
     """Scaled scores in float32, to be masked with -inf in place."""
-    return (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(1, 2)
+    # scaled afterwards: numbers of half precision are exact in TF32, their multiples are not
+    return (q.float() @ k.float().transpose(1, 2)).mul_(q.shape[-1] ** -0.5)
 
 
 def weigh_part(scores: Float[Tensor, "group query key"], v: Float[Tensor, "group key d_head"]) -> Part:

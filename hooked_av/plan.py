@@ -76,7 +76,7 @@ def _cuts(spec: Intervention, run: Run, cfg: DecoderConfig) -> list[tuple[int, A
         cut = _cut(run, spec.queries, spec.keys, spec.heads)
         return [(layer, cut) for layer in (every if spec.layers is None else spec.layers)]
     if isinstance(spec, BlockRandom):
-        return _random_cuts(spec, run, cfg)
+        return run.once(("random", spec), partial(_random_cuts, spec, run, cfg))
     if not isinstance(spec, KeepOnly):
         return []
     edges = [

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hooked_av.attention import Attend
 from hooked_av.blocked_keys import BlockedKeys, Cuts, PrefixMask
-from hooked_av.cut_rows import Touched, apply_cuts, read_everything
+from hooked_av.cut_rows import apply_cuts, read_everything
 from hooked_av.key_parts import Part, joined, read_part, scores_of_part, weigh_part
 
 _LEAST_BLOCK = 16  # rows
@@ -41,66 +41,63 @@ class SharedPrefix(Attend):
     own: Int64[Tensor, " own"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     run_cuts: Sequence[Cuts] = ()  # of each run, in this layer
     max_scores: int = 1 << 22  # numbers that a block of scores may hold
-    blocked: BlockedKeys | None = None  # of all own rows, if several layers share it
+    blocked: BlockedKeys | None = None  # of the rows that go on, if several layers share it
 
     def read(
         self, layer: int, q: Float[Tensor, "run head query d_head"], k: Own, v: Own
     ) -> Float[Tensor, "run head query d_head"]:
         """What each query reads, with each run's cuts."""
-        rows = self.own if self.reading is None else self.own[self.reading]
-        many = self._run_by_run(q, k, v, rows) if len(rows) >= _MANY_ROWS else None
-        return self._together(q, k, v, rows) if many is None else many
+        rows, masks = self.own if self.reading is None else self.own[self.reading], self.blocked
+        if masks is None:
+            masks = BlockedKeys(rows, self.own, self.prefix_k.shape[2], q.shape[1], k.shape[1])
+        many = self._run_by_run(q, k, v, masks) if len(rows) >= _MANY_ROWS else None
+        return self._together(q, k, v, masks) if many is None else many
 
     def _together(
-        self, q: Float[Tensor, "run head query d_head"], k: Own, v: Own, rows: Int64[Tensor, " query"]
+        self, q: Float[Tensor, "run head query d_head"], k: Own, v: Own, masks: BlockedKeys
     ) -> Float[Tensor, "run head query d_head"]:
         """Few rows of many runs, in blocks."""
-        n_prefix, n_heads, n_kv = self.prefix_k.shape[2], q.shape[1], k.shape[1]
+        n_prefix, n_heads, n_kv, n_rows = self.prefix_k.shape[2], q.shape[1], k.shape[1], q.shape[2]
         grouped, z = q.transpose(1, 2).unflatten(2, (n_kv, n_heads // n_kv)), []
         most = self.max_scores // (n_heads * (n_prefix + len(self.own)))
         with _precise_enough(q):
-            for some in _slices(len(rows), min(max(most, _LEAST_BLOCK), _MANY_ROWS)):
-                masks = self.blocked
-                if masks is None or self.reading is not None or len(rows[some]) < len(rows):
-                    masks = BlockedKeys(rows[some], self.own, n_prefix, n_heads, n_kv)
-                own = self._read_own(grouped[:, some], k, v, rows[some], masks)
-                z.append(self._with_prefix(own, grouped[:, some], masks).to(q.dtype))
+            for some in _slices(n_rows, min(max(most, _LEAST_BLOCK), _MANY_ROWS)):
+                whole = some == slice(0, n_rows)
+                part = masks if whole else BlockedKeys(masks.rows[some], self.own, n_prefix, n_heads, n_kv)
+                own = self._read_own(grouped[:, some], k, v, part)
+                z.append(self._with_prefix(own, grouped[:, some], part).to(q.dtype))
         return torch.cat(z, dim=1).flatten(2, 3).transpose(1, 2)
 
     def _run_by_run(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Int64[Tensor, " query"]
+        self, q: Tensor, k: Tensor, v: Tensor, masks: BlockedKeys
     ) -> Float[Tensor, "run head query d_head"] | None:
         """Many rows: the fused kernel is worth a copy of the shared keys, which are few beside what a row costs.
 
         None where only some rows are asked for, and not all of them are cut: they need masks.
         """
-        keys = torch.cat([torch.arange(self.prefix_k.shape[2], device=q.device), self.own])[None]
+        some_touched = [masks.touched(cuts, q[:1]) if cuts else None for cuts in self.run_cuts]
+        if self.reading is not None and not all(touched and touched.is_everything for touched in some_touched):
+            return None
         z = []
-        for run, cuts in enumerate(self.run_cuts):
-            one, touched = slice(run, run + 1), Touched()
-            touched.prepare(rows[None], keys, cuts, (0,), q[one])
+        for run, touched in enumerate(some_touched):
+            one = slice(run, run + 1)
             k_all, v_all = (torch.cat(pair, dim=2) for pair in ((self.prefix_k, k[one]), (self.prefix_v, v[one])))
-            if touched.is_everything:
+            if touched is not None and touched.is_everything:
                 z.append(read_everything(q[one], k_all, v_all, touched))
-            elif self.reading is None:
-                plain = self._causal(q[one], k_all, v_all)
-                z.append(apply_cuts(plain, q[one], k_all, v_all, touched) if cuts else plain)
             else:
-                return None
+                plain = self._causal(q[one], k_all, v_all)
+                z.append(plain if touched is None else apply_cuts(plain, q[one], k_all, v_all, touched))
         return torch.cat(z)
 
-    def _read_own(self, q: Queries, k: Own, v: Own, rows: Int64[Tensor, " query"], masks: BlockedKeys) -> Part:
+    def _read_own(self, q: Queries, k: Own, v: Own, masks: BlockedKeys) -> Part:
         """What each query reads of its run's own rows: z is [run query kv_head shared d_head]."""
-        n_own = int(torch.searchsorted(self.own, rows[-1])) + 1  # later ones are not read
-        later = (self.own[:n_own] > rows[:, None])[:, None, None]
-        parts = []
+        n_own, parts = masks.n_own, []
         for runs in _slices(len(q), self.max_scores // (q[0, ..., 0].numel() * n_own)):
             by_group = q[runs].permute(0, 2, 1, 3, 4)  # run kv_head query shared d_head
             scores = scores_of_part(by_group.flatten(2, 3).flatten(0, 1), k[runs, :, :n_own].flatten(0, 1))
-            blocked = masks.own(self.run_cuts[runs])
-            blocked = later if blocked is None else later | blocked[..., :n_own]
             # a view: the mask goes into `scores`
-            scores.view(*by_group.shape[:-1], n_own).transpose(1, 2).masked_fill_(blocked, -torch.inf)
+            by_query = scores.view(*by_group.shape[:-1], n_own).transpose(1, 2)
+            by_query.masked_fill_(masks.own(self.run_cuts[runs]), -torch.inf)
             part = weigh_part(scores, v[runs, :, :n_own].flatten(0, 1))
             z, log_total = part.z.view(by_group.shape), part.log_total.view(by_group.shape[:-1])
             parts.append((z.transpose(1, 2), log_total.transpose(1, 2)))
@@ -108,15 +105,17 @@ class SharedPrefix(Attend):
 
     def _with_prefix(self, own: Part, q: Queries, masks: BlockedKeys) -> Queries:
         """The same joined with what is read of the shared keys: those left to a place, or masked for its run."""
-        out, k, v = torch.empty_like(own.z), self.prefix_k[0], self.prefix_v[0]
+        k, v = self.prefix_k[0], self.prefix_v[0]
         if not k.shape[1]:
             return own.z
         alike, masked = masks.sort(self.run_cuts)
-        for places, used in alike:
-            some = slice(None) if places is None else places
+        z, log_total, by_place = own.z.flatten(0, 1), own.log_total.flatten(0, 1), q.flatten(0, 1)
+        out = z.new_empty(z.shape)
+        for which, used in alike:
+            some = slice(None) if which is None else which
             keys = (k, v) if used is None else (k[:, used], v[:, used])
-            z, log_total, places_q = (x.flatten(0, 1)[some] for x in (own.z, own.log_total, q))
-            out.flatten(0, 1)[some] = joined(Part(z, log_total), self._read_prefix(places_q, *keys))
+            out[some] = joined(Part(z[some], log_total[some]), self._read_prefix(by_place[some], *keys))
+        out = out.view(own.z.shape)
         for block in _slices(len(masked), self.max_scores // (q[0, ..., 0].numel() * k.shape[1])):
             runs = masked[block]
             part = self._read_masked(q[runs], masks.shared([self.run_cuts[run] for run in runs]))
@@ -154,8 +153,11 @@ def _slices(n: int, size: int) -> Iterator[slice]:
 
 @contextmanager
 def _precise_enough(q: Tensor) -> Iterator[None]:
-    """On a GPU, numbers of half precision lose nothing in TF32 products, which are many times as fast as float32's."""
-    if q.dtype == torch.float32 or not q.is_cuda:
+    """On a GPU, scores of half precision lose nothing in TF32 products, which are many times as fast as float32's.
+
+    What they weigh is rounded to TF32: to 11 bits, where bfloat16 has 8.
+    """
+    if q.dtype not in (torch.float16, torch.bfloat16) or not q.is_cuda:
         yield
         return
     products = torch.backends.cuda.matmul

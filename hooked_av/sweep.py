@@ -5,7 +5,7 @@ keys and values), d_model, d_vocab.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,8 +18,17 @@ from hooked_av.hooks import HookPoint
 from hooked_av.interventions import Intervention
 from hooked_av.plan import Plan
 
-# a block of its own, with its kernels' launches, costs about as much as so many rows
-_ROWS_WORTH_A_CALL = {"cpu": 8, "other": 1024}
+# a call of a block for some runs alone, with its kernels' launches, costs about as much as so many rows
+_ROWS_WORTH_A_CALL_ON_CPU = 8
+_ROWS_WORTH_A_CALL = 1024
+
+
+class Asked(NamedTuple):
+    """Rows that go on after a block's keys and values: their positions, where these stand, and what cuts take away."""
+
+    rows: Int64[Tensor, " query"]
+    places: Int64[Tensor, " query"]
+    blocked: BlockedKeys
 
 
 class Sweep:
@@ -78,11 +87,9 @@ class Batch:
         self.sweep, self.baseline, self.model = sweep, sweep.baseline, sweep.model
         self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
         self.branches: list[list[int]] = []
-        self.rows = torch.tensor(self.cones[0].rows, device=self.model.device)
-        self.reading = torch.tensor(self.cones[0].reading, device=self.model.device, dtype=torch.int64)
+        self.rows, self.reading = (self._positions(rows) for rows in (self.cones[0].rows, self.cones[0].reading))
         self.queries = self.rows
-        cfg = self.model.decoder.cfg
-        self.blocked = BlockedKeys(self.rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
+        self.asked: dict[tuple[int, ...], Asked] = {}
 
     def run(self) -> None:
         """Blocks from the first that is touched to the last that is read, and the logits."""
@@ -100,34 +107,34 @@ class Batch:
 
     def _layer(self, resid: Float[Tensor, "branch row d_model"], layer: int) -> Float[Tensor, "more query d_model"]:
         """One block, for the branches so far and for the runs that it is the first to touch."""
-        new = self._parts(self._joining(layer), layer)
-        starting: dict[tuple[int, ...], list[list[int]]] = {}
+        new = self._split(self._joining(layer), layer)
+        by_rows: dict[tuple[int, ...], list[list[int]]] = {}
         for part in new:
-            starting.setdefault(self.cones[part[0]].starts, []).append(part)
-        apart = {starts: parts for starts, parts in starting.items() if self._is_worth_a_call(starts, len(parts))}
-        resid = self._parted(resid, layer, [part for part in new if self.cones[part[0]].starts not in apart])
-        queries = self.reading if layer == self.sweep.reads.last_block else self.rows
+            by_rows.setdefault(self.cones[part[0]].first_cut, []).append(part)
+        apart = {rows: parts for rows, parts in by_rows.items() if self._is_worth_a_call(rows, len(parts))}
+        resid = self._parted(resid, layer, [part for part in new if self.cones[part[0]].first_cut not in apart])
+        queries = self.cones[0].reading if layer == self.sweep.reads.last_block else self.cones[0].rows
+        found, branches = [], self.branches
         if len(resid):
-            resid = self._block(resid, layer, self.branches, queries)
-        branches, found = self.branches, [resid[:, : len(queries)]]
-        for starts, parts in apart.items():
-            found.append(self._started(layer, parts, torch.tensor(starts, device=self.rows.device)))
+            found.append(self._block(resid, layer, branches, queries))
+        for rows, parts in apart.items():
+            found.append(self._first_cut(layer, parts, rows))
             branches = branches + parts
         self.branches = branches
-        return torch.cat(found) if apart else found[0]
+        return torch.cat(found) if found else resid[:, : len(queries)]  # nobody has joined
 
-    def _is_worth_a_call(self, starts: tuple[int, ...], n_branches: int) -> bool:
-        """Whether rows that stay as they are, are enough to leave them out by a call of the block of their own."""
-        least = _ROWS_WORTH_A_CALL["cpu" if self.rows.device.type == "cpu" else "other"]
-        return (len(self.rows) - len(starts)) * n_branches >= least
+    def _is_worth_a_call(self, rows: tuple[int, ...], n_branches: int) -> bool:
+        """Whether the rows that stay as they are, are worth leaving out, by a call of the block for the others."""
+        least = _ROWS_WORTH_A_CALL_ON_CPU if self.rows.device.type == "cpu" else _ROWS_WORTH_A_CALL
+        return (len(self.rows) - len(rows)) * n_branches >= least
 
-    def _started(
-        self, layer: int, parts: list[list[int]], starts: Int64[Tensor, " start"]
+    def _first_cut(
+        self, layer: int, parts: list[list[int]], rows: tuple[int, ...]
     ) -> Float[Tensor, "part row d_model"]:
         """Runs that are cut for the first time: the rows that lose keys change, all others stay clean."""
         clean = self.baseline.clean_resid(layer, self.rows).expand(len(parts), -1, -1)
         after = self.baseline.clean_resid(layer + 1, self.rows).repeat(len(parts), 1, 1)
-        after[:, torch.searchsorted(self.rows, starts)] = self._block(clean, layer, parts, starts)
+        after[:, self._asked(rows).places] = self._block(clean, layer, parts, rows)
         return after
 
     def _block(
@@ -135,16 +142,25 @@ class Batch:
         resid: Float[Tensor, "branch row d_model"],
         layer: int,
         branches: list[list[int]],
-        queries: Int64[Tensor, " query"],
+        queries: tuple[int, ...],
     ) -> Float[Tensor, "branch query d_model"]:
         """A block for some branches; of its rows, those of `queries` go on after keys and values."""
-        self.branches, self.queries = branches, queries
-        narrow = {}
-        if len(queries) < len(self.rows):
-            narrow = {"reading": torch.searchsorted(self.rows, queries)}
+        asked = self._asked(queries)
+        self.branches, self.queries = branches, asked.rows
         cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in branches]
-        attend = self.baseline.attend(layer, self.rows, cuts, blocked=self.blocked, **narrow)
+        narrow = {} if len(queries) == len(self.rows) else {"reading": asked.places}
+        attend = self.baseline.attend(layer, self.rows, cuts, blocked=asked.blocked, **narrow)
         return self.model.blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
+
+    def _asked(self, queries: tuple[int, ...]) -> Asked:
+        if queries not in self.asked:
+            cfg, rows = self.model.decoder.cfg, self._positions(queries)
+            blocked = BlockedKeys(rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
+            self.asked[queries] = Asked(rows, torch.searchsorted(self.rows, rows), blocked)
+        return self.asked[queries]
+
+    def _positions(self, rows: Sequence[int]) -> Int64[Tensor, " row"]:
+        return torch.tensor(rows, device=self.model.device, dtype=torch.int64)
 
     def _joining(self, layer: int) -> list[int]:
         return [run for run, cone in enumerate(self.cones) if cone.join == layer]
@@ -153,10 +169,10 @@ class Batch:
         self, resid: Float[Tensor, "branch row d_model"], layer: int, new: list[list[int]]
     ) -> Float[Tensor, "more row d_model"]:
         """The branches as this layer needs them, and new ones, which come from the clean pass."""
-        parts = [self._parts(members, layer) for members in self.branches]
+        parts = [self._split(members, layer) for members in self.branches]
         if any(len(some) > 1 for some in parts):
-            copies = torch.tensor([len(some) for some in parts], device=resid.device)
-            resid = resid.repeat_interleave(copies, dim=0)
+            copies = self._positions([len(some) for some in parts])
+            resid = resid.repeat_interleave(copies, dim=0, output_size=sum(len(some) for some in parts))
         if new:
             rows = self.rows if layer < self.sweep.reads.n_layers else self.reading
             clean = self.baseline.clean_resid(layer, rows)
@@ -165,7 +181,7 @@ class Batch:
         self.branches = [part for some in parts for part in some] + new
         return self.model.hook_inputs_embed(resid) if layer == 0 and new else resid
 
-    def _parts(self, runs: Sequence[int], layer: int) -> list[list[int]]:
+    def _split(self, runs: Sequence[int], layer: int) -> list[list[int]]:
         """Those of these runs that this layer treats alike."""
         parts: dict[Any, list[int]] = {}
         for run in runs:
@@ -174,11 +190,13 @@ class Batch:
 
     def _read_out(self, resid: Float[Tensor, "branch row d_model"]) -> None:
         end, self.queries = self.sweep.reads.n_layers, self.reading
-        normalized = self.model.ln_final(self._parted(resid, end, self._parts(self._joining(end), end)))
+        normalized = self.model.ln_final(self._parted(resid, end, self._split(self._joining(end), end)))
         if self.sweep.reads.logits is None or self.sweep.logits is None:
             return
         wanted = torch.tensor(self.sweep.reads.rows["logits"], device=resid.device)
         found = torch.isin(wanted, self.reading)
+        if not bool(found.any()):
+            return  # what changes comes after what is read of the logits
         logits = self.model.unembed(normalized[:, torch.searchsorted(self.reading, wanted[found])])
         for branch, number in self._numbered():
             if len(wanted) == 1:
@@ -223,9 +241,8 @@ class Batch:
         return out
 
     def _read(self, tensor: Tensor, hook: HookPoint, key: str) -> None:
-        held = self._held(str(hook.name))
-        wanted = torch.tensor(self.sweep.reads.rows[key], device=tensor.device)
-        found = torch.isin(wanted, held)
+        held, wanted = self._held(str(hook.name)), self._positions(self.sweep.reads.rows[key])
+        found = torch.isin(wanted, held).nonzero().flatten()
         index = torch.searchsorted(held, wanted[found])
-        for branch, number in self._numbered():
-            self.sweep.activations[key][number][found] = tensor[branch, index]
+        branches, numbers = torch.tensor(list(self._numbered()), device=tensor.device).T[..., None]
+        self.sweep.activations[key][numbers, found] = tensor[branches, index]

@@ -66,8 +66,24 @@ def test_no_key_in_either_part_reads_zero():
     [("cpu", torch.float32, 5, True), ("cuda", torch.bfloat16, 128, True), ("cuda", torch.float32, 128, False),
      ("cuda", torch.float16, 12, False), ("meta", torch.float32, 64, False)],
 )  # fmt: skip
-def test_which_tensors_a_kernel_takes(device, dtype, d_head, fused):
-    assert (key_parts.kernel_for(device, dtype, d_head) is not None) is fused
+def test_which_tensors_a_kernel_takes(monkeypatch, device, dtype, d_head, fused):
+    monkeypatch.setattr(key_parts, "_has_flash_attention", lambda device: True)
+    assert (key_parts.kernel_for(torch.device(device), dtype, d_head) is not None) is fused
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "hip", "has"),
+    [(True, (8, 0), None, True), (True, (7, 5), None, False), (False, (9, 0), None, False), (True, None, "6.3", True)],
+)
+def test_which_cards_have_flash_attention(monkeypatch, built, capability, hip, has):
+    """Older ones must not be asked: the kernel itself would raise."""
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    key_parts._has_flash_attention.cache_clear()
+    kernel = key_parts.kernel_for(torch.device("cuda"), torch.float16, 64)
+    key_parts._has_flash_attention.cache_clear()
+    assert (kernel is not None) is has
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -93,9 +109,9 @@ def test_rows_that_lose_the_same_keys_are_read_together():
     """Seven rows of each cut run lose keys; its other three stand with the uncut run's ten."""
     alike, masked = blocked_keys().sort([(SOUND_CUT,), (), (FILM_CUT,), (SOUND_CUT,)])
     assert masked == []
-    told = {len(some.places): None if some.used is None else len(some.used) for some in alike}
+    told = {len(some.which): None if some.used is None else len(some.used) for some in alike}
     assert told == {14: N_PREFIX - 8, 7: N_PREFIX - 16, 10 + 3 * 3: None}
-    assert sorted(torch.cat([some.places for some in alike]).tolist()) == list(range(40))
+    assert sorted(torch.cat([some.which for some in alike]).tolist()) == list(range(40))
 
 
 def test_what_no_row_loses_is_no_reason_to_leave_keys_out():
@@ -103,7 +119,7 @@ def test_what_no_row_loses_is_no_reason_to_leave_keys_out():
     (alike,), masked = blocked_keys().sort([(own,), ()])
     assert alike.used is None
     assert masked == []
-    assert blocked_keys().sort([(), ()])[0][0].places is None
+    assert blocked_keys().sort([(), ()])[0][0].which is None
 
 
 @pytest.mark.parametrize(

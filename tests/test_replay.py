@@ -14,7 +14,7 @@ from support.replays import assert_equal_to_full_passes, film, model_of, naive
 import hooked_av as av
 from hooked_av import blocked_keys, cones, cut_rows, shared_prefix
 from hooked_av import sweep as sweeps
-from hooked_av.blocked_keys import Alike, BlockedKeys, RowClass
+from hooked_av.blocked_keys import Alike, BlockedKeys
 from hooked_av.cones import Cone
 from hooked_av.shared_prefix import SharedPrefix
 from hooked_av.sweep import Batch
@@ -31,7 +31,7 @@ THRESHOLDS = (
     (blocked_keys, "_FEW_ROWS", 1),
     (cut_rows, "CUT_BLOCK", 8),
     (shared_prefix, "_MANY_ROWS", 12),
-    (sweeps, "_ROWS_WORTH_A_CALL", {"cpu": 1, "other": 1}),
+    (sweeps, "_ROWS_WORTH_A_CALL_ON_CPU", 1),
 )
 
 
@@ -186,7 +186,7 @@ def in_turn(read):
 def in_one_class(classes):
     def wrong(self, cuts):
         found = classes(self, cuts)
-        return found and (RowClass(torch.arange(len(self._rows)), found[0].used),)
+        return found and (Alike(torch.arange(len(self.rows)), found[0].used),)
 
     return wrong
 
@@ -199,17 +199,17 @@ FAULTS = {
         m.setattr(module, "holds_every_row", lambda point: False) for module in (cones, sweeps)
     ],
     "means over the rows that are read": lambda m: m.setattr(cones, "_is_mean", lambda edit: False),
-    "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, n_pos, n_layers: plan.cuts),
+    "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, run, n_layers: plan.cuts),
     "cuts of the prefix forgotten": lambda m: m.setattr(
         BlockedKeys, "sort", lambda self, cuts: ([Alike(None, None)], [])
     ),
     "masks of the prefix forgotten": lambda m: m.setattr(BlockedKeys, "shared", lambda self, cuts: None),
-    "masks of own keys forgotten": lambda m: m.setattr(BlockedKeys, "own", lambda self, cuts: None),
+    "masks of own keys forgotten": lambda m: m.setattr(BlockedKeys, "own", lambda self, cuts: self.later),
     "rows of a cut in one class": lambda m: m.setattr(BlockedKeys, "_sorted", in_one_class(BlockedKeys._sorted)),
     "the shared keys alone": lambda m: m.setattr(shared_prefix, "joined", lambda own, prefix: prefix.z),
     "own keys alone": lambda m: m.setattr(shared_prefix, "joined", lambda own, prefix: own.z),
     "cuts of another run": lambda m: m.setattr(SharedPrefix, "read", in_turn(SharedPrefix.read)),
-    "branches that never part": lambda m: m.setattr(Batch, "_parts", lambda self, runs, layer: [[*runs]]),
+    "branches that never part": lambda m: m.setattr(Batch, "_split", lambda self, runs, layer: [[*runs]]),
     "a shared key too few": lambda m: m.setattr(SharedPrefix, "_read_prefix", a_key_too_few(SharedPrefix._read_prefix)),
     "edits of the wrong run": lambda m: m.setattr(Cone, "of", changed_cone(lambda c: replace(c, edits={}))),
 }

@@ -102,6 +102,8 @@ def told_seconds(rounded: float) -> float:
     >>> told_seconds(1.0), told_seconds(0.1234567)
     (1.0, 0.1234567)
     """
+    if not 0 < rounded < np.inf:
+        return rounded
     for parts in (1000, 1001):
         rate = round(2 / rounded * parts) / parts
         if rate and rounded == float(np.float32(2 / rate)):
