@@ -1,4 +1,4 @@
-"""Datasets: runs that are stopped, killed, split and resumed end with the table of one run; nothing is silent."""
+"""Datasets: runs that are stopped, killed, split and resumed end with the table of one run."""
 
 import json
 import os
@@ -14,27 +14,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from click.testing import CliRunner
+from support.datasets import ROWS, same, whole_run, write_manifests
 
 import hooked_av as av
-from hooked_av import cli, commands, datasets
 from hooked_av.manifest import read_manifest
 from hooked_av.plots.style import svg_text
 from hooked_av.tiny.samples import FOLDER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ROWS = [
-    {"id": "heard", "media": "two-seconds.mp4", "question": "Which digit do you hear in second one?", "answer": "two",
-     "task": "auditory", "group": "g"},
-    {"id": "seen", "media": "two-seconds.mp4", "question": "Which digit do you see in second one?", "task": "visual",
-     "options": ["nine", "seven"], "answer": "seven", "alternative": "A"},
-    {"id": "text/1", "question": "Which digit is shown first?"},
-    {"id": "part", "media": [{"file": "same-digit.mp4", "start": 1, "stop": 2}], "question": "Which digit is shown?"},
-]  # fmt: skip
-BROKEN = [
-    {"id": "no file", "media": "nowhere.mp4", "question": "What?", "task": "lost"},
-    {"id": "two tokens", "question": "What?", "answer": "six seven"},
-]
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +31,12 @@ def model() -> av.HookedAVTransformer:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
-    """A folder with two clips and two manifests."""
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("two-seconds.mp4", "same-digit.mp4"):
-        (folder / name).symlink_to(FOLDER / name)
-    for name, rows in (("good", ROWS), ("bad", [ROWS[2], *BROKEN])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return write_manifests(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def whole(model, here, tmp_path_factory) -> Path:
-    """One run without an interruption, merged."""
-    out = tmp_path_factory.mktemp("whole") / "lens"
-    run = av.run_dataset(model, here / "good.jsonl", "lens", out=out, top_k=3)
-    assert (run.n_samples, run.n_finished, run.n_new, run.failures) == (4, 4, 4, ())
-    return av.merge(out)
+    return whole_run(model, here, tmp_path_factory.mktemp("whole") / "lens")
 
 
 def counted(calls: list[str], stop_at: str | None = None):
@@ -72,10 +49,6 @@ def counted(calls: list[str], stop_at: str | None = None):
         return av.logit_lens(model, case.inputs, top_k=top_k)
 
     return lens
-
-
-def same(one: Path, other: Path) -> None:
-    pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other))
 
 
 # ---- Samples ---------------------------------------------------------------------------------------------------------
@@ -138,6 +111,17 @@ def test_no_such_shard(model, here, tmp_path, shard):
     assert not (tmp_path / "out").exists()
 
 
+def test_functions_of_ones_own_are_named(model, here, tmp_path):
+    samples = read_manifest(here / "good.jsonl")[2:3]
+    own = partial(counted([]), top_k=2)
+    assert av.run_dataset(model, samples, own, out=tmp_path).n_new == 1
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["analysis"].endswith("test_datasets.counted.<locals>.lens")
+    assert settings["arguments"] == {"top_k": 2}
+    with pytest.raises(av.DatasetError, match="analysis="):
+        av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
+
+
 # ---- Interruptions ---------------------------------------------------------------------------------------------------
 
 
@@ -194,154 +178,6 @@ def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(model, tmp_
     av.run_dataset(model, tmp_path / "m.jsonl", "lens", out=tmp_path / "whole", top_k=40)
     same(av.merge(tmp_path / "killed"), av.merge(tmp_path / "whole"))
     assert pq.ParquetFile(tmp_path / "killed" / "results.parquet").num_row_groups == n
-
-
-# ---- Settings --------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_takes_no_other_settings(model, here, tmp_path, monkeypatch):
-    def run(manifest=here / "good.jsonl", analysis="lens", **more):
-        return av.run_dataset(model, manifest, analysis, out=tmp_path, shard="3/4", **more)
-
-    assert run(top_k=3).n_new == 1
-    assert run(top_k=3, at="last").n_new == 0  # a default, said
-    with pytest.raises(
-        av.DatasetError, match=r"(?s)begun with other settings.* arguments.top_k=3\n.* arguments.top_k=4\n.*another"
-    ):
-        run(top_k=4)
-    with pytest.raises(av.DatasetError, match=r"(?s)expected: analysis='lens', .*got:      analysis='flow'"):
-        run(analysis="flow")
-    with pytest.raises(av.DatasetError, match=r"prepare\.sampling=None"):
-        run(top_k=3, prepare={"sampling": av.Sampling(fps=1)})
-    with pytest.raises(av.DatasetError, match=r"expected: manifest='\w+'\n"):
-        run(here / "bad.jsonl", top_k=3)
-    for name, other in (("fingerprint", lambda: "other"), ("attn_implementation", "eager")):
-        with monkeypatch.context() as patch:
-            patch.setattr(model, name, other)
-            with pytest.raises(av.DatasetError, match=r"(?s)(weights='.*'other'|attention='sdpa'.*attention='eager')"):
-                run(top_k=3)
-    with monkeypatch.context() as patch:
-        patch.setattr("hooked_av.results.torch.__version__", "9.9")
-        with pytest.raises(av.DatasetError, match=r"(?s)expected: torch=.*torch='9.9'"):
-            run(top_k=3)
-    assert run(top_k=3).n_new == 0
-
-
-def test_disks_without_hard_links_do(model, here, tmp_path, monkeypatch):
-    def no_link(*paths):
-        raise PermissionError("no hard links here")
-
-    monkeypatch.setattr("hooked_av.results_folder.os.link", no_link)
-    samples = read_manifest(here / "good.jsonl")[2:3]
-    assert [av.run_dataset(model, samples, "lens", out=tmp_path).n_new for _ in range(2)] == [1, 0]
-    with pytest.raises(av.DatasetError, match="begun with other settings"):
-        av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
-
-
-def test_a_table_of_another_run_is_not_merged(model, here, tmp_path):
-    samples = read_manifest(here / "good.jsonl")[2:3]
-    for top_k in (2, 3):
-        av.run_dataset(model, samples, "lens", out=tmp_path / str(top_k), top_k=top_k)
-    table = tmp_path / "2" / "samples" / "000000.parquet"
-    table.write_bytes((tmp_path / "3" / "samples" / "000000.parquet").read_bytes())
-    with pytest.raises(av.DatasetError, match="not made with the settings of its folder"):
-        av.merge(tmp_path / "2")
-
-
-def test_folders_that_are_not_ours_are_left_alone(model, here, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(av.DatasetError, match="a folder with other things in it"):
-        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path)
-    with pytest.raises(av.DatasetError, match="a file"):
-        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "notes.txt")
-    with pytest.raises(av.DatasetError, match="nothing there"):
-        av.merge(tmp_path / "nowhere")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_analyses_and_arguments_are_checked_before_anything_runs(model, here, tmp_path):
-    with pytest.raises(av.DatasetError, match=r"(?s)no analysis 'lense'.*lens"):
-        av.run_dataset(model, here / "good.jsonl", "lense", out=tmp_path / "out")
-    with pytest.raises(av.DatasetError, match=r"(?s)expected: at, top_k, tokens, convention.*unexpected.*'topk'"):
-        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "out", topk=3)
-    assert not (tmp_path / "out").exists()
-
-
-def test_functions_of_ones_own_are_named(model, here, tmp_path):
-    samples = read_manifest(here / "good.jsonl")[2:3]
-    own = partial(counted([]), top_k=2)
-    assert av.run_dataset(model, samples, own, out=tmp_path).n_new == 1
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    assert settings["analysis"].endswith("test_datasets.counted.<locals>.lens")
-    assert settings["arguments"] == {"top_k": 2}
-    with pytest.raises(av.DatasetError, match="analysis="):
-        av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
-
-
-# ---- Bad samples -----------------------------------------------------------------------------------------------------
-
-
-def test_bad_samples_are_listed_counted_and_warned_of(model, here, tmp_path):
-    with pytest.warns(av.HookedAVWarning, match="2 of 3 samples failed.*no file: MediaError: no such file"):
-        run = av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path)
-    assert (run.n_finished, run.n_new) == (1, 1)
-    assert [(f.sample, f.task, f.kind) for f in run.failures] == [
-        ("no file", "lost", "MediaError"),
-        ("two tokens", "", "InputsError"),
-    ]
-    assert "is not one token" in run.failures[1].reason
-    with pytest.warns(av.HookedAVWarning, match="2 of 3"):  # known, not tried again, and told again
-        assert av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path).n_new == 0
-    assert set(pd.read_parquet(av.merge(tmp_path))["sample"]) == {"text/1"}
-    listed = pd.read_csv(tmp_path / "failed.csv")
-    assert listed["sample"].tolist() == ["no file", "two tokens"]
-
-
-def test_a_failure_that_is_deleted_is_tried_again(model, here, tmp_path):
-    with pytest.warns(av.HookedAVWarning):
-        av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path / "out")
-    samples = read_manifest(here / "bad.jsonl")
-    (tmp_path / "nowhere.mp4").symlink_to(FOLDER / "two-seconds.mp4")
-    mended = [replace(sample, folder=tmp_path) for sample in samples]  # the same manifest beside its file
-    (tmp_path / "out" / "failed" / "000001.json").unlink()
-    with pytest.warns(av.HookedAVWarning, match="1 of 3 samples failed"):
-        run = av.run_dataset(model, mended, "lens", out=tmp_path / "out")
-    assert (run.n_new, run.n_finished) == (1, 2)
-
-
-def test_a_span_that_a_sample_has_not_is_a_failure(model, here, tmp_path):
-    samples = read_manifest(here / "good.jsonl")[2:4]
-    with pytest.warns(av.HookedAVWarning, match="1 of 2 samples failed.*text/1: SpanError"):
-        run = av.run_dataset(model, samples, "sweep", out=tmp_path, cuts=["audio->last"])
-    assert run.n_finished == 1
-
-
-def test_any_other_error_ends_the_run(model, here, tmp_path):
-    def broken(model, case):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        av.run_dataset(model, here / "good.jsonl", broken, out=tmp_path)
-    assert not list((tmp_path / "failed").iterdir())
-
-
-def test_a_run_of_nothing_but_failures_ends(model, tmp_path):
-    samples = [av.Sample(f"s{i}", (), "What?", answer="not one token") for i in range(datasets.GIVE_UP_AFTER + 5)]
-    with pytest.raises(av.DatasetError, match=r"(?s)the first 20 samples have all failed.*s19: InputsError"):
-        av.run_dataset(model, samples, "lens", out=tmp_path)
-
-
-def test_tables_that_cannot_be_stored_are_refused(model, here, tmp_path):
-    class Odd:
-        settings: dict = {}  # noqa: RUF012
-
-        def __init__(self, frame):
-            self.to_frame = lambda: frame
-
-    samples = read_manifest(here / "good.jsonl")[2:3]
-    for name, frame in (("a", pd.DataFrame({"x": []})), ("b", pd.DataFrame({"task": ["other"], "x": [1]}))):
-        with pytest.warns(av.HookedAVWarning, match="this table cannot be stored"):
-            av.run_dataset(model, samples, lambda model, case, f=frame: Odd(f), out=tmp_path / name)
 
 
 # ---- Information flow ------------------------------------------------------------------------------------------------
@@ -471,77 +307,3 @@ def test_a_sweep_without_a_known_answer_has_no_gold(model, here):
     assert av.route_sweep(model, case.inputs, "question->last").to_frame()["gold_p_cut"].isna().all()
     with pytest.raises(av.InterventionError, match="nothing to cut"):
         av.route_sweep(model, case, [])
-
-
-# ---- Commands --------------------------------------------------------------------------------------------------------
-
-
-def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(commands, "load_model", lambda name: model)
-    common = ["--manifest", str(here / "good.jsonl"), "--out"]
-
-    def say(*words: str) -> str:
-        done = CliRunner().invoke(cli.main, list(words), catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    assert "shard 2/2: 2 of 2 samples finished" in say("lens", *common, str(tmp_path / "lens"), "--top-k", "3",
-                                                       "--shard", "2/2")  # fmt: skip
-    say("lens", *common, str(tmp_path / "lens"), "--top-k", "3")
-    assert "4 of 4 samples; 0 failed, 0 missing" in say("merge", str(tmp_path / "lens"))
-    same(tmp_path / "lens" / "results.parquet", whole)
-
-    one = ["--shard", "1/4"]
-    asked = ["--pathway", "audio->last", "--window", "3", "--controls", "2:rows", "--metric", "gold"]
-    say("flow", *common, str(tmp_path / "flow"), *asked, *one)
-    flow = pd.read_parquet(tmp_path / "flow" / "samples")
-    case = read_manifest(here / "good.jsonl")[0].prepare(model)
-    by_call = {"pathways": "audio->last", "window": 3, "metric": "gold", "controls": av.Controls(2, "rows")}
-    wanted = av.information_flow(model, case, **by_call, only_correct=False).to_frame()
-    pd.testing.assert_frame_equal(flow[wanted.columns], wanted, check_dtype=False)
-
-    say("sweep", *common, str(tmp_path / "sweep"), "--cut", "audio->last@2-5", "--cut", "video->last", *one)
-    assert pd.read_parquet(tmp_path / "sweep" / "samples")["cut"].tolist() == ["audio->last@2-5", "video->last"]
-
-    asked = ["--corruption", "silence", "--span", "audio", "--component", "resid_pre"]
-    say("patch", *common, str(tmp_path / "patch"), *asked, *one)
-    patched = pd.read_parquet(tmp_path / "patch" / "samples")
-    assert patched["effect"].iloc[0] == pytest.approx(1, abs=1e-3)  # all of what differs, before the first layer
-    assert patched["effect"].iloc[-1] < 0.8  # by then part of it has been read
-
-    say("discard", *common, str(tmp_path / "discard"), "--tokens", "video", "--repeats", "1", *one)
-    dropped = pd.read_parquet(tmp_path / "discard" / "samples")
-    assert dropped["layer"].tolist() == list(range(model.cfg.n_layers))
-    assert dropped["agreement"].iloc[-1] == 1
-
-
-def test_command_errors_are_messages(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "load_model", lambda name: pytest.fail("the model was loaded"))
-    (tmp_path / "m.jsonl").write_text('{"id": "a"}\n')
-    for words, said in [
-        (["lens", "--manifest", "m.jsonl", "--out", "out"], "line 1: question: expected a text"),
-        (["lens", "--manifest", "none.jsonl", "--out", "out"], "no such manifest"),
-        (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--pathway", "audio"], "not a route"),
-        (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--pathway", "a->b@1"], "have no layers"),
-        (["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--controls", "many"], "a number of draws"),
-        (["sweep", "--manifest", str(here / "good.jsonl"), "--out", "out"], "Missing option '--cut'"),
-        (["merge", "nowhere"], "no folder of results"),
-    ]:
-        monkeypatch.chdir(tmp_path)
-        done = CliRunner().invoke(cli.main, words)
-        assert done.exit_code in (1, 2), words
-        assert said in done.output, done.output
-        assert "Traceback" not in done.output
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("as_a_user")
-def test_controls_of_no_known_spread_are_refused(here):
-    words = ["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--controls", "1:row"]
-    assert "spread='row'" in CliRunner().invoke(cli.main, words).output
-
-
-def test_every_command_is_an_analysis_and_says_what_it_takes():
-    for entry in commands.COMMANDS:
-        assert entry.name in datasets.ANALYSES
-        assert "--manifest" in CliRunner().invoke(cli.main, [entry.name, "--help"]).output

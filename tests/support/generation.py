@@ -1,4 +1,4 @@
-"""What generates beside us: transformers' `generate` on the same weights, for each family."""
+"""What generates beside us: transformers' `generate` on the same weights, for each family; and our answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,3 +153,11 @@ class GeneratingVL(Generating):
 
 # The first two have every kind of media, and are run with hooks and interventions too.
 GENERATING = {family.name: family for family in (GeneratingOmni(), GeneratingSalmonn(), GeneratingVL())}
+
+
+def write(model, inputs, **arguments):
+    return model.generate(inputs, **{"max_new_tokens": N_NEW, "stop_tokens": (), **arguments})
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

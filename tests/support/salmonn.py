@@ -162,3 +162,8 @@ def salmonn_prompts() -> dict[str, SalmonnPrompt]:
         "video": SalmonnPrompt(4).text(4).video(3, 2, 4).text(5),
         "audio in video": SalmonnPrompt(5).text(4).av([1, 2, 1, 2, 54], 2, 3, 0.75).text(6),
     }
+
+
+def distance(ours, published):
+    assert ours.shape == published.shape
+    return float((ours - published).abs().max() / published.abs().max())
