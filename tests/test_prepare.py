@@ -218,6 +218,7 @@ def test_a_rate_whose_quotient_float32_rounds(rate):
     """The features say 2 / rate in float32, the prompt was dealt out in float64: a group would change its chunk."""
     assert told_seconds(float(np.float32(2 / rate))) == 2 / rate
     assert told_seconds(float(np.float32(np.pi))) == float(np.float32(np.pi))  # no plain rate: as it is
+    assert told_seconds(0.0) == 0.0
     n_frames = max(4, round(5 * rate) // 2 * 2)
     film = av.Clip.from_arrays(
         frames=np.zeros((n_frames, 56, 56, 3), np.uint8),

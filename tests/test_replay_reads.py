@@ -37,6 +37,36 @@ def test_a_change_that_only_an_early_read_sees(clip):
     torch.testing.assert_close(found.activations[name][0], cache[name][0], rtol=1e-4, atol=1e-4)
 
 
+def test_what_changes_behind_the_rows_that_are_read(clip):
+    """The first cut touches rows that nobody reads; the run joins where a row that is read changes."""
+    model, inputs, _ = clip
+    video = inputs.spans["video"].positions
+    here = inputs.with_span("here", range(int(video[len(video) // 3]), int(video[len(video) // 2])))
+    late = here.with_span("late", range(int(video[-8]), int(video[-1])))
+    specs = [av.block_attention(keys="audio", queries="late", layers=0), "audio->here@1"]
+    found = model.baseline(late).run([specs], read="here").logits[0]
+    assert_close(found, naive(model, late, specs, "here"), specs)
+    assert not torch.allclose(found, naive(model, late, (), "here"), atol=1e-4)
+
+
+def test_logits_that_no_change_reaches_beside_a_read_that_one_does(clip):
+    model, inputs, _ = clip
+    inputs, last = inputs.with_span("here", [3]), model.cfg.n_layers - 1
+    name = f"blocks.{last}.hook_resid_post@audio"
+    spec = av.ablate(f"blocks.{last}.hook_mlp_out", "audio")
+    found = model.baseline(inputs).run([spec], read=["here", name])
+    _, cache = model.run_with_cache(inputs, names_filter=name, interventions=spec)
+    assert torch.equal(found.logits[0], naive(model, inputs, (), "here")[0])
+    assert_close(found.activations[name][0], cache[name][0], [name])
+
+
+def test_a_row_that_one_head_leaves_without_keys_is_reported(clip):
+    _, _, baseline = clip
+    for heads in ([0], None):
+        with pytest.warns(HookedAVWarning, match="1 query rows have no key left"):
+            baseline.run([av.block_attention(keys="everything", queries="last", layers=1, heads=heads)])
+
+
 def test_activations_are_those_of_a_full_pass(clip):
     model, inputs, baseline = clip
     names = [
@@ -150,6 +180,9 @@ def test_runs_that_are_the_same_so_far_are_computed_once(clip):
     edit = av.ablate("blocks.1.hook_mlp_out", "question")
     twice = [[edit, "audio->last@2"], [av.ablate("blocks.1.hook_mlp_out", "question"), "video->last@2"], [edit]]
     assert rows_computed(model, lambda: baseline.run(twice)) == [0, n, 3 * n]
+    for alike in (av.drop_tokens("video", 1), av.block_random(like="audio->question@1-2", seed=3)):
+        one = rows_computed(model, lambda alike=alike: baseline.run([alike]))
+        assert rows_computed(model, lambda alike=alike: baseline.run([alike, replace(alike)])) == one
     found = baseline.run([*windows, *twice])
     for specs, logits in zip(found.interventions, found.logits, strict=True):
         assert_close(logits, naive(model, inputs, specs)[0], specs)
@@ -178,6 +211,32 @@ def test_rows_that_were_not_kept_are_computed_again(clip, caplog):
         found = slim.run(["audio->question@1", "audio->video@1"])
     assert "was not kept: computed again" in caplog.text
     torch.testing.assert_close(found.logits, baseline.run(["audio->question@1", "audio->video@1"]).logits)
+
+
+def test_an_interrupted_recomputation_leaves_the_baseline_as_it_was(clip, monkeypatch):
+    model, inputs, baseline = clip
+    slim, block = model.baseline(inputs, touched="question"), model.blocks[1]
+    spec = av.ablate("blocks.2.hook_resid_pre", "video")
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(block, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            slim.run([spec])
+    torch.testing.assert_close(slim.run([spec]).logits, baseline.run([spec]).logits)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float64, 1e-5), (torch.bfloat16, 5e-2)], ids=str)
+def test_models_of_other_precisions(dtype, off):
+    """What is read of shared and of own keys is joined in float32."""
+    model = av.random_omni(n_layers=2)
+    inputs = model.prepare(question="Which digit do you hear, and which one do you see?")
+    model.to(dtype)
+    found = model.baseline(inputs).run(["system->question@0"]).logits
+    assert found.dtype == dtype
+    torch.testing.assert_close(found[0], naive(model, inputs, "system->question@0")[0], rtol=off, atol=off)
 
 
 def test_small_batches_give_the_same(clip, monkeypatch):
