@@ -25,14 +25,15 @@ PrefixMask = Bool[Tensor, "*run query some_kv some_shared prefix"]
 OwnMask = Bool[Tensor, "*run query some_kv some_shared own"]
 
 
+Index = Int64[Tensor, "_"]
+RowClasses = tuple[tuple[Index, Index | None], ...]  # rows that lose the same shared keys, and which stay (None: all)
+
+
 class Alike(NamedTuple):
-    """Rows of a cut, or places of several runs, that may read the same of the shared keys: `used`, or all (None).
+    """Places that may read the same of the shared keys: `used`, or all of them (None); `places` None: every place."""
 
-    `which` None: every place.
-    """
-
-    which: Int64[Tensor, " alike"] | None
-    used: Int64[Tensor, " used"] | None
+    places: Index | None
+    used: Index | None
 
 
 class BlockedKeys:
@@ -51,7 +52,7 @@ class BlockedKeys:
         self._keys = torch.cat([torch.arange(n_prefix, device=rows.device), own])[None]
         self._row_index = rows[None]
         self._masks: dict[Cuts, tuple[PrefixMask | None, OwnMask | None]] = {}
-        self._classes: dict[Cuts, tuple[Alike, ...] | None] = {}
+        self._classes: dict[Cuts, RowClasses | None] = {}
         self._touched: dict[Cuts, Touched] = {}
         self._n_bytes = 0
 
@@ -93,7 +94,7 @@ class BlockedKeys:
         touched.prepare(self._row_index, self._keys, cuts, (0,), q)
         return touched
 
-    def _classes_of(self, cuts: Cuts) -> tuple[Alike, ...] | None:
+    def _classes_of(self, cuts: Cuts) -> RowClasses | None:
         if cuts not in self._classes:
             self._classes[cuts] = self._sorted(cuts)
         return self._classes[cuts]
@@ -110,18 +111,18 @@ class BlockedKeys:
             self._masks[cuts] = made
         return self._masks[cuts]
 
-    def _sorted(self, cuts: Cuts) -> tuple[Alike, ...] | None:
+    def _sorted(self, cuts: Cuts) -> RowClasses | None:
         """All rows by the shared keys that they lose; None where heads differ, or too many rows do."""
         blocked, rows = self._masks_of(cuts)[0], torch.arange(len(self.rows), device=self.rows.device)
         if blocked is None:
-            return (Alike(rows, None),)
+            return ((rows, None),)
         if blocked.shape[1:3].numel() > 1:
             return None
         patterns, which = torch.unique(blocked[:, 0, 0], dim=0, return_inverse=True)
         if len(patterns) > _FEW_CLASSES:
             return None
         used = [None if not bool(lost.any()) else (~lost).nonzero().flatten() for lost in patterns]
-        return tuple(Alike(rows[which == number], keys) for number, keys in enumerate(used))
+        return tuple((rows[which == number], keys) for number, keys in enumerate(used))
 
     def _made(self, cuts: Cuts) -> tuple[PrefixMask | None, OwnMask | None]:
         rows, (n_heads, n_kv) = self.rows, self._heads

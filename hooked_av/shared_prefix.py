@@ -111,8 +111,8 @@ class SharedPrefix(Attend):
         alike, masked = masks.sort(self.run_cuts)
         z, log_total, by_place = own.z.flatten(0, 1), own.log_total.flatten(0, 1), q.flatten(0, 1)
         out = z.new_empty(z.shape)
-        for which, used in alike:
-            some = slice(None) if which is None else which
+        for places, used in alike:
+            some = slice(None) if places is None else places
             keys = (k, v) if used is None else (k[:, used], v[:, used])
             out[some] = joined(Part(z[some], log_total[some]), self._read_prefix(by_place[some], *keys))
         out = out.view(own.z.shape)

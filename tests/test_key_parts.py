@@ -109,9 +109,9 @@ def test_rows_that_lose_the_same_keys_are_read_together():
     """Seven rows of each cut run lose keys; its other three stand with the uncut run's ten."""
     alike, masked = blocked_keys().sort([(SOUND_CUT,), (), (FILM_CUT,), (SOUND_CUT,)])
     assert masked == []
-    told = {len(some.which): None if some.used is None else len(some.used) for some in alike}
+    told = {len(some.places): None if some.used is None else len(some.used) for some in alike}
     assert told == {14: N_PREFIX - 8, 7: N_PREFIX - 16, 10 + 3 * 3: None}
-    assert sorted(torch.cat([some.which for some in alike]).tolist()) == list(range(40))
+    assert sorted(torch.cat([some.places for some in alike]).tolist()) == list(range(40))
 
 
 def test_what_no_row_loses_is_no_reason_to_leave_keys_out():
@@ -119,7 +119,7 @@ def test_what_no_row_loses_is_no_reason_to_leave_keys_out():
     (alike,), masked = blocked_keys().sort([(own,), ()])
     assert alike.used is None
     assert masked == []
-    assert blocked_keys().sort([(), ()])[0][0].which is None
+    assert blocked_keys().sort([(), ()])[0][0].places is None
 
 
 @pytest.mark.parametrize(

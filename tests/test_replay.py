@@ -186,7 +186,7 @@ def in_turn(read):
 def in_one_class(classes):
     def wrong(self, cuts):
         found = classes(self, cuts)
-        return found and (Alike(torch.arange(len(self.rows)), found[0].used),)
+        return found and ((torch.arange(len(self.rows)), found[0][1]),)
 
     return wrong
 
