@@ -101,8 +101,13 @@ def test_interventions_in_a_pass(pair, name):
     torch.testing.assert_close(*both(pair, lambda model, inputs: model(inputs, interventions=spec, logits_at="last")))
 
 
-@pytest.mark.parametrize("touched", [None, "question"])
-def test_replays(pair, touched):
+@pytest.mark.parametrize(("touched", "fused"), [(None, False), ("question", True)])
+def test_replays(monkeypatch, pair, touched, fused):
+    """Shared keys are read through a fused kernel, as on a newer GPU, or around it."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu if fused else None
+    monkeypatch.setattr("hooked_av.key_parts.kernel_for", lambda *like: kernel)
+    monkeypatch.setattr("hooked_av.blocked_keys._FEW_ROWS", 1)
+    monkeypatch.setattr("hooked_av.sweep._ROWS_WORTH_A_CALL", 1)
     specs = [make(pair[0].cfg) for make in SPECS.values()]
     read = ["last", "blocks.1.hook_resid_post@last"]
 
