@@ -34,6 +34,19 @@ def test_every_sweep_costs_at_most_its_cone(report):
     assert row["sweeps"][sweep.MAP]["flops"] <= report["limits"]["map_flops"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("job", sweep.JOBS[1:3], ids=lambda job: job.name)
+@torch.no_grad()
+def test_a_map_costs_less_than_two_passes(job):
+    """72 cells of 12 layers, and 168 of 28."""
+    model, inputs = forward.make_pair(job.shape).model, sweep.make_inputs(job.n_media, job.shape.d_vocab)
+    specs = sweep.sweep_of(sweep.MAP, job, inputs)
+    clean = forward.count_flops(lambda: model(inputs, logits_at="last"))
+    whole = forward.count_flops(lambda: model.baseline(inputs, touched="question|last").run(specs))
+    assert len(specs) == 6 * job.shape.n_layers
+    assert 1.3 * clean < whole <= 2.0 * clean
+
+
 def test_the_naive_cells_agree(report):
     for cell in report["rows"][0]["naive"]:
         assert cell["replay_differs_by"] < 1e-4 * cell["largest_logit"]
