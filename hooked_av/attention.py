@@ -28,6 +28,7 @@ from hooked_av.cut_rows import (
     QueryRows,
     Touched,
     apply_cuts,
+    for_every_head,
     masked_attention,
     read_everything,
 )
@@ -218,7 +219,7 @@ def scores_of(
     rows: Float[Tensor, "batch head query d_head"], k: Keys, allowed: Bool[Tensor, "*any query key"]
 ) -> Float[Tensor, "batch head query key"]:
     """Scaled scores of some query rows; forbidden keys are minus infinity."""
-    scores = torch.matmul(rows, _repeated(k, rows.shape[1]).transpose(2, 3)) * rows.shape[-1] ** -0.5
+    scores = torch.matmul(rows, for_every_head(k, rows.shape[1]).transpose(2, 3)) * rows.shape[-1] ** -0.5
     return scores.masked_fill(~allowed, -torch.inf)
 
 
@@ -231,8 +232,4 @@ def pattern_of(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "
 
 def weigh(pattern: Float[Tensor, "batch head query key"], v: Keys) -> Float[Tensor, "batch head query d_head"]:
     """The values, weighted by a pattern."""
-    return torch.matmul(pattern, _repeated(v, pattern.shape[1]))
-
-
-def _repeated(x: Keys, n_heads: int) -> Float[Tensor, "batch head pos d_head"]:
-    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
+    return torch.matmul(pattern, for_every_head(v, pattern.shape[1]))

@@ -16,15 +16,13 @@ from hooked_av.cut_rows import Queries, Touched, allowed_keys, report_empty_rows
 from hooked_av.cuts import AnyCut
 
 _MASK_BYTES = 2**26  # that masks may take, to be kept from layer to layer
-_TOUCHED_KEPT = 4
+_TOUCHED_KEPT = 4  # different cuts of many rows
 _FEW_ROWS = 8  # for fewer it costs more to leave keys out than to mask them
 _FEW_CLASSES = 4  # of rows that lose different keys, under one cut
 
 Cuts = tuple[AnyCut, ...]
 PrefixMask = Bool[Tensor, "*run query some_kv some_shared prefix"]
 OwnMask = Bool[Tensor, "*run query some_kv some_shared own"]
-
-
 Index = Int64[Tensor, "_"]
 RowClasses = tuple[tuple[Index, Index | None], ...]  # rows that lose the same shared keys, and which stay (None: all)
 
@@ -104,11 +102,12 @@ class BlockedKeys:
             return None, None
         if cuts not in self._masks:
             made = self._made(cuts)
-            self._n_bytes += sum(mask.numel() for mask in made if mask is not None)
-            if self._n_bytes > _MASK_BYTES:
+            n_bytes = sum(mask.numel() for mask in made if mask is not None)
+            if self._n_bytes + n_bytes > _MASK_BYTES:
                 self._masks.clear()
                 self._n_bytes = 0
             self._masks[cuts] = made
+            self._n_bytes += n_bytes
         return self._masks[cuts]
 
     def _sorted(self, cuts: Cuts) -> RowClasses | None:

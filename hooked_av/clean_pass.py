@@ -79,17 +79,16 @@ class CleanPass:
             return
         logger.info("the residual stream from row %d on was not kept: computed again", first_row)
         own = torch.arange(first_row, self.inputs.n_pos, device=self.model.device)
-        resid, found = self.embeds[None, first_row:], {}
+        resid, tables, found = self.embeds[None, first_row:], self.tables(own), {}
         for layer, block in enumerate(self.model.blocks):
             found[layer] = resid[0]
-            resid = block(resid, self.tables(own, 1), self.attend(layer, own, [()]))
+            resid = block(resid, tables, self.attend(layer, own, [()]))
         # only now: what is interrupted leaves what was kept as it was
         self.first_row, self.resid = first_row, {**found, len(self.model.blocks): resid[0]}
 
-    def tables(self, rows: Int64[Tensor, " row"], n_runs: int) -> tuple[Tensor, Tensor]:
-        """Rotary tables of some rows, for each of several runs."""
-        cos, sin = self.model.decoder.rotary(self.inputs.position_ids[:, :, rows], self.embeds.dtype)
-        return cos.expand(n_runs, -1, -1), sin.expand(n_runs, -1, -1)
+    def tables(self, rows: Int64[Tensor, " row"]) -> tuple[Tensor, Tensor]:
+        """Rotary tables of some rows, the same in every layer and run: [1, row, d_head]."""
+        return self.model.decoder.rotary(self.inputs.position_ids[:, :, rows], self.embeds.dtype)
 
     def attend(self, layer: int, own: Int64[Tensor, " row"], cuts: Sequence[Any], **more: Any) -> SharedPrefix:
         """How runs with these rows of their own attend in a layer."""

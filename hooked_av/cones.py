@@ -112,7 +112,6 @@ class Cone:
     @classmethod
     def of(cls, plan: Plan, reads: Reads, run: Run) -> "Cone | None":
         """What must be computed; None where nothing that is read can change."""
-        n_pos = run.row_spans[0].n_pos
         reads.check_against(plan)
         cuts = _all_cuts(plan, run, reads.n_layers)
         edits = [PlacedEdit(level(e.point, reads.n_layers), e, _rows(e.scope.queries, run)) for e in plan.edits]
@@ -128,7 +127,7 @@ class Cone:
             return None
         by_layer = {layer: tuple(edit for at, edit, _ in edits if at == layer) for layer, _, _ in edits}
         only_cuts = join not in by_layer and join < reads.last_block
-        first_cut = tuple(sorted(set(own).intersection(_touched(cuts[join], n_pos, run)))) if only_cuts else own
+        first_cut = tuple(sorted(set(own).intersection(_touched(cuts[join], run)))) if only_cuts else own
         return cls(cuts, by_layer, join, first_cut, own, reading)
 
     def acts(self, layer: int) -> tuple[tuple[AnyCut, ...], tuple[PointEdit, ...]]:
@@ -140,16 +139,15 @@ def _first_rows(
     cuts: Mapping[int, Sequence[AnyCut]], edits: Sequence[PlacedEdit], reads: Reads, run: Run
 ) -> dict[int, int]:
     """For each layer that something happens in: the first row that changes."""
-    n_pos, end, last = run.row_spans[0].n_pos, reads.at_the_end(), _last_row(edits, reads)
-    touches = dict.fromkeys(range(reads.top + 1), n_pos)
+    end, last, touches = reads.at_the_end(), _last_row(edits, reads), {}
     for layer, some in cuts.items():
-        rows = _touched(some, n_pos, run)
+        rows = _touched(some, run)
         # in the last block nobody reads what other rows become
         rows = end.intersection(rows) if layer == reads.last_block else rows
-        touches[layer] = min(rows, default=n_pos)
+        touches[layer] = min(rows, default=run.n_pos)
     for layer, edit, rows in edits:
         late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
-        touches[layer] = min(touches.get(layer, n_pos), *(end.intersection(rows) if late else rows), n_pos)
+        touches[layer] = min(touches.get(layer, run.n_pos), *(end.intersection(rows) if late else rows), run.n_pos)
     # what changes behind the last row that is read is read by nobody
     return {layer: row for layer, row in touches.items() if row <= last and layer <= reads.top}
 
@@ -197,15 +195,15 @@ def _is_mean(edit: PointEdit) -> bool:
 
 
 def _rows(selector: str | None, run: Run) -> tuple[int, ...]:
-    return tuple(range(run.row_spans[0].n_pos)) if selector is None else tuple(run.positions(selector)[0].tolist())
+    return tuple(range(run.n_pos)) if selector is None else tuple(run.positions(selector)[0].tolist())
 
 
 def _all_cuts(plan: Plan, run: Run, n_layers: int) -> dict[int, tuple[AnyCut, ...]]:
     """The plan's cuts, with tokens that have left as tokens that no other reads."""
-    n_pos, cuts = run.row_spans[0].n_pos, {layer: tuple(some) for layer, some in plan.cuts.items()}
+    cuts = {layer: tuple(some) for layer, some in plan.cuts.items()}
     for since, gone in plan.leaving.items():
         left = set(gone[0].tolist())
-        others = [row for row in range(n_pos) if row not in left]
+        others = [row for row in range(run.n_pos) if row not in left]
         make = partial(Cut, torch.tensor([others], device=gone.device), gone)
         cut = run.once(("gone", tuple(left)), make)  # one object: runs that lose the same tokens are alike
         for layer in range(since, n_layers):
@@ -213,9 +211,9 @@ def _all_cuts(plan: Plan, run: Run, n_layers: int) -> dict[int, tuple[AnyCut, ..
     return cuts
 
 
-def _touched(cuts: Sequence[AnyCut], n_pos: int, run: Run) -> list[int]:
+def _touched(cuts: Sequence[AnyCut], run: Run) -> list[int]:
     def found() -> list[int]:
-        positions = torch.arange(n_pos, device=run.device)[None]
+        positions = torch.arange(run.n_pos, device=run.device)[None]
         return touched_rows(positions, positions, cuts, 0).tolist()
 
     return run.once(("touched", tuple(cuts)), found)  # layers and cells of a sweep ask for the same cuts

@@ -43,6 +43,15 @@ def allowed_keys(
     return allowed
 
 
+class OnePrompt(NamedTuple):
+    """What one prompt of a pass asks: its query rows, the keys that are there, what is cut, and where it starts."""
+
+    rows: Int64[Tensor, "batch=1 query"]
+    keys: Int64[Tensor, "batch=1 key"]
+    cuts: Sequence[AnyCut]
+    start: int = 0
+
+
 class CutBlock(NamedTuple):
     """Some touched rows of one prompt, and what they may read.
 
@@ -57,16 +66,9 @@ class CutBlock(NamedTuple):
     empty: Bool[Tensor, "batch=1 some_heads touched one"] | None
 
     @classmethod
-    def of(
-        cls,
-        rows: Int64[Tensor, "batch=1 query"],
-        keys: Int64[Tensor, "batch=1 key"],
-        index: Int64[Tensor, " touched"],
-        cuts: Sequence[AnyCut],
-        start: int,
-        n_heads: int,
-    ) -> "CutBlock":
+    def of(cls, prompt: OnePrompt, index: Int64[Tensor, " touched"], n_heads: int) -> "CutBlock":
         """What the rows at `index` may read; rows with no key left are reported."""
+        rows, keys, cuts, start = prompt
         heads, allowed = _named_heads(cuts), allowed_keys(rows[:, index], keys, (start,), cuts, n_heads)
         allowed = allowed if heads is None else allowed[:, heads]
         nothing = ~allowed.any(dim=-1, keepdim=True)
@@ -105,15 +107,9 @@ class CausalBlock(NamedTuple):
     heads: None = None
 
     @classmethod
-    def of(
-        cls,
-        rows: Int64[Tensor, "batch=1 query"],
-        keys: Int64[Tensor, "batch=1 key"],
-        index: Int64[Tensor, " touched"],
-        cuts: Sequence[AnyCut],
-        start: int,
-    ) -> "CausalBlock | None":
+    def of(cls, prompt: OnePrompt, index: Int64[Tensor, " touched"]) -> "CausalBlock | None":
         """The rows at `index`, if there are many and their cut is of this kind."""
+        rows, keys, cuts, start = prompt
         cut = cuts[0] if len(cuts) == 1 else None
         if len(index) <= CUT_BLOCK or not isinstance(cut, Cut) or cut.heads is not None:
             return None
@@ -128,8 +124,8 @@ class CausalBlock(NamedTuple):
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch head touched d_head"]:
         """What these rows read."""
         all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(2, self.places, q[:, :, self.rows])
-        # keys for every head: not every kernel shares them, and the way around one would make all scores
-        k, v = (x[:, :, self.used].repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        # not every kernel shares keys between heads, and the way around one would make all scores
+        k, v = (for_every_head(x[:, :, self.used], q.shape[1]) for x in (k, v))
         z = scaled_dot_product_attention(all_q, k, v, is_causal=True, scale=q.shape[3] ** -0.5)
         return z[:, :, self.places]
 
@@ -150,19 +146,18 @@ class Touched:
         if made is not None and made[0] is rows and made[1] is keys and made[2] == tuple(cuts):
             return
         self._made_for = (rows, keys, tuple(cuts))
-        self._parts = [
-            (rows[one], keys[one], [cut.of(one) for cut in cuts], starts[one.start])
+        self._prompts = [
+            OnePrompt(rows[one], keys[one], [cut.of(one) for cut in cuts], starts[one.start])
             for one in (slice(row, row + 1) for row in range(len(rows)))
         ]
         self._n_heads = q.shape[1]
-        self._index = [touched_rows(*part) for part in self._parts]
+        self._index = [touched_rows(*prompt) for prompt in self._prompts]
         n_masks = q.shape[1] if any(cut.heads is not None for cut in cuts) else 1
         small = n_masks * keys.shape[1] <= _KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
         self._blocks = [self._kept(row, small) for row in range(len(rows))]
 
     def _kept(self, row: int, small: bool) -> list[CutBlock | CausalBlock] | None:
-        rows, keys, cuts, start = self._parts[row]
-        causal = CausalBlock.of(rows, keys, self._index[row], cuts, start)
+        causal = CausalBlock.of(self._prompts[row], self._index[row])
         if causal is not None:
             return [causal]
         return list(self._made(row)) if small or len(self._index[row]) <= CUT_BLOCK else None
@@ -173,9 +168,8 @@ class Touched:
         yield from self._made(row) if kept is None else kept
 
     def _made(self, row: int) -> Iterator[CutBlock]:
-        rows, keys, cuts, start = self._parts[row]
         for index in self._index[row].split(CUT_BLOCK) if len(self._index[row]) else ():
-            yield CutBlock.of(rows, keys, index, cuts, start, self._n_heads)
+            yield CutBlock.of(self._prompts[row], index, self._n_heads)
 
     @property
     def is_everything(self) -> bool:
@@ -226,6 +220,11 @@ def touched_rows(
             readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
             touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
     return touched[0].nonzero().flatten()
+
+
+def for_every_head(x: Keys, n_heads: int) -> Float[Tensor, "batch head key d_head"]:
+    """Keys or values, copied for the query heads that share them."""
+    return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
 
 
 def masked_attention(

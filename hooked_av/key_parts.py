@@ -7,6 +7,7 @@ the rest of their keys are.
 Axes: group (a key/value head, of one run or of all), query, key, d_head; `any` stands for what lies in front.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +24,16 @@ class Part(NamedTuple):
     z: Float[Tensor, "*any query d_head"]
     log_total: Float[Tensor, "*any query"]
 
+    def unfolded(self, shape: Sequence[int], *axes: int) -> "Part":
+        """The queries on axes of their own again (`shape` of z), in another order (d_head stays the last)."""
+        z, log_total = self.z.view(shape), self.log_total.view(shape[:-1])
+        return Part(z.permute(*axes, len(axes)), log_total.permute(*axes))
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Part]", dim: int) -> "Part":
+        """Parts of different queries as one."""
+        return cls(*(torch.cat(some, dim=dim) for some in zip(*parts, strict=True)))
+
 
 def read_part(
     q: Float[Tensor, "group query d_head"],
@@ -37,7 +48,7 @@ def read_part(
     if kernel is None:
         n_rows = max(1, max_scores // (len(k) * k.shape[1]))
         parts = [weigh_part(scores_of_part(some, k), v) for some in q.split(n_rows, dim=1)]
-        return Part(*(torch.cat(some, dim=1) for some in zip(*parts, strict=True)))
+        return Part.cat(parts, dim=1)
     z, log_total, *_ = kernel(q[None], k[None], v[None], 0.0, False, scale=q.shape[-1] ** -0.5)
     return Part(z[0], log_total[0].float())
 

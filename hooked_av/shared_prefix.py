@@ -1,7 +1,8 @@
 """Attention of many runs over one prompt: they share the keys and values of the rows that none of them changes.
 
-Each run has own keys and values for its own rows only; the shared ones are never copied. Queries that may read the same
-shared keys read them together, whatever run they belong to; each joins that with what it reads of its run's own keys.
+Each run has own keys and values for its own rows only. Queries that may read the same shared keys read them together,
+whatever run they belong to; each joins that with what it reads of its run's own keys. Where rows are many, the fused
+kernel is worth a copy of the shared keys for each run.
 
 Axes: run (one variant of the prompt), head kv_head shared (query heads of one key/value head), query, key, own (rows
 that every run has for itself), prefix (rows that all share), used (those that are left to some), place (a query of a
@@ -71,7 +72,7 @@ class SharedPrefix(Attend):
     def _run_by_run(
         self, q: Tensor, k: Tensor, v: Tensor, masks: BlockedKeys
     ) -> Float[Tensor, "run head query d_head"] | None:
-        """Many rows: the fused kernel is worth a copy of the shared keys, which are few beside what a row costs.
+        """Many rows: a run with a copy of the shared keys, which are few beside what the rows cost.
 
         None where only some rows are asked for, and not all of them are cut: they need masks.
         """
@@ -99,9 +100,8 @@ class SharedPrefix(Attend):
             by_query = scores.view(*by_group.shape[:-1], n_own).transpose(1, 2)
             by_query.masked_fill_(masks.own(self.run_cuts[runs]), -torch.inf)
             part = weigh_part(scores, v[runs, :, :n_own].flatten(0, 1))
-            z, log_total = part.z.view(by_group.shape), part.log_total.view(by_group.shape[:-1])
-            parts.append((z.transpose(1, 2), log_total.transpose(1, 2)))
-        return Part(*(torch.cat(some) for some in zip(*parts, strict=True)))
+            parts.append(part.unfolded(by_group.shape, 0, 2, 1, 3))
+        return Part.cat(parts, dim=0)
 
     def _with_prefix(self, own: Part, q: Queries, masks: BlockedKeys) -> Queries:
         """The same joined with what is read of the shared keys: those left to a place, or masked for its run."""
@@ -130,9 +130,7 @@ class SharedPrefix(Attend):
     ) -> Part:
         """What places read of shared keys that are all left to them."""
         by_head = q.transpose(0, 1)
-        part = read_part(by_head.flatten(1, 2), k, v, self.max_scores)
-        z, log_total = part.z.view(by_head.shape), part.log_total.view(by_head.shape[:-1])
-        return Part(z.transpose(0, 1), log_total.transpose(0, 1))
+        return read_part(by_head.flatten(1, 2), k, v, self.max_scores).unfolded(by_head.shape, 1, 0, 2)
 
     def _read_masked(self, q: Queries, blocked: PrefixMask | None) -> Part:
         """What some runs read of the shared keys under their masks."""
@@ -140,9 +138,7 @@ class SharedPrefix(Attend):
         scores = scores_of_part(by_head.flatten(1, 3), self.prefix_k[0])
         if blocked is not None:
             scores.view(*by_head.shape[:-1], -1).masked_fill_(blocked.permute(2, 0, 1, 3, 4), -torch.inf)
-        part = weigh_part(scores, self.prefix_v[0])
-        z, log_total = part.z.view(by_head.shape), part.log_total.view(by_head.shape[:-1])
-        return Part(z.permute(1, 2, 0, 3, 4), log_total.permute(1, 2, 0, 3))
+        return weigh_part(scores, self.prefix_v[0]).unfolded(by_head.shape, 1, 2, 0, 3)
 
 
 def _slices(n: int, size: int) -> Iterator[slice]:

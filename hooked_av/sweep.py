@@ -80,15 +80,17 @@ class Batch:
     """One batch of interventions that hold the same rows, from the first layer that any of them touches.
 
     Runs that have been done the same things so far are one branch, and computed once: windows that the first layer
-    cuts short differ only from where the shorter one ends.
+    cuts short differ only from where the shorter one ends. `branches` are all that have joined; `running` are those
+    in the call of a block that runs now, where the rows of `queries` go on after keys and values.
     """
 
     def __init__(self, sweep: Sweep, batch: list[tuple[int, Cone]]) -> None:
         self.sweep, self.baseline, self.model = sweep, sweep.baseline, sweep.model
         self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
         self.branches: list[list[int]] = []
+        self.running = self.branches
         self.rows, self.reading = (self._positions(rows) for rows in (self.cones[0].rows, self.cones[0].reading))
-        self.queries = self.rows
+        self.queries, self.tables = self.rows, self.baseline.tables(self.rows)
         self.asked: dict[tuple[int, ...], Asked] = {}
 
     def run(self) -> None:
@@ -114,13 +116,10 @@ class Batch:
         apart = {rows: parts for rows, parts in by_rows.items() if self._is_worth_a_call(rows, len(parts))}
         resid = self._parted(resid, layer, [part for part in new if self.cones[part[0]].first_cut not in apart])
         queries = self.cones[0].reading if layer == self.sweep.reads.last_block else self.cones[0].rows
-        found, branches = [], self.branches
-        if len(resid):
-            found.append(self._block(resid, layer, branches, queries))
+        found = [self._block(resid, layer, self.branches, queries)] if len(resid) else []
         for rows, parts in apart.items():
             found.append(self._first_cut(layer, parts, rows))
-            branches = branches + parts
-        self.branches = branches
+            self.branches = self.branches + parts
         return torch.cat(found) if found else resid[:, : len(queries)]  # nobody has joined
 
     def _is_worth_a_call(self, rows: tuple[int, ...], n_branches: int) -> bool:
@@ -146,11 +145,12 @@ class Batch:
     ) -> Float[Tensor, "branch query d_model"]:
         """A block for some branches; of its rows, those of `queries` go on after keys and values."""
         asked = self._asked(queries)
-        self.branches, self.queries = branches, asked.rows
+        self.running, self.queries = branches, asked.rows
         cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in branches]
         narrow = {} if len(queries) == len(self.rows) else {"reading": asked.places}
         attend = self.baseline.attend(layer, self.rows, cuts, blocked=asked.blocked, **narrow)
-        return self.model.blocks[layer](resid, self.baseline.tables(self.rows, len(resid)), attend)
+        cos, sin = (table.expand(len(resid), -1, -1) for table in self.tables)
+        return self.model.blocks[layer](resid, (cos, sin), attend)
 
     def _asked(self, queries: tuple[int, ...]) -> Asked:
         if queries not in self.asked:
@@ -178,7 +178,7 @@ class Batch:
             clean = self.baseline.clean_resid(layer, rows)
             held = resid if len(resid) else resid.new_empty(0, *clean.shape)
             resid = torch.cat([held, clean.expand(len(new), -1, -1)])
-        self.branches = [part for some in parts for part in some] + new
+        self.branches = self.running = [part for some in parts for part in some] + new
         return self.model.hook_inputs_embed(resid) if layer == 0 and new else resid
 
     def _split(self, runs: Sequence[int], layer: int) -> list[list[int]]:
@@ -193,11 +193,11 @@ class Batch:
         normalized = self.model.ln_final(self._parted(resid, end, self._split(self._joining(end), end)))
         if self.sweep.reads.logits is None or self.sweep.logits is None:
             return
-        wanted = torch.tensor(self.sweep.reads.rows["logits"], device=resid.device)
-        found = torch.isin(wanted, self.reading)
-        if not bool(found.any()):
+        wanted = self._positions(self.sweep.reads.rows["logits"])
+        found, index = _among(wanted, self.reading)
+        if not len(found):
             return  # what changes comes after what is read of the logits
-        logits = self.model.unembed(normalized[:, torch.searchsorted(self.reading, wanted[found])])
+        logits = self.model.unembed(normalized[:, index])
         for branch, number in self._numbered():
             if len(wanted) == 1:
                 self.sweep.logits[number] = logits[branch, 0]
@@ -205,8 +205,8 @@ class Batch:
                 self.sweep.logits[number][found] = logits[branch]
 
     def _numbered(self) -> Iterator[tuple[int, int]]:
-        """Every intervention that has joined, by its number, and its branch."""
-        for branch, members in enumerate(self.branches):
+        """Every intervention that runs now, by its number, and its branch."""
+        for branch, members in enumerate(self.running):
             for run in members:
                 yield branch, self.numbers[run]
 
@@ -228,21 +228,26 @@ class Batch:
         """Each branch's own edits, in its own rows; rows that are not held are read by nobody."""
         point = str(hook.name)
         held, out = self._held(point), tensor.clone()
-        for branch, members in enumerate(self.branches):
+        for branch, members in enumerate(self.running):
             for edit in self.cones[members[0]].edits.get(level(point, self.sweep.reads.n_layers), ()):
                 if edit.point != point:
                     continue
                 wanted = self.sweep.run.positions(edit.scope.queries or "")[0]
-                found = torch.isin(wanted, held)
-                index = torch.searchsorted(held, wanted[found])
+                found, index = _among(wanted, held)
                 rows = tensor.new_zeros(1, len(wanted), *tensor.shape[2:])
                 rows[0, found] = out[branch, index]
                 out[branch, index] = edit.spec.rows(point, rows)[0, found]
         return out
 
     def _read(self, tensor: Tensor, hook: HookPoint, key: str) -> None:
-        held, wanted = self._held(str(hook.name)), self._positions(self.sweep.reads.rows[key])
-        found = torch.isin(wanted, held).nonzero().flatten()
-        index = torch.searchsorted(held, wanted[found])
+        found, index = _among(self._positions(self.sweep.reads.rows[key]), self._held(str(hook.name)))
         branches, numbers = torch.tensor(list(self._numbered()), device=tensor.device).T[..., None]
         self.sweep.activations[key][numbers, found] = tensor[branches, index]
+
+
+def _among(
+    wanted: Int64[Tensor, " wanted"], held: Int64[Tensor, " held"]
+) -> tuple[Int64[Tensor, " found"], Int64[Tensor, " found"]]:
+    """Which of the positions that are wanted are held, and where they stand there."""
+    found = torch.isin(wanted, held).nonzero().flatten()
+    return found, torch.searchsorted(held, wanted[found])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hooked_av import key_parts
 from hooked_av.blocked_keys import BlockedKeys
-from hooked_av.cut_rows import CausalBlock, CutBlock
+from hooked_av.cut_rows import CausalBlock, CutBlock, OnePrompt
 from hooked_av.cuts import Cut, Keep, RandomCut
 from hooked_av.flops import count_flops
 from hooked_av.key_parts import joined, read_part, scores_of_part, weigh_part
@@ -199,12 +199,12 @@ def test_many_rows_that_lose_the_same_keys_are_plain_causal_attention(monkeypatc
     monkeypatch.setattr("hooked_av.cut_rows.CUT_BLOCK", 4)
     positions = torch.arange(40)[None]
     index, cut = FILM[0], Cut(FILM, SOUND)
-    causal = CausalBlock.of(positions, positions, index, [cut], 0)
-    masked = CutBlock.of(positions, positions, index, [cut], 0, 4)
+    prompt = OnePrompt(positions, positions, [cut])
+    causal, masked = CausalBlock.of(prompt, index), CutBlock.of(prompt, index, 4)
     given = random(1, 4, 40, 8), random(1, 2, 40, 8, seed=1), random(1, 2, 40, 8, seed=2)
     torch.testing.assert_close(causal.read(*given), masked.read(*given), rtol=1e-4, atol=1e-5)
     heads = Cut(FILM, SOUND, heads=(1,))
     itself, nothing_left = Cut(FILM, FILM), Cut(FILM, positions)
     for cuts in ([heads], [itself], [nothing_left], [cut, cut], []):
-        assert CausalBlock.of(positions, positions, index, cuts, 0) is None
-    assert CausalBlock.of(positions, positions, index[:4], [cut], 0) is None  # few: a mask costs less
+        assert CausalBlock.of(prompt._replace(cuts=cuts), index) is None
+    assert CausalBlock.of(prompt, index[:4]) is None  # few: a mask costs less
