@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.flops import count_flops
-from hooked_av.hooks import HookPoint
-from hooked_av.inputs import AVInputs
-from hooked_av.interventions import block_attention
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_omni_config, randomise
+from hooked_av.decoder.flops import count_flops
+from hooked_av.hooks.point import HookPoint
+from hooked_av.interventions.specs import block_attention
+from hooked_av.model.random import random_omni_config, randomise
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 
 RESID_POST = "blocks.*.hook_resid_post"
 PATTERN_AT_LAST = "blocks.*.attn.hook_pattern@last"

@@ -14,7 +14,7 @@ from forward import TINY, Pair, Shape, machine, make_inputs, make_pair, summaris
 from rich.console import Console
 from rich.table import Table
 
-from hooked_av.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs
 
 PEER = "transformers"
 NULL = "transformers again"  # the same code: how far its ratio is from 1 is the noise of the run

@@ -28,8 +28,8 @@ from parts.full_size import (
     without_media,
 )
 
-from hooked_av.flops import count_flops
-from hooked_av.interventions import Intervention, ablate, add, as_specs, block_attention, drop_tokens, patch
+from hooked_av.decoder.flops import count_flops
+from hooked_av.interventions.specs import Intervention, ablate, add, as_specs, block_attention, drop_tokens, patch
 
 LIMITS = {"map_flops": 2.0, "map_time": 3.0, "cut": 1.15, "map_peak": 1.5}  # in clean passes, uncut passes, clean peaks
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration as VL
 
-from hooked_av.inputs import AVInputs
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import randomise
+from hooked_av.model.random import randomise
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 
 REPLAY = "hooked_av, the map by replay"
 OURS = "hooked_av, a pass a cell"

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hooked_av.analyses.knockout import layer_window
-from hooked_av.flops import count_flops
-from hooked_av.inputs import AVInputs
-from hooked_av.interventions import Intervention, ablate, block_attention, patch
-from hooked_av.model import HookedAVTransformer
+from hooked_av.analyses.flow.knockout import layer_window
+from hooked_av.decoder.flops import count_flops
+from hooked_av.interventions.specs import Intervention, ablate, block_attention, patch
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 
 MAP = "knockout map, 6 pathways"
 PATHWAYS = (

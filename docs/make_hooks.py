@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.families.salmonn import SalmonnFamily
-from hooked_av.hooks import HookPoint
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_omni_config, random_salmonn_config
+from hooked_av.families.salmonn.family import SalmonnFamily
+from hooked_av.hooks.point import HookPoint
+from hooked_av.model.random import random_omni_config, random_salmonn_config
+from hooked_av.model.transformer import HookedAVTransformer
 
 PAGE = Path(__file__).parent / "hooks.md"
 WHEN = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hooked_av import flops
-from hooked_av.decoder import GatedMLP
+from hooked_av.decoder import flops
+from hooked_av.decoder.decoder import GatedMLP
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -7,8 +7,8 @@ import jaxtyping
 import pytest
 import torch
 
-from hooked_av.attention import weigh
-from hooked_av.decoder import rotate
+from hooked_av.decoder.attention import weigh
+from hooked_av.decoder.decoder import rotate
 
 
 def test_a_wrong_shape_is_caught():
@@ -23,7 +23,7 @@ def test_a_wrong_dtype_is_caught():
 
 def test_nothing_is_checked_outside_pytest():
     code = (
-        "import torch; from hooked_av.decoder import rotate; "
+        "import torch; from hooked_av.decoder.decoder import rotate; "
         "rotate(torch.zeros(1, 3, 2, 8), torch.zeros(1, 1, 8), torch.zeros(1, 3, 8))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

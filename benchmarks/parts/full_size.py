@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.inputs import AVInputs
-from hooked_av.interventions import Intervention
-from hooked_av.media import SAMPLING_RATE_HZ, Clip
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import TOKENIZER_FOLDER, mel_extractor, random_omni_config, randomise, released_omni_config
+from hooked_av.interventions.specs import Intervention
+from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
+from hooked_av.model.random import TOKENIZER_FOLDER, mel_extractor, random_omni_config, randomise, released_omni_config
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 
 QUESTION = (
     "Look at the whole film and listen to all of its sound. Which of the people that you can see is speaking in the "

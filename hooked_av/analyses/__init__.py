@@ -1,1 +1,4 @@
-"""Analyses: one function and one frozen result type each. Nothing here knows a model family or draws a picture."""
+"""Analyses: one function and one frozen result type each. Nothing here knows a model family or draws a picture.
+
+May import: everything above but `plots`; a result names its figure.
+"""

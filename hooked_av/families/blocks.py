@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from hooked_av.errors import InputsError
-from hooked_av.layout import Placed
-from hooked_av.positions import TextRun
+from hooked_av.prompt.layout import Placed
+from hooked_av.prompt.positions import TextRun
 
 P = TypeVar("P", bound=Placed)
 

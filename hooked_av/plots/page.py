@@ -1,6 +1,9 @@
-"""Pages from the templates in `hooked_av/data`: every text that comes from outside is escaped."""
+"""Pages from the templates in `hooked_av/data`: text from outside is escaped, and a page is written whole or not."""
 
 import base64
+import os
+import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from hooked_av.errors import HookedAVError
 from hooked_av.plots.style import svg_text
 
+REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent.parent / "data"
 
 
@@ -21,6 +26,53 @@ def render(template: str, **values: Any) -> str:
 def image_address(figure: Figure) -> str:
     """A figure as the address of an image; inside an image no script can run, and ids of two figures never meet."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg_text(figure).encode()).decode("ascii")
+
+
+def write_page(page: str, folder: str | Path) -> Path:
+    """Write a page as `report.html` into `folder`; complete, or not there.
+
+    Errors: `HookedAVError` when the folder cannot be written.
+    """
+    folder = check_folder(folder)
+    path, part = folder / REPORT, folder / f".report.{uuid.uuid4().hex}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise _cannot_write(folder, f"{type(error).__name__}: {error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, if a report can be written there; nothing is made yet.
+
+    Errors: `HookedAVError` for a file in its place, or a folder without permission to write.
+
+    >>> check_folder("demo").name
+    'demo'
+    """
+    folder = Path(folder)
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise _cannot_write(folder, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot_write(folder, f"no permission to write in {nearest}")
+    if (folder / REPORT).is_dir():
+        raise _cannot_write(folder, f"{folder / REPORT} is a folder")
+    return folder
+
+
+def _cannot_write(folder: Path, got: str) -> HookedAVError:
+    return HookedAVError(
+        f"cannot write a report into {folder}",
+        expected="a folder that can be written, or that can be made",
+        got=got,
+        next_step="choose another folder",
+    )
 
 
 @cache

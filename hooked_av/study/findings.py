@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hooked_av.analyses.effective_pathway import EffectivePathway
+from hooked_av.analyses.flow.effective_pathway import EffectivePathway
 from hooked_av.study.measures import CLIP_TOKENS, ITEM_TOKENS, FamilyResults
 from hooked_av.study.rules import (
     FAILS,

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hooked_av.analyses.contribution import ModalityContribution, modality_contribution
-from hooked_av.analyses.controls import Controls
-from hooked_av.analyses.discard import DiscardCurve, discard_curve
-from hooked_av.analyses.effective_pathway import EffectivePathway, effective_pathway
-from hooked_av.analyses.information_flow import InformationFlow, information_flow
-from hooked_av.cases import Case
-from hooked_av.pathways import Pathway
-from hooked_av.results import Result
+from hooked_av.analyses.cases import Case
+from hooked_av.analyses.discard.discard import DiscardCurve, discard_curve
+from hooked_av.analyses.flow.contribution import ModalityContribution, modality_contribution
+from hooked_av.analyses.flow.controls import Controls
+from hooked_av.analyses.flow.effective_pathway import EffectivePathway, effective_pathway
+from hooked_av.analyses.flow.information_flow import InformationFlow, information_flow
+from hooked_av.analyses.flow.pathways import Pathway
+from hooked_av.analyses.results import Result
 from hooked_av.study.rules import HOLDS, Verdict, answers_enough
 from hooked_av.tiny.cases import held_out_cases
 from hooked_av.tiny.evaluation import check_family, text_alone

@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from hooked_av.plots.page import image_address, render
+from hooked_av.plots.page import image_address, render, write_page
 from hooked_av.plots.study import plot_discards, plot_layers, plot_pathways, plot_reliance, plot_routes
-from hooked_av.report import write_page
 from hooked_av.study import rules
 from hooked_av.study.findings import EVERY, TITLES, Statement, since
 from hooked_av.study.run import Study

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from hooked_av.bootstrap import bootstrap_interval
+from hooked_av.analyses.bootstrap import bootstrap_interval
 
 Says = Literal["holds", "does not hold", "cannot be said"]
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be said"

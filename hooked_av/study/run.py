@@ -20,9 +20,9 @@ from uuid import uuid4
 import pandas as pd
 from tqdm.auto import tqdm
 
-from hooked_av.analyses.knockout import default_width, layer_window
-from hooked_av.results import model_settings
-from hooked_av.results_folder import settled
+from hooked_av.analyses.flow.knockout import default_width, layer_window
+from hooked_av.analyses.results import model_settings
+from hooked_av.datasets.results_folder import settled
 from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, Plan, family_of, measure, slug
 from hooked_av.study.tables import tables

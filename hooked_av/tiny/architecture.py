@@ -12,10 +12,10 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.families.omni_prepare import DEFAULT_SYSTEM
-from hooked_av.model import HookedAVTransformer
-from hooked_av.prompt import OPTION_INSTRUCTION, question_parts
-from hooked_av.random_model import TOKENIZER_FOLDER, mel_extractor
+from hooked_av.families.omni.prepare import DEFAULT_SYSTEM
+from hooked_av.model.random import TOKENIZER_FOLDER, mel_extractor
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.text import OPTION_INSTRUCTION, question_parts
 from hooked_av.tiny.digits import NAMES
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, YES_NO
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS

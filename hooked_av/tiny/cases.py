@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hooked_av.cases import Case
-from hooked_av.inputs import AVInputs
-from hooked_av.swaps import media_swaps
+from hooked_av.analyses.cases import Case
+from hooked_av.analyses.swaps import media_swaps
+from hooked_av.prompt.inputs import AVInputs
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.evaluation import EVALUATION_SEED, clips_of, make_exam
 from hooked_av.tiny.held_out import read_held_out

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooked_av.inputs import merge_features
-from hooked_av.media import SAMPLING_RATE_HZ, Clip
+from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
+from hooked_av.prompt.inputs import merge_features
 from hooked_av.tiny.architecture import CAPTION
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.drills import copied, draw_drills

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hooked_av.inputs import merge_features
+from hooked_av.prompt.inputs import merge_features
 from hooked_av.tiny.digits import NAMES, Digits
 from hooked_av.tiny.scenes import Item, Look, Scene, render
 

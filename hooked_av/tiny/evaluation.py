@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hooked_av.errors import InputsError, nearest
-from hooked_av.media import Clip
+from hooked_av.media.clip import Clip
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.packing import count_right, packed_logits

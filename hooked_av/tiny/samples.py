@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hooked_av.media import Clip
+from hooked_av.media.clip import Clip
 from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
 from hooked_av.tiny.questions import target_of
 from hooked_av.tiny.scenes import Item, Look, Scene, render

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-from hooked_av.media import SAMPLING_RATE_HZ, Clip
+from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.tiny.digits import Digits, Images, Recordings
 
 FRAME_PIXELS = 56

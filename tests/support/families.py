@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from hooked_av.inputs import AVInputs
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_omni, random_salmonn
+from hooked_av.model.random import random_omni, random_salmonn
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 from support.salmonn import SalmonnPrompt, load_folder, reference_decoder, salmonn_prompts
 from support.thinkers import PromptMaker, make_thinker, prompts
 

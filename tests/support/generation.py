@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as VL
 
 import hooked_av as av
-from hooked_av.model import HookedAVTransformer
+from hooked_av.model.transformer import HookedAVTransformer
 from support.qwen_vl import VL_PROMPTS, make_vl, vl_tensors
 from support.salmonn import make_salmonn, salmonn_prompts
 from support.thinkers import make_thinker, prompts
@@ -89,7 +89,7 @@ class GeneratingSalmonn(Generating):
     """video-SALMONN 2+: transformers has no such model, but its decoder and its way of generating are Qwen2.5-VL's.
 
     So Qwen2.5-VL's `generate` gets our embeddings and position ids of the prompt; what it counts on from there is its
-    own. The embeddings themselves equal the published ones (tests/test_salmonn.py).
+    own. The embeddings themselves equal the published ones (tests/families/test_salmonn.py).
     """
 
     name = "salmonn"

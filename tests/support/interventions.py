@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 import hooked_av as av
-from hooked_av.hooks import layer_of
+from hooked_av.hooks.run import layer_of
 
 ROW_POINTS = (
     "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post", "ln1.hook_normalized",

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import torch
 
 import hooked_av as av
-from hooked_av import datasets, results_folder
+from hooked_av.datasets import results_folder
+from hooked_av.datasets import run as datasets
 
 SEED = 0
 HALF_SECONDS = 0.015

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from hooked_av.families.salmonn_layout import audio_tokens_after_groups
-from hooked_av.model import HookedAVTransformer
-from hooked_av.positions import AudioPiece, AVPiece, VisionPiece
+from hooked_av.families.salmonn.layout import audio_tokens_after_groups
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.positions import AudioPiece, AVPiece, VisionPiece
 from support.salmonn import SOUND_TOKENS, SalmonnPrompt, make_salmonn
 from support.thinkers import PromptMaker, make_thinker
 

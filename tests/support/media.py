@@ -9,7 +9,7 @@ import pytest
 
 import hooked_av
 from hooked_av.errors import MediaError
-from hooked_av.media import Clip
+from hooked_av.media.clip import Clip
 
 BUNNY = pathlib.Path(hooked_av.__file__).parent / "data" / "bigbuckbunny.mp4"
 CLICK_SECONDS = 1.3

@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration as VL
 
-from hooked_av.random_model import randomise
+from hooked_av.model.random import randomise
 from support.salmonn import IMAGE, VIDEO, VISION_BEGIN, VISION_END, SalmonnPrompt
 
 

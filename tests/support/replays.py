@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from hooked_av.interventions import DropTokens
+from hooked_av.interventions.specs import DropTokens
 from support.families import FAMILIES
 from support.layouts import RANDOM
 

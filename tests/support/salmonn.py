@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLTextModel
 
 from hooked_av.errors import HookedAVWarning
-from hooked_av.families.salmonn import SalmonnFamily
-from hooked_av.inputs import AVInputs
-from hooked_av.model import HookedAVTransformer
-from hooked_av.random_model import random_salmonn_config, randomise
+from hooked_av.families.salmonn.family import SalmonnFamily
+from hooked_av.model.random import random_salmonn_config, randomise
+from hooked_av.model.transformer import HookedAVTransformer
+from hooked_av.prompt.inputs import AVInputs
 
 FOLDER = Path(__file__).parent.parent / "data" / "salmonn2plus"
 VISION_BEGIN, VISION_END, IMAGE, VIDEO, AUDIO = 300, 301, 302, 303, 304

@@ -5,7 +5,7 @@ import json
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig
 
-from hooked_av.families.salmonn_layout import SalmonnTokens
+from hooked_av.families.salmonn.layout import SalmonnTokens
 from support.salmonn import FOLDER
 
 CONFIG = json.loads((FOLDER / "config.json").read_text())

@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.families.omni_layout import audio_tokens
-from hooked_av.positions import AudioPiece, AVPiece, OmniClock, VisionPiece, omni_interleave
-from hooked_av.random_model import randomise
+from hooked_av.families.omni.layout import audio_tokens
+from hooked_av.model.random import randomise
+from hooked_av.prompt.positions import AudioPiece, AVPiece, OmniClock, VisionPiece, omni_interleave
 
 AUDIO, IMAGE, VIDEO = 300, 301, 302
 AUDIO_BEGIN, AUDIO_END, VISION_BEGIN, VISION_END = 303, 304, 305, 306

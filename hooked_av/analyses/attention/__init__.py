@@ -1,0 +1,1 @@
+"""Where attention goes, and which heads write the answer."""

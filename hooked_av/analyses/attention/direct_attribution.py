@@ -1,0 +1,209 @@
+"""Direct logit attribution: what each part of the model adds to a logit difference at the last position.
+
+The residual stream is a sum, and the final norm is a division by a scale and a gain (RMSNorm takes no mean away). With
+the scale held at its value of this run, the logit difference is therefore a sum over the embedding, every attention
+output and every MLP output; an attention output is a sum over heads, and a head one over the tokens that it reads.
+
+Axes: layer, head; source (span that is read); pos; kv_head.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from hooked_av.analyses.attention.parts import indicator, parts_of
+from hooked_av.analyses.attention.rows import check_plain_attention
+from hooked_av.analyses.results import Result, run_settings
+from hooked_av.errors import HookError
+from hooked_av.hooks.point import HookPoint
+from hooked_av.prompt.inputs import AVInputs
+
+# Of the sum of the sizes of all parts: how far a sum may miss what it stands for.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DirectAttribution(Result):
+    """Parts of logit(answer) - logit(alternative) at the last position; they sum to it."""
+
+    figure: ClassVar = "hooked_av.plots.direct_attribution:plot_direct_attribution"
+    axes: ClassVar = {
+        "attn": ("layer",),
+        "mlp": ("layer",),
+        "heads": ("layer", "head"),
+        "sources": ("layer", "head", "source"),
+    }
+    attn: Float64[np.ndarray, " layer"]
+    mlp: Float64[np.ndarray, " layer"]
+    heads: Float64[np.ndarray, "layer head"]
+    sources: Float64[np.ndarray, "layer head source"]  # what each head brings from each part of the prompt
+    source_spans: tuple[str, ...]
+    embed: float  # the embedding of the last token itself
+    answer: str
+    alternative: str
+    logit_difference: float  # of the run
+    scale: float  # of the final norm
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts: the logit difference."""
+        return float(self.embed + self.attn.sum() + self.mlp.sum())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a component: the embedding, and attention and MLP of each layer."""
+        layers = np.arange(len(self.attn))
+        return pd.DataFrame(
+            {
+                "component": ["embed", *(kind for _ in layers for kind in ("attn", "mlp"))],
+                "layer": [-1, *np.repeat(layers, 2)],
+                "contribution": [self.embed, *np.stack([self.attn, self.mlp], axis=1).ravel()],
+            }
+        )
+
+    def heads_frame(self) -> pd.DataFrame:
+        """One row a layer, head and span that the head reads."""
+        layers, heads, sources = (index.ravel() for index in np.indices(self.sources.shape))
+        return pd.DataFrame(
+            {
+                "layer": layers,
+                "head": heads,
+                "source": np.array(self.source_spans, dtype=object)[sources],
+                "contribution": self.sources.ravel(),
+            }
+        )
+
+
+def direct_logit_attribution(
+    model: Any,
+    inputs: AVInputs,
+    answer: str | int,
+    alternative: str | int,
+    *,
+    sources: Sequence[str] | None = None,
+    tolerance: float | None = None,
+) -> DirectAttribution:
+    """Which layers, heads and source spans write the answer into the last position?
+
+    Only the direct path to the logits counts: what a part does through later layers is theirs.
+
+    Args:
+        inputs: one prompt.
+        answer, alternative: single tokens, as text or id; what is shared out is logit(answer) - logit(alternative).
+        sources: spans without common tokens (None: the usual ones); what no span holds is "other".
+        tolerance: largest error of the sum, as a share of the sizes of all parts (None: by the model's precision).
+
+    Errors: `HookError` if the parts do not sum to the logit difference, or heads not to their layer, or sources not to
+    their head; `SpanError` for spans that share tokens; `InputsError` for a batch or a text of several tokens.
+
+    >>> import hooked_av as av
+    >>> from hooked_av.tiny.samples import read_samples
+    >>> model = av.HookedAVTransformer.from_pretrained("tiny-av")
+    >>> sample = read_samples()[1]
+    >>> inputs = model.prepare(sample.clip, question=sample.question)
+    >>> found = av.direct_logit_attribution(model, inputs, answer=sample.answer, alternative="three")
+    >>> found.sources.shape, bool(abs(found.total - found.logit_difference) < 1e-3)
+    ((8, 4, 6), True)
+    """
+    inputs = inputs.to(model.device)
+    check_plain_attention(model, inputs)
+    ids = [model.to_single_token(token) if isinstance(token, str) else int(token) for token in (answer, alternative)]
+    parts = parts_of(inputs, sources)
+    path = _Path(model, ids, indicator(parts, inputs.n_pos, model.device))
+    logits = path.run(inputs)[ids].cpu().double()
+    found = DirectAttribution(
+        **path.arrays(),
+        source_spans=tuple(parts),
+        answer=model.to_string(ids[0]),
+        alternative=model.to_string(ids[1]),
+        logit_difference=float(logits[0] - logits[1]),
+        settings=run_settings(model, inputs, answer_ids=ids),
+    )
+    _check_sums(found, TOLERANCE[model.cfg.dtype] if tolerance is None else tolerance)
+    return found
+
+
+@dataclass(eq=False)
+class _Path:
+    """One pass: what the direct path sees at the last position, layer by layer, before the norm's scale is known."""
+
+    model: Any
+    ids: list[int]
+    table: Float[Tensor, "pos source"]
+    seen: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows, gain = self.model.unembed.weight.detach()[self.ids].float(), self.model.ln_final.weight.detach().float()
+        self.direction = (rows[0] - rows[1]) * gain
+        self.values = gain.new_empty(0)  # of the layer that is running
+
+    @torch.no_grad()
+    def run(self, inputs: AVInputs) -> Float[Tensor, " d_vocab"]:
+        """The logits of the last position; everything is noted on the way."""
+        hooks: list[tuple[str, Callable[..., None]]] = [
+            ("hook_inputs_embed@last", self._project("embed")),
+            ("blocks.*.hook_attn_out@last", self._project("attn")),
+            ("blocks.*.hook_mlp_out@last", self._project("mlp")),
+            ("blocks.*.attn.hook_v", self._keep_values),
+            ("blocks.*.attn.hook_pattern@last", self._read_sources),
+            ("blocks.*.attn.hook_z@last", self._read_heads),
+            ("ln_final.hook_scale@last", lambda scale, hook: self._note("scale", scale[0, 0, 0])),
+        ]
+        return self.model.run_with_hooks(inputs, fwd_hooks=hooks, logits_at="last")[0, -1]
+
+    def arrays(self) -> dict[str, Any]:
+        """The parts, divided by the scale."""
+        stacked = {name: torch.stack(some).cpu().double().numpy() for name, some in self.seen.items()}
+        scale = float(stacked.pop("scale")[0])
+        embed = float(stacked.pop("embed")[0]) / scale
+        return {name: array / scale for name, array in stacked.items()} | {"embed": embed, "scale": scale}
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self.seen.setdefault(name, []).append(value)
+
+    def _project(self, name: str) -> Callable[..., None]:
+        return lambda rows, hook: self._note(name, rows[0, 0].float() @ self.direction)
+
+    def _keep_values(self, v: Tensor, hook: HookPoint) -> None:
+        self.values = v[0]
+
+    def _out(self, hook: HookPoint) -> Float[Tensor, "head d_head"]:
+        """What the direction reads of each head's output."""
+        layer = int(str(hook.name).split(".")[1])
+        weights = self.model.blocks[layer].attn.W_O.float()
+        return einsum(weights, self.direction, "head d_head d_model, d_model -> head d_head")
+
+    def _read_sources(self, pattern: Float[Tensor, "1 head 1 pos"], hook: HookPoint) -> None:
+        assert self.values is not None
+        out = rearrange(self._out(hook), "(kv_head q) d_head -> kv_head q d_head", kv_head=self.values.shape[1])
+        written = einsum(self.values.float(), out, "pos kv_head d_head, kv_head q d_head -> kv_head q pos")
+        weighted = pattern[0, :, 0].float() * rearrange(written, "kv_head q pos -> (kv_head q) pos")
+        self._note("sources", weighted @ self.table)
+
+    def _read_heads(self, z: Float[Tensor, "1 1 head d_head"], hook: HookPoint) -> None:
+        self._note("heads", (z[0, 0].float() * self._out(hook)).sum(dim=-1))
+
+
+def _check_sums(found: DirectAttribution, tolerance: float) -> None:
+    """Every whole is the sum of its parts."""
+    size = abs(found.embed) + np.abs(found.attn).sum() + np.abs(found.mlp).sum()
+    wholes = {
+        "components, to the logit difference": abs(found.total - found.logit_difference),
+        "heads, to the attention output of their layer": np.abs(found.heads.sum(axis=1) - found.attn).max(),
+        "source spans, to their head": np.abs(found.sources.sum(axis=2) - found.heads).max(),
+    }
+    for parts, error in wholes.items():
+        if not error <= tolerance * size:
+            raise HookError(
+                f"direct attribution does not add up: {parts}",
+                expected=f"an error of at most {tolerance * size:.3g}",
+                got=f"{error:.3g}",
+                next_step="close hooks and interventions that edit the residual stream, z or attention outputs; "
+                "in half precision run in float32, or give a tolerance",
+            )

@@ -1,0 +1,1 @@
+"""From which layer on tokens can go, and what that saves."""

@@ -1,0 +1,1 @@
+"""Which pathways carry the answer, through which layers: attention knockouts with random controls."""

@@ -1,0 +1,161 @@
+"""Information flow: which pathways carry the answer, through which layers, beside random cuts of the same size.
+
+The map of attention knockouts of Geva et al. (2023), Cross-modal Information Flow (CVPR 2025) and Map the Flow (ICLR
+2026), for audio-visual prompts.
+
+Axes: sample, draw (random control), pathway, layer (centre of the window that is cut), edge (low and high, or first and
+last).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.flow.answers import (
+    READINGS,
+    Measured,
+    Metric,
+    Targets,
+    answer_fields,
+    check_metric,
+    nothing_left,
+    stacked,
+)
+from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
+from hooked_av.analyses.flow.knockout import default_width, layer_window
+from hooked_av.analyses.flow.map import InformationFlow
+from hooked_av.analyses.flow.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
+from hooked_av.analyses.results import run_settings
+from hooked_av.replay.baseline import Baseline
+
+_LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
+
+
+def information_flow(
+    model: Any,
+    cases: Any,
+    *,
+    pathways: Any = None,
+    window: int | Literal["all"] | None = None,
+    metric: Metric = "answer",
+    controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
+    only_correct: bool = True,
+    progress: bool = False,
+) -> InformationFlow:
+    """Through which layers does the answer need which pathway, and more than any cut of that size would do?
+
+    For each pathway and layer, attention from keys to queries is cut in a window of layers around that layer; beside it
+    stands a random cut of as many (query, key) pairs in the same layers.
+
+    Args:
+        cases: one prompt, one `av.Case`, or any number of either (taken one by one; only numbers are kept).
+        pathways: routes ("audio->question"), (keys, queries) pairs, or `Pathway`s; None: all that the prompt's spans
+            allow (`default_pathways`), the same in every sample.
+        window: layers that are cut at once (None: `default_width`); "all": every layer at once, so that the result
+            has one layer, and says whether a pathway is needed at all.
+        metric: whose probability `change_percent` is about: the clean run's "answer", or the right one ("gold").
+        controls: random draws beside each cut (0: none), or `av.Controls(draws, "entries" or "rows", seed)`.
+        only_correct: leave out samples that the clean model answers wrongly, where the right answer is known; who was
+            left out is in `skipped`.
+        progress: show a bar.
+
+    It runs on the replay engine. All pathways cost about two forward passes a sample; a control that is drawn from the
+    whole triangle costs up to one for each cut ("rows" is as cheap as the cut). Random cuts that leave a row without
+    any key make it read zero; this is not reported here.
+
+    Errors: `SpanError` for a sample without a pathway's spans, `InputsError` for samples of different layouts, a batch,
+    no sample, or an answer that is not one token; `InterventionError` for a window that the model does not have.
+
+    >>> import hooked_av as av
+    >>> from hooked_av.tiny.samples import read_samples
+    >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
+    >>> inputs = model.prepare(sample.clip, question=sample.question)
+    >>> flow = av.information_flow(model, inputs, pathways=["audio->question", "audio->last"], controls=0)
+    >>> sample.question, flow.texts(flow.answer_ids), flow.change_percent.shape
+    ('Which digit is spoken first?', ['five'], (2, 8))
+    """
+    n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
+    width = {None: default_width(n_layers), "all": n_layers}.get(window, window)
+    whole = [range(n_layers)] if window == "all" else None
+    windows = whole or [layer_window(layer, n_layers, width) for layer in range(n_layers)]
+    flow = _Flow(model, None if pathways is None else as_pathways(pathways), windows, drawn)
+    samples, skipped, sizes, last = [], [], [], None
+    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+        check_metric(metric, case.id, is_known=case.answer is not None)
+        measured = flow.measure(case, only_correct)
+        (skipped if measured is None else samples).append(case.id if measured is None else measured)
+        sizes, last = [*sizes, case.inputs.n_pos], case.inputs
+    if not samples or last is None:
+        raise nothing_left(skipped)
+    names = [pathway.name for pathway in flow.pathways or ()]
+    own = {"window": width, "metric": metric, "controls": vars(drawn), "only_correct": only_correct}
+    return InformationFlow(
+        **answer_fields(model, samples, metric),
+        **stacked(samples),
+        windows=np.array([(some[0], some[-1]) for some in windows], dtype=np.int64),
+        pathways=tuple(names),
+        window=width,
+        skipped=tuple(skipped),
+        settings=run_settings(
+            model, last, **own, pathways=names, n_pos=sorted(set(sizes)), n_samples=len(samples), n_skipped=len(skipped)
+        ),
+    )
+
+
+class _Flow:
+    """One call: what is cut in every sample, and the first sample's own pathways where none are given."""
+
+    def __init__(
+        self, model: Any, pathways: tuple[Pathway, ...] | None, windows: Sequence[range], controls: Controls
+    ) -> None:
+        self.model, self.windows, self.controls = model, windows, controls
+        self.pathways, self.is_default, self.first = pathways, pathways is None, ""
+
+    def measure(self, case: Case, only_correct: bool) -> Measured | None:
+        """One sample; None for one that is left out."""
+        case = with_answer_spans(case)
+        pathways = self._pathways_of(case)
+        keep_all = bool(self.controls.draws) and self.controls.spread == "entries"
+        queries = "|".join(dict.fromkeys(queries for pathway in pathways for _, queries in pathway.pairs))
+        baseline = self.model.baseline(case.inputs, touched=None if keep_all else queries)
+        targets = Targets.of(self.model, case, baseline.logits)
+        if only_correct and targets.is_wrong:
+            return None
+        cuts = [pathway.cut(window) for pathway in pathways for window in self.windows]
+        shape = (len(pathways), len(self.windows))
+        runs = {name: values.reshape(shape) for name, values in read_all(baseline, cuts, targets).items()}
+        draws = self.controls.draws
+        with without_reports_of_empty_rows():
+            random = [self.controls.of(cut, case.id, draw) for draw in range(draws) for cut in cuts]
+            found = read_all(baseline, random, targets)
+        runs |= {f"control_{name}": values.reshape(draws, *shape) for name, values in found.items()}
+        return Measured(case, targets, targets.read(baseline.logits[None]), runs)
+
+    def _pathways_of(self, case: Case) -> tuple[Pathway, ...]:
+        pathways = default_pathways(case.inputs) if self.is_default else self.pathways or ()
+        for pathway in pathways:
+            pathway.check(case)
+        if self.pathways is None:
+            self.pathways, self.first = pathways, case.id
+        differing = {pathway.name for pathway in pathways} ^ {pathway.name for pathway in self.pathways}
+        if differing:
+            raise other_layout(case.id, self.first, sorted(differing))
+        return pathways
+
+
+def read_all(baseline: Baseline, interventions: Sequence[Any], targets: Targets) -> dict[str, np.ndarray]:
+    """What each intervention leads to; only a part of them has its logits in memory at one time."""
+    runs = (baseline.run(some).logits for some in _chunks(interventions, len(baseline.logits)))
+    parts = [targets.read(logits) for logits in runs if logits is not None]
+    if not parts:
+        return {name: values[:0] for name, values in targets.read(baseline.logits[None]).items()}
+    return {name: np.concatenate([part[name] for part in parts]) for name in READINGS}
+
+
+def _chunks(interventions: Sequence[Any], d_vocab: int) -> Iterator[Sequence[Any]]:
+    size = max(1, _LOGITS_AT_ONCE // d_vocab)
+    for start in range(0, len(interventions), size):
+        yield interventions[start : start + size]

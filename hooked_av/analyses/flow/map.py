@@ -1,0 +1,310 @@
+"""The map of information flow, what can be said of it, and its table: tables of many samples become one map again.
+
+In the table, one row is a sample, pathway and layer; the columns of a random cut end with its draw
+(`control_p_answer_0`).
+
+Axes: sample, draw (random control), pathway, layer (centre of the window that is cut), edge (low and high, or first and
+last).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64, Int64
+
+from hooked_av.analyses.bootstrap import bootstrap_interval
+from hooked_av.analyses.flow.answers import READINGS, UNKNOWN, Answers, Metric, check_metric, nothing_left
+from hooked_av.analyses.flow.pathways import other_layout
+from hooked_av.errors import InputsError
+
+_CELL = ["id", "pathway", "layer"]
+_NUMBERS = READINGS[:3]
+_BASES = tuple(f"{name}_base" for name in _NUMBERS)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InformationFlow(Answers):
+    """The answer of every sample while each pathway is cut around each layer, and while random cuts are made."""
+
+    figure: ClassVar = "hooked_av.plots.flow:plot_information_flow"
+    axes: ClassVar = {
+        **Answers.axes,
+        **dict.fromkeys(READINGS, ("sample", "pathway", "layer")),
+        **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "pathway", "layer")),
+        "windows": ("layer", "edge"),
+    }
+    p_answer: Float64[np.ndarray, "sample pathway layer"]
+    p_gold: Float64[np.ndarray, "sample pathway layer"]
+    logit_difference: Float64[np.ndarray, "sample pathway layer"]  # to the alternative; NaN where there is none
+    best_ids: Int64[np.ndarray, "sample pathway layer"]  # the most probable token while the pathway is cut
+    control_p_answer: Float64[np.ndarray, "sample draw pathway layer"]
+    control_p_gold: Float64[np.ndarray, "sample draw pathway layer"]
+    control_logit_difference: Float64[np.ndarray, "sample draw pathway layer"]
+    control_best_ids: Int64[np.ndarray, "sample draw pathway layer"]
+    windows: Int64[np.ndarray, "layer edge=2"]  # first and last layer that are cut, both included
+    pathways: tuple[str, ...]
+    window: int
+    skipped: tuple[str, ...] = ()  # samples left out, because the clean model answers them wrongly
+
+    @property
+    def changes(self) -> Float64[np.ndarray, "sample pathway layer"]:
+        """Change of the answer's probability in each sample, 100 * (p_cut - p_base) / p_base."""
+        return self.percent(self.p_answer, self.p_gold)
+
+    @property
+    def control_changes(self) -> Float64[np.ndarray, "sample draw pathway layer"]:
+        """The same under the random cuts."""
+        return self.percent(self.control_p_answer, self.control_p_gold)
+
+    @property
+    def control_changes_mean(self) -> Float64[np.ndarray, "sample pathway layer"]:
+        """The mean of `control_changes` over draws; NaN without controls."""
+        changes = self.control_changes
+        return changes.mean(axis=1) if changes.shape[1] else np.full_like(self.p_answer, np.nan)
+
+    @property
+    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+        """The mean of `changes` over samples."""
+        return self.changes.mean(axis=0)
+
+    @property
+    def interval(self) -> Float64[np.ndarray, "edge pathway layer"]:
+        """95 % bootstrap interval of `change_percent` over samples; NaN for one sample."""
+        return bootstrap_interval(self.changes)
+
+    @property
+    def control_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+        """The mean of `control_changes` over draws and samples; NaN without controls."""
+        return self.control_changes_mean.mean(axis=0)
+
+    @property
+    def control_interval(self) -> Float64[np.ndarray, "edge pathway layer"]:
+        """95 % bootstrap interval of `control_percent` over samples; of one sample, the range of its draws."""
+        changes = self.control_changes
+        if len(changes) == 1 and changes.shape[1]:
+            return np.stack([changes[0].min(axis=0), changes[0].max(axis=0)])
+        return bootstrap_interval(self.control_changes_mean)
+
+    @property
+    def logit_difference_change(self) -> Float64[np.ndarray, "pathway layer"]:
+        """Mean change of the logit difference to the alternative."""
+        return (self.logit_difference - self.per_sample(self.logit_difference_base, self.best_ids)).mean(axis=0)
+
+    @property
+    def flips(self) -> Float64[np.ndarray, "pathway layer"]:
+        """Share of samples whose most probable token is another one."""
+        return (self.best_ids != self.per_sample(self.answer_ids, self.best_ids)).mean(axis=0)
+
+    @property
+    def accuracy(self) -> Float64[np.ndarray, "pathway layer"]:
+        """Share of samples that are answered rightly; NaN where a right answer is not known."""
+        return self.is_right(self.best_ids).mean(axis=0)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a pathway and layer, over all samples."""
+        pathways, layers = (index.ravel() for index in np.indices(self.change_percent.shape))
+        (low, high), (control_low, control_high) = self.interval, self.control_interval
+        return pd.DataFrame(
+            {
+                "pathway": np.array(self.pathways, dtype=object)[pathways],
+                "layer": layers,
+                "first_cut": self.windows[layers, 0],
+                "last_cut": self.windows[layers, 1],
+                "n_samples": len(self.ids),
+                "change_percent": self.change_percent.ravel(),
+                "low": low.ravel(),
+                "high": high.ravel(),
+                "control_percent": self.control_percent.ravel(),
+                "control_low": control_low.ravel(),
+                "control_high": control_high.ravel(),
+                "logit_difference_change": self.logit_difference_change.ravel(),
+                "flips": self.flips.ravel(),
+                "accuracy": self.accuracy.ravel(),
+            }
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sample, pathway and layer; `summary` has the means."""
+        return table_of(self)
+
+    @classmethod
+    def from_frame(
+        cls,
+        table: pd.DataFrame,
+        *,
+        only_correct: bool = True,
+        metric: Metric = "answer",
+        settings: Mapping[str, Any] | None = None,
+    ) -> "InformationFlow":
+        """The result of these samples, from tables that `to_frame` made of them together or one by one.
+
+        Args:
+            only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
+            metric, settings: what the table does not say.
+
+        Errors: `InputsError` for samples of different layouts, for what is no such table, and when nothing is left.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> flow = information_flow(model, model.prepare(question="Which digit do you hear?"))
+        >>> again = InformationFlow.from_frame(flow.to_frame())
+        >>> bool((again.control_changes == flow.control_changes).all())
+        True
+        """
+        fields = fields_of(table, only_correct)
+        for sample, gold in zip(fields["ids"], fields["gold_ids"].tolist(), strict=True):
+            check_metric(metric, sample, is_known=gold != UNKNOWN)
+        counts = {"n_samples": len(fields["ids"]), "n_skipped": len(fields["skipped"])}
+        own = {"metric": metric, "only_correct": only_correct, **counts}
+        return cls(**fields, metric=metric, settings={**(settings or {}), **own})
+
+
+def table_of(flow: "InformationFlow") -> pd.DataFrame:
+    """The table of an `InformationFlow`, with everything that `fields_of` needs."""
+    samples, pathways, layers = (index.ravel() for index in np.indices(flow.p_answer.shape))
+    base_is_right = flow.is_right(flow.answer_ids)
+    return pd.DataFrame(
+        {
+            "id": np.array(flow.ids, dtype=object)[samples],
+            "task": np.array(flow.tasks, dtype=object)[samples],
+            "pathway": np.array(flow.pathways, dtype=object)[pathways],
+            "layer": layers,
+            "first_cut": flow.windows[layers, 0],
+            "last_cut": flow.windows[layers, 1],
+            "answer": np.array(flow.texts(flow.answer_ids), dtype=object)[samples],
+            "gold": np.array(flow.texts(flow.gold_ids), dtype=object)[samples],
+            "answer_id": flow.answer_ids[samples],
+            "gold_id": flow.gold_ids[samples],
+            "base_is_right": base_is_right[samples],
+            **{name: getattr(flow, name)[samples] for name in _BASES},
+            **{name: getattr(flow, name).ravel() for name in READINGS},
+            "best_token": flow.texts(flow.best_ids),
+            "is_right": flow.is_right(flow.best_ids).ravel(),
+            "change_percent": flow.changes.ravel(),
+            "control_percent": flow.control_changes_mean.ravel(),
+            **_controls_of(flow),
+        }
+    )
+
+
+def _controls_of(flow: "InformationFlow") -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for draw in range(flow.control_p_answer.shape[1]):
+        read = {name: getattr(flow, f"control_{name}")[:, draw] for name in READINGS}
+        columns |= {f"control_{name}_{draw}": values.ravel() for name, values in read.items()}
+        columns[f"control_best_token_{draw}"] = flow.texts(read["best_ids"])
+    return columns
+
+
+def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
+    """The fields of the `InformationFlow` of these samples, but for its metric and settings.
+
+    Errors: `InputsError` for samples of different pathways or layers, for one that is there twice or in parts, for a
+    table of something else, and when nothing is left.
+    """
+    _check_columns(table)
+    ids, pathways, layers = _grid(table)
+    cells = pd.MultiIndex.from_product([ids, pathways, layers], names=_CELL)
+    table = table.set_index(_CELL).reindex(cells).reset_index()
+    is_wrong = table["gold_id"].ne(UNKNOWN) & table["gold_id"].ne(table["answer_id"])
+    kept = table.loc[~is_wrong] if only_correct else table
+    skipped = tuple(dict.fromkeys(table.loc[is_wrong, "id"])) if only_correct else ()
+    if kept.empty:
+        raise nothing_left(skipped)
+    firsts = kept.iloc[:: len(pathways) * len(layers)]
+    shape = (len(firsts), len(pathways), len(layers))
+    windows = kept[["first_cut", "last_cut"]].iloc[: len(layers)].to_numpy(dtype=np.int64)
+    return {
+        "answer_ids": firsts["answer_id"].to_numpy(dtype=np.int64),
+        "gold_ids": firsts["gold_id"].to_numpy(dtype=np.int64),
+        **{name: firsts[name].to_numpy(dtype=np.float64) for name in _BASES},
+        **{name: _numbers(kept, name).reshape(shape) for name in READINGS},
+        **_controls(kept, shape),
+        "ids": tuple(firsts["id"]),
+        "tasks": tuple(firsts["task"]),
+        "token_texts": _texts(kept),
+        "windows": windows,
+        "window": int((windows[:, 1] - windows[:, 0]).max()) + 1,
+        "pathways": tuple(pathways),
+        "skipped": skipped,
+    }
+
+
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    return table[column].to_numpy(dtype=np.int64 if "best_ids" in column else np.float64)
+
+
+def _n_draws(table: pd.DataFrame) -> int:
+    return sum(str(column).startswith("control_best_ids_") for column in table.columns)
+
+
+def _controls(table: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    draws = range(_n_draws(table))
+    empty = {name: np.empty((shape[0], 0, *shape[1:]), dtype=_numbers(table, name).dtype) for name in READINGS}
+    if not draws:
+        return {f"control_{name}": values for name, values in empty.items()}
+    return {
+        f"control_{name}": np.stack([_numbers(table, f"control_{name}_{d}").reshape(shape) for d in draws], axis=1)
+        for name in READINGS
+    }
+
+
+def _texts(table: pd.DataFrame) -> tuple[tuple[int, str], ...]:
+    """The text of every token that is an answer somewhere."""
+    pairs = [("answer_id", "answer"), ("gold_id", "gold"), ("best_ids", "best_token")]
+    pairs += [(f"control_best_ids_{draw}", f"control_best_token_{draw}") for draw in range(_n_draws(table))]
+    found = {
+        (int(token), text)
+        for pair in pairs
+        for token, text in table[list(pair)].drop_duplicates().itertuples(index=False)
+        if token != UNKNOWN
+    }
+    return tuple(sorted(found))
+
+
+def _grid(table: pd.DataFrame) -> tuple[list[str], list[str], list[int]]:
+    """Samples, pathways and layers, in the order of the table; every sample must have all of them, once."""
+    ids, first = list(dict.fromkeys(table["id"])), table.loc[table["id"] == table["id"].iloc[0]]
+    pathways, layers = list(dict.fromkeys(first["pathway"])), sorted(set(first["layer"]))
+    for sample, names in table.groupby("id", sort=False)["pathway"]:
+        differing = set(names) ^ set(pathways)
+        if differing:
+            raise other_layout(str(sample), str(ids[0]), sorted(differing))
+    counts = Counter(table["id"])
+    odd = [sample for sample in ids if counts[sample] != len(pathways) * len(layers)]
+    if odd or table.duplicated(_CELL).any():
+        raise _not_a_table(f"samples that are there in part, or more than once: {', '.join(odd) or 'some'}")
+    if set(table["layer"]) != set(layers):
+        raise _not_a_table("samples of different layers")
+    return ids, pathways, layers
+
+
+def _check_columns(table: pd.DataFrame) -> None:
+    needed = [
+        *_CELL,
+        "task",
+        "first_cut",
+        "last_cut",
+        "answer",
+        "answer_id",
+        "gold_id",
+        *_BASES,
+        *READINGS,
+        "best_token",
+    ]
+    missing = [name for name in needed if name not in table.columns]
+    if missing or table.empty:
+        raise _not_a_table(f"no columns {', '.join(missing)}" if missing else "no row")
+
+
+def _not_a_table(got: str) -> InputsError:
+    return InputsError(
+        "this is no table of information flow",
+        expected="one row a sample, pathway and layer, as InformationFlow.to_frame makes it",
+        got=got,
+        next_step="give the table of information_flow, or of run_dataset(..., 'flow')",
+    )

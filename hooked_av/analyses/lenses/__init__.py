@@ -1,0 +1,1 @@
+"""What each layer would answer: the unembedding on what is not the last layer."""

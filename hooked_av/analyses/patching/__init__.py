@@ -1,0 +1,1 @@
+"""Which activations carry a difference between two prompts: patches from one run into another."""

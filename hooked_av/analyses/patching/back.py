@@ -1,0 +1,96 @@
+"""Back-patching: would the answer be better if an early layer had what only a late layer knows?
+
+The residual stream that leaves a late layer is written in place of the one that leaves an earlier layer, at the same
+rows (Biran et al. 2024). Within one prompt it asks whether the later layers came too late; from a clean into a corrupt
+prompt it asks at which depth the clean information is usable.
+
+Axes: source (the layer that is read), target (the layer that is overwritten, before the source).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
+
+from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.exchange import Exchange
+from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.prompt.inputs import AVInputs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BackPatching(PatchEffects):
+    """The metric with a late layer's rows in an earlier layer; nan where the source does not come after the target.
+
+    Within one prompt `metric_clean` equals `metric_corrupt`, and `effects` are nan: look at `changes`.
+    """
+
+    figure: ClassVar = "hooked_av.plots.patching:plot_back_patching"
+    axes: ClassVar = {"metric_patched": ("source", "target")}
+    span: str
+    is_one_prompt: bool
+
+    @property
+    def effects(self) -> Float64[np.ndarray, "source target"]:
+        return np.full_like(self.metric_patched, np.nan) if self.is_one_prompt else super().effects
+
+    @property
+    def changes(self) -> Float64[np.ndarray, "source target"]:
+        """metric_patched - metric_corrupt: more is better for the clean answer."""
+        return self.metric_patched - self.metric_corrupt
+
+
+def back_patch(
+    model: Any,
+    *,
+    clean: AVInputs,
+    corrupt: AVInputs | None = None,
+    span: str = "last",
+    metric: Metric = "logit_difference",
+    answers: Answers | None = None,
+    progress: bool = False,
+) -> BackPatching:
+    """Does the answer change when a late layer's output stands where an earlier layer's output stood?
+
+    Args:
+        clean: the prompt whose late layers are read.
+        corrupt: the prompt whose early layers are overwritten, of the same layout; None: `clean` itself.
+        span: the rows that are written.
+        metric, progress: as for `patch_spans`.
+        answers: as for `patch_spans`; within one prompt None stands for its two most probable tokens.
+
+    Errors: as for `patch_spans`; within one prompt the metric need not differ.
+
+    >>> import hooked_av as av
+    >>> from hooked_av.tiny.samples import read_samples
+    >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
+    >>> table = av.back_patch(model, clean=model.prepare(sample.clip, question=sample.question), span="question")
+    >>> table.answers[0], int(np.isfinite(table.changes).sum())
+    ('five', 28)
+    """
+    is_one_prompt = corrupt is None
+    corrupt = clean if corrupt is None else corrupt
+    if is_one_prompt and answers is None:
+        answers = _best_two(model, clean)
+    n_layers = model.cfg.n_layers
+    points = [get_act_name("resid_post", layer) for layer in range(n_layers)]
+    places = {span: corrupt.spans.resolve(span).positions}
+    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answers=answers)
+    if not is_one_prompt:
+        exchange.contrast.check_differs()
+    rows = [exchange.values(exchange.clean_rows, point, span) for point in points]
+    pairs = [(source, target) for source in range(n_layers) for target in range(source)]
+    measured = np.full((n_layers, n_layers), np.nan)
+    cells = [exchange.spec(points[target], span, rows[source]) for source, target in pairs]
+    for (source, target), value in zip(pairs, exchange.run(cells, progress=progress), strict=True):
+        measured[source, target] = value
+    return BackPatching(metric_patched=measured, span=span, is_one_prompt=is_one_prompt, **exchange.fields(span=span))
+
+
+def _best_two(model: Any, inputs: AVInputs) -> Answers:
+    with torch.no_grad():
+        first, second = model(inputs, logits_at="last")[0, -1].topk(2).indices.tolist()
+    return model.to_string(first), model.to_string(second)

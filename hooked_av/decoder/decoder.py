@@ -1,0 +1,297 @@
+"""The decoder of both model families: RMSNorm, M-RoPE, grouped-query attention, SiLU-gated MLP, in plain PyTorch.
+
+Weights keep the checkpoint's names and layout. Every activation passes a hook point under TransformerLens's name.
+
+Axes: batch pos d_model; head kv_head d_head; d_mlp; d_vocab; axis (time, height, width).
+"""
+
+from typing import Literal
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from hooked_av.config import DecoderConfig
+from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
+from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
+from hooked_av.decoder.weights import AttentionViews, MLPViews
+from hooked_av.hooks.point import HookPoint, is_live, version_of
+from hooked_av.hooks.run import ALL_LAYERS, row_index
+
+Resid = Float[Tensor, "batch pos d_model"]
+Heads = Float[Tensor, "batch pos head d_head"]
+Table = Float[Tensor, "batch pos d_head"]
+Positions = Int64[Tensor, "axis=3 batch pos"]
+Rows = Int64[Tensor, "batch query"]
+
+
+class RMSNorm(nn.Module):
+    """x / scale * gain, with scale = sqrt(mean(x^2) + eps) in float32."""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(cfg.d_model))
+        self.eps = cfg.eps
+        self.hook_scale = HookPoint("batch pos 1")
+        self.hook_normalized = HookPoint("batch pos d_model")
+
+    def forward(self, resid: Resid) -> Resid:
+        x = resid.float()
+        variance = self._variance(x)
+        normalized = x * torch.rsqrt(variance)
+        if self.hook_scale.is_hooked:
+            edited, live = _through(self.hook_scale, None, variance.sqrt())
+            # x / sqrt differs from x * rsqrt in the last bit: used only if the hook changed something
+            normalized = x / edited if live else normalized
+        return self.weight * self.hook_normalized(normalized.to(resid.dtype))
+
+    def normalise(self, resid: Resid) -> Resid:
+        """The same without hook points, for a lens on some other activation."""
+        x = resid.float()
+        return self.weight * (x * torch.rsqrt(self._variance(x))).to(resid.dtype)
+
+    def _variance(self, x: Resid) -> Float[Tensor, "batch pos 1"]:
+        return x.pow(2).mean(-1, keepdim=True) + self.eps
+
+
+class Rotary:
+    """M-RoPE: each frequency turns with the time, height or width position of its token.
+
+    The table is made in float32 at every call from the config, so that no dtype cast can round it.
+    """
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        steps = torch.arange(0, cfg.d_head, 2, dtype=torch.float, device="cpu") / cfg.d_head
+        self.frequencies = 1.0 / (cfg.rotary_base**steps)
+        self.sections = list(cfg.mrope_section)
+
+    def __call__(self, position_ids: Positions, dtype: torch.dtype) -> tuple[Table, Table]:
+        angles = position_ids[..., None].float() * self.frequencies.to(position_ids.device)
+        # chunk i of the frequencies belongs to axis i: time, height, width
+        parts = [part[axis] for axis, part in enumerate(angles.split(self.sections, dim=-1))]
+        angle = torch.cat(parts * 2, dim=-1)
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Heads, cos: Table, sin: Table) -> Heads:
+    """Turn each pair (x_i, x_{i + d_head/2}) by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos[:, :, None] + torch.cat((-second, first), dim=-1) * sin[:, :, None]
+
+
+class Attention(AttentionViews, nn.Module):
+    """Causal grouped-query attention; scores, pattern and per-head results exist only where a hook asks."""
+
+    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.d_head = layer, cfg.d_head
+        kv_width = cfg.n_key_value_heads * cfg.d_head
+        self.q_proj = nn.Linear(cfg.d_model, cfg.n_heads * cfg.d_head)
+        self.k_proj = nn.Linear(cfg.d_model, kv_width)
+        self.v_proj = nn.Linear(cfg.d_model, kv_width)
+        self.o_proj = nn.Linear(cfg.n_heads * cfg.d_head, cfg.d_model, bias=False)
+        self.hook_q, self.hook_rot_q = HookPoint("batch pos head d_head"), HookPoint("batch pos head d_head")
+        self.hook_k, self.hook_rot_k = HookPoint("batch pos kv_head d_head"), HookPoint("batch pos kv_head d_head")
+        self.hook_v, self.hook_z = HookPoint("batch pos kv_head d_head"), HookPoint("batch pos head d_head")
+        self.hook_attn_scores = HookPoint("batch head query key", lazy=True)
+        self.hook_pattern = HookPoint("batch head query key", lazy=True)
+        self.hook_result = HookPoint("batch pos head d_model", lazy=True)
+
+    def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Float[Tensor, "batch query d_model"]:
+        x_q, tables_q = (x, tables) if attend.reading is None else _part(x, tables, attend.reading)
+        q = self.hook_q(self._split(self.q_proj(x_q)))
+        k = self.hook_k(self._split(self.k_proj(x)))
+        v = self.hook_v(self._split(self.v_proj(x)))
+        rot_q, rot_k = self.hook_rot_q(rotate(q, *tables_q)), self.hook_rot_k(rotate(k, *tables))
+        rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
+        rot_k, v = attend.known(self.layer, rot_k, v)
+        z = attend.read(self.layer, rot_q, rot_k, v)
+        rows = _wanted_rows(attend, x, self.hook_attn_scores, self.hook_pattern)
+        if rows is not None:
+            z = self._observe(z, rows, rot_q, rot_k, v, attend)
+        return self._project(self.hook_z(z.transpose(1, 2)), attend)
+
+    def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
+        return x.view(*x.shape[:2], -1, self.d_head)
+
+    def _observe(self, z: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+        """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
+        held, keys = attend.places(self.layer, q, k)
+        index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
+        allowed = allowed_keys(rows, keys, attend.starts, attend.cuts.get(self.layer, ()), q.shape[1])
+        scores = scores_of(_gather(q, index), k, allowed)
+        edited_scores, scores_live = _through(self.hook_attn_scores, rows, scores)
+        pattern = pattern_of(edited_scores)
+        edited_pattern, pattern_live = _through(self.hook_pattern, rows, pattern)
+        if not (scores_live or pattern_live):
+            return z
+        empty = ((edited_scores == -torch.inf).all(dim=-1) & allowed.any(dim=-1)).any(dim=1)
+        if empty.any():
+            report_empty_rows(rows[empty])
+        batch = torch.arange(len(rows), device=rows.device)[:, None]
+        observed = weigh(edited_pattern, v).transpose(1, 2)
+        return z.transpose(1, 2).index_put((batch, index), observed).transpose(1, 2)
+
+    def _project(self, z: Heads, attend: Attend) -> Resid:
+        # the copy gives the layout that transformers hands to the same matrix product
+        attn_out = self.o_proj(z.reshape(*z.shape[:2], -1))
+        rows = _wanted_rows(attend, z, self.hook_result)
+        if rows is None:
+            return attn_out
+        batch = torch.arange(len(rows), device=rows.device)[:, None]
+        index = rows if attend.rows is None else row_index(attend.rows, rows, f"layer {self.layer}", "of a result hook")
+        result = einsum(
+            z[batch, index], self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+        )
+        edited, live = _through(self.hook_result, rows, result)
+        return attn_out.index_put((batch, index), edited.sum(dim=2)) if live else attn_out
+
+
+def _part(
+    x: Resid, tables: tuple[Table, Table], reading: Int64[Tensor, " query"]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Some of the rows, and their rotary tables."""
+    return x[:, reading], (tables[0][:, reading], tables[1][:, reading])
+
+
+def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | None:
+    """The positions that hooks of these lazy points ask for together, or None."""
+    wanted = [rows for point in points if (rows := point.wanted(attend.run)) is not None]
+    if not wanted:
+        return None
+    tensors = [rows for rows in wanted if isinstance(rows, Tensor)]
+    if len(tensors) == len(wanted) and all(torch.equal(rows, tensors[0]) for rows in tensors):
+        return tensors[0]
+    return attend.positions(like.shape[0], like.shape[1], like.device)
+
+
+def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tensor, bool]:
+    """A lazy activation through its hook point: what came back, and whether it must be used."""
+    if not point.is_hooked:
+        return tensor, False
+    point.rows = rows
+    version = version_of(tensor)
+    edited = point(tensor)
+    return edited, not point.only_reads and is_live(tensor, version, edited)
+
+
+def _gather(q: Float[Tensor, "batch head pos d_head"], rows: Rows) -> Float[Tensor, "batch head query d_head"]:
+    batch = torch.arange(len(rows), device=rows.device)[:, None]
+    return rearrange(
+        rearrange(q, "batch head pos d_head -> batch pos head d_head")[batch, rows],
+        "batch query head d_head -> batch head query d_head",
+    )
+
+
+class GatedMLP(MLPViews, nn.Module):
+    """down(silu(gate(x)) * up(x))"""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+        self.up_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=False)
+        self.down_proj = nn.Linear(cfg.d_mlp, cfg.d_model, bias=False)
+        self.hook_pre = HookPoint("batch pos d_mlp")
+        self.hook_pre_linear = HookPoint("batch pos d_mlp")
+        self.hook_post = HookPoint("batch pos d_mlp")
+
+    def forward(self, x: Resid) -> Resid:
+        # memory peaks here, so no name keeps what the next line no longer needs
+        gate = nn.functional.silu(self.hook_pre(self.gate_proj(x)))
+        return self.down_proj(self.hook_post(gate * self.hook_pre_linear(self.up_proj(x))))
+
+
+class Block(nn.Module):
+    """resid_pre -> + attention -> resid_mid -> + MLP -> resid_post"""
+
+    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.ln1, self.ln2 = RMSNorm(cfg), RMSNorm(cfg)
+        self.attn = Attention(cfg, layer)
+        self.mlp = GatedMLP(cfg)
+        self.hook_resid_pre, self.hook_resid_post = HookPoint("batch pos d_model"), HookPoint("batch pos d_model")
+        self.hook_attn_out, self.hook_mlp_out = HookPoint("batch pos d_model"), HookPoint("batch pos d_model")
+        self.hook_resid_mid = HookPoint("batch pos d_model")
+
+    def forward(
+        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
+    ) -> Float[Tensor, "batch query d_model"]:
+        resid_mid = self.to_mid(resid_pre, tables, attend)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        return self.hook_resid_post(resid_mid + mlp_out)
+
+    def to_mid(
+        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
+    ) -> Float[Tensor, "batch query d_model"]:
+        """The first half: the residual stream after attention."""
+        resid_pre = self.hook_resid_pre(resid_pre)
+        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
+        if attend.reading is not None:
+            resid_pre = resid_pre[:, attend.reading]
+        return self.hook_resid_mid(resid_pre + attn_out)
+
+    def add_mlp(self, resid_mid: Resid, n_rows: int) -> Resid:
+        """The second half in place, a few rows at a time: memory peaks in the MLP. Without hooks and gradients."""
+        for rows in resid_mid.split(n_rows, dim=1):
+            rows += self.mlp(self.ln2(rows))
+        return resid_mid
+
+
+class HookedDecoder(nn.Module):
+    """Embeddings in, logits out: every block, the final norm, and the unembedding of the rows that are read."""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
+        self.ln_final = RMSNorm(cfg)
+        self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        if cfg.tied:
+            self.unembed.weight = self.embed.weight
+        self.rotary = Rotary(cfg)
+        self.hook_logits = HookPoint("batch pos d_vocab", lazy=True)
+
+    def forward(
+        self,
+        resid: Resid,
+        position_ids: Positions,
+        attend: Attend,
+        rows: "Rows | Literal['all']" = "all",
+        layers: range = ALL_LAYERS,
+    ) -> Float[Tensor, "batch query width"]:
+        """Logits at `rows` ([batch, query] positions), or at every row that the pass holds.
+
+        Args:
+            resid: the merged embeddings, or the residual stream that enters the first of `layers`.
+            position_ids: of the rows that `resid` holds; a pass of some rows only says which in `attend.rows`.
+            layers: what runs. If it ends before `ALL_LAYERS` does, there is no final norm and no logits: the residual
+                stream that leaves the last block is returned.
+        """
+        tables = self.rotary(position_ids, resid.dtype)
+        for layer in range(max(layers.start, 0), min(layers.stop, self.cfg.n_layers)):
+            if layer in attend.leaving:
+                resid, tables, attend = _leave(layer, resid, tables, attend)
+            resid = self.blocks[layer](resid, tables, attend)
+        return self.read_out(resid, rows, attend) if layers.stop == ALL_LAYERS.stop else resid
+
+    def read_out(
+        self, resid: Resid, rows: "Rows | Literal['all']", attend: Attend
+    ) -> Float[Tensor, "batch query d_vocab"]:
+        """The final norm, and the logits at some positions of what the pass holds."""
+        normalized = self.ln_final(resid)
+        if isinstance(rows, Tensor):
+            index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "logits_at")
+            normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], index]
+        self.hook_logits.rows = rows if isinstance(rows, Tensor) else attend.rows
+        return self.hook_logits(self.unembed(normalized))
+
+
+def _leave(
+    layer: int, resid: Resid, tables: tuple[Table, Table], attend: Attend
+) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
+    """Rows leave before a layer; those that stay keep their rotary angles."""
+    attend, index = attend.without(layer, resid.shape[1])
+    batch = torch.arange(len(index), device=index.device)[:, None]
+    return resid[batch, index], (tables[0][batch, index], tables[1][batch, index]), attend

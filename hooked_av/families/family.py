@@ -1,0 +1,138 @@
+"""What a model family is: how it names its tensors, lays out its prompt, counts positions and encodes media.
+
+The model knows families by this interface only; a new family is one more file in `families/`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import WhisperFeatureExtractor
+
+from hooked_av.config import DecoderConfig
+from hooked_av.errors import InputsError
+from hooked_av.media.clip import Clip
+from hooked_av.prompt.inputs import AVInputs
+
+
+@dataclass(frozen=True)
+class EncoderHook:
+    """A hook point inside an encoder: whose rows pass there, one for `every` so many tokens, and numbers in a row."""
+
+    modality: str
+    row_size: int
+    every: int = 1
+
+
+class Family(ABC):
+    """One model family, with the config and the text and sound processors of one checkpoint."""
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]  # the transformers class that reads what we save
+    encoder_names: ClassVar[tuple[str, ...]]  # our names, and transformers', of the encoders
+    hears: ClassVar[bool] = True
+
+    def __init__(self, hf_config: Any, tokenizer: Any = None, feature_extractor: Any = None) -> None:
+        self.hf_config = hf_config
+        self._tokenizer = tokenizer
+        self._feature_extractor = feature_extractor
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer. Errors: `InputsError` if the model was loaded without one."""
+        return self._needed(self._tokenizer, "tokenizer")
+
+    @property
+    def feature_extractor(self) -> Any:
+        """transformers' mel extractor. Errors: `InputsError` if the model was loaded without one."""
+        return self._needed(self._feature_extractor, "feature_extractor")
+
+    def _needed(self, processor: Any, what: str) -> Any:
+        if processor is None:
+            raise InputsError(
+                f"this model was loaded without a {what}",
+                expected=f"a transformers {what}",
+                got="none",
+                next_step=f"from_hf(model, {what}=...), or use inputs_from_tensors with ready tensors",
+            )
+        return processor
+
+    @property
+    def processors(self) -> tuple[Any, ...]:
+        """Those of tokenizer and feature extractor that there are."""
+        return tuple(part for part in (self._tokenizer, self._feature_extractor) if part is not None)
+
+    @property
+    def pad_token_id(self) -> int:
+        """What padding is filled with; it is never read."""
+        return getattr(self._tokenizer, "pad_token_id", None) or 0
+
+    # --- checkpoint ---
+
+    @classmethod
+    @abstractmethod
+    def read_config(cls, raw: dict[str, Any]) -> Any:
+        """The transformers config of a checkpoint's config.json."""
+
+    @classmethod
+    def read_extractor(cls, folder: Path, hf_config: Any) -> Any:
+        """The mel extractor of a checkpoint folder; None if its files are not there, or nothing is heard."""
+        there = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+        return WhisperFeatureExtractor.from_pretrained(folder) if cls.hears and there else None
+
+    def write_config(self, folder: Path, *, tied: bool) -> None:
+        """Write config.json for the class that `architecture` names."""
+        config = deepcopy(self.hf_config)
+        config.tie_word_embeddings = tied
+        config.architectures = [self.architecture]
+        config.save_pretrained(folder)
+
+    @staticmethod
+    @abstractmethod
+    def our_name(checkpoint_name: str) -> str | None:
+        """Our parameter name of a checkpoint tensor; None for a tensor that is not ours to load."""
+
+    @staticmethod
+    @abstractmethod
+    def checkpoint_name(our_name: str) -> str:
+        """The name under which our parameter is saved."""
+
+    @abstractmethod
+    def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:
+        """The decoder's numbers; `model_name` is the folder or hub id that they came from."""
+
+    # --- encoders ---
+
+    @abstractmethod
+    def make_encoders(self) -> nn.ModuleDict:
+        """The encoders without weights."""
+
+    @property
+    def encoder_hooks(self) -> Mapping[str, EncoderHook]:
+        """The hook points inside the encoders, by name."""
+        return MappingProxyType({})
+
+    @staticmethod
+    @abstractmethod
+    def encode(encoders: nn.ModuleDict, features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "row d_model"]]:
+        """Encoder output rows of each modality that the features hold, in prompt order."""
+
+    # --- prompts ---
+
+    @abstractmethod
+    def placeholder(self, modality: str) -> int:
+        """The id of the tokens whose embeddings a modality's rows replace."""
+
+    @abstractmethod
+    def prepare(self, media: Sequence[Clip | str], *, question: str, **arguments: Any) -> AVInputs:
+        """One prompt from media, a question and options."""
+
+    @abstractmethod
+    def inputs_from_tensors(self, input_ids: Int64[Tensor, "batch pos"], **tensors: Any) -> AVInputs:
+        """Inputs from the tensors that the family's published processor returns."""

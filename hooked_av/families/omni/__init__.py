@@ -1,0 +1,1 @@
+"""Qwen2.5-Omni: layout, preparation, and the family."""

@@ -1,0 +1,1 @@
+"""video-SALMONN 2+: audio branch, layout, preparation, and the family."""

@@ -1,0 +1,4 @@
+"""Answers, token by token, with hooks and interventions live.
+
+May import: `interventions`, `decoder`, and folders above.
+"""

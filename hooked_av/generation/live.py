@@ -1,0 +1,188 @@
+"""Live: which interventions and hooks are on in the prefill of a generation, and which in its decode steps.
+
+Everything is checked before anything runs: what could never act or fire is refused.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from hooked_av.decoder.cuts import Cut
+from hooked_av.errors import HookError, InputsError, InterventionError
+from hooked_av.hooks.names import Match, Scope, match_names
+from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.point import HookFunction
+from hooked_av.interventions.plan import Plan
+from hooked_av.interventions.random_cuts import BlockRandom
+from hooked_av.interventions.specs import BlockAttention, DropTokens, Edit, Intervention, as_specs
+
+During = Literal["both", "prefill", "decode"]
+Hook = tuple[str | Callable[[str], bool], HookFunction]
+EVERYWHERE = Reach(True, True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is on while a part of a generation runs."""
+
+    plan: Plan
+    hooks: tuple[Hook, ...]
+
+    @contextmanager
+    def on(self, model: Any, run: Passes) -> Iterator[None]:
+        """The hooks of the call, behind those of the plan, for the length of the phase."""
+        with ExitStack() as stack:
+            if self.hooks:
+                stack.enter_context(model.hooks(self.hooks))
+            stack.enter_context(model._edited(self.plan, run))
+            yield
+
+
+@dataclass(frozen=True)
+class Live:
+    """The two phases, and the spans whose keys and values go in between."""
+
+    prefill: Phase
+    decode: Phase
+    forgotten: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, model: Any, run: Passes, interventions: Any, hooks: Sequence[Hook], during: During, decodes: bool
+    ) -> "Live":
+        """What a call asks for, together with the interventions and hooks that are open anyway.
+
+        `during` is about this call's; `decodes` says whether there will be a decode step at all.
+
+        Errors: `InterventionError`, `HookError`, `SpanError` or `HookNameError` for what does not fit, or never acts.
+        """
+        own, always = as_specs(interventions), model._interventions
+        _check_during(during, bool(own or hooks))
+        for specs, when in ((always, "both"), (own, during)):
+            for spec in specs:
+                _check_spec(spec, run, _Phases.of(when, decodes))
+        for name, _ in hooks:
+            _check_hooks(match_names(name, model.hook_dict), run, _Phases.of(during, decodes))
+        _check_open_hooks(model, run, _Phases.of("both", decodes))
+        early, late = (during != other for other in ("decode", "prefill"))
+        plans = [
+            Plan.of((*always, *(own if on else ())), run, model.decoder.cfg, model.hook_dict) for on in (early, late)
+        ]
+        return cls(
+            Phase(plans[0], tuple(hooks) if early else ()),
+            Phase(_of_decoding(plans[1], run), tuple(hooks) if late else ()),
+            tuple(s.span for s in (*always, *own) if isinstance(s, DropTokens) and s.kv == "drop"),
+        )
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """When something is on."""
+
+    prefill: bool
+    decode: bool
+
+    @classmethod
+    def of(cls, during: str, decodes: bool) -> "_Phases":
+        return cls(during != "decode", during != "prefill" and decodes)
+
+    def meet(self, queries: Reach, keys: Reach = EVERYWHERE) -> bool:
+        """Whether some pass computes rows of the queries that can read rows of the keys."""
+        return (self.prefill and queries.prompt and keys.prompt) or (self.decode and queries.to_come)
+
+    def __str__(self) -> str:
+        names = [name for name, on in vars(self).items() if on]
+        return " and ".join(names) if names else "no pass (there is no decode step: max_new_tokens is 1)"
+
+
+def _check_during(during: str, anything: bool) -> None:
+    if during not in get_args(During) or (during != "both" and not anything):
+        raise InputsError(
+            "unknown scope" if anything else "nothing to be live",
+            expected=" or ".join(get_args(During)) + " for the interventions and fwd_hooks of this call",
+            got=f"during={during!r}",
+            next_step="pass interventions=... or fwd_hooks=... here; open `with` blocks are live all the time",
+        )
+
+
+def _check_spec(spec: Intervention, run: Passes, phases: _Phases) -> None:
+    """Refuse a spec that no pass of its phases can feel."""
+    reach = EVERYWHERE
+    if isinstance(spec, DropTokens):
+        if not phases.prefill or phases == _Phases(True, False):
+            raise _never(spec, 'during="both": kv="keep" or kv="drop" says what decoding keeps', phases)
+        return
+    if isinstance(spec, BlockAttention):
+        run.positions(spec.keys)
+        reach = run.reach(spec.queries)
+    if isinstance(spec, BlockRandom):
+        reach = Reach(True, False)  # it is drawn from the pairs of the prompt
+    if isinstance(spec, Edit):
+        queries, _, _ = spec.span.partition("<-")
+        reach = run.reach(queries.strip() or None)
+    if not phases.meet(reach):
+        raise _never(spec, "tokens of the prompt for the prefill, of the span 'generated' for decoding", phases)
+
+
+def _never(spec: Intervention, expected: str, phases: _Phases) -> InterventionError:
+    return InterventionError(
+        f"this intervention can never act ({spec})",
+        expected=expected,
+        got=f"live in {phases}",
+        next_step='name a span such as "last|generated", or another `during`',
+    )
+
+
+def _check_hooks(matches: Sequence[Match], run: Passes, phases: _Phases) -> None:
+    """A name written out in full must fire; of a pattern, something must."""
+    fires = [run.fires(match.name) and _meets(match.name, match.scope, run, phases) for match in matches]
+    silent = [match for match, fired in zip(matches, fires, strict=True) if not fired]
+    if not any(fires) or any(match.explicit for match in silent):
+        raise _never_fires(silent[0].key, phases)
+
+
+def _check_open_hooks(model: Any, run: Passes, phases: _Phases) -> None:
+    """The same for hooks that were there before the call; there are no gradients here."""
+    for name, point in model.hook_dict.items():
+        if not point.is_hooked:
+            continue
+        if point.bwd_hooks:
+            raise HookError(
+                f"a gradient hook at {name} can never fire",
+                expected="forward hooks: generation runs without gradients",
+                got="bwd_hooks",
+                next_step="take gradients of model(inputs.with_generated(tokens))",
+            )
+        for listener in point.listeners:
+            scope = getattr(listener, "scope", None)
+            if scope is not None and run.fires(name) and not _meets(name, scope, run, phases):
+                raise _never_fires(f"{name}@{scope.queries or ''}", phases)
+
+
+def _meets(name: str, scope: Scope | None, run: Passes, phases: _Phases) -> bool:
+    queries, keys = (run.reach(None if scope is None else getattr(scope, axis)) for axis in ("queries", "keys"))
+    if name in run.media_rows:  # encoders run once
+        queries = Reach(queries.prompt, False)
+    return phases.meet(queries, keys)
+
+
+def _never_fires(name: str, phases: _Phases) -> HookError:
+    return HookError(
+        f"a hook at {name} can never fire",
+        expected="rows that are computed while it is live",
+        got=f"live in {phases}",
+        next_step='prompt spans are computed in the prefill, "generated" in decode steps, encoder rows once',
+    )
+
+
+def _of_decoding(plan: Plan, run: Passes) -> Plan:
+    """What of a plan a decode step can feel; nobody leaves there."""
+    cuts = {
+        layer: tuple(cut for cut in some if not isinstance(cut, Cut) or bool((cut.queries >= run.n_pos).any()))
+        for layer, some in plan.cuts.items()
+    }
+    edits = tuple(
+        edit for edit in plan.edits if edit.point not in run.media_rows and run.reach(edit.scope.queries).to_come
+    )
+    return replace(plan, cuts={layer: some for layer, some in cuts.items() if some}, leaving={}, edits=edits)

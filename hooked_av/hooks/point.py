@@ -1,0 +1,265 @@
+"""Hook points with declared axes, and hooks scoped to spans.
+
+A hook behind a name with a span sees the span's rows only, and what it returns is written back there.
+
+Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows selected by a span).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from transformer_lens.hook_points import HookPoint as LensHookPoint
+from transformer_lens.hook_points import LensHandle
+
+from hooked_av.errors import HookError, SpanError
+from hooked_av.hooks.names import Scope
+from hooked_av.hooks.run import Run, row_index
+
+HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
+
+_ROW_AXES = ("pos", "query", "row")
+
+
+class HookPoint(LensHookPoint):
+    """A TransformerLens HookPoint that knows its axes and costs one check while nobody listens.
+
+    `rows`: which positions the tensor holds, [batch, span], when a lazy point holds only those asked for (None: all).
+
+    >>> point = HookPoint("batch pos d_model")
+    >>> point.axes
+    ('batch', 'pos', 'd_model')
+    """
+
+    def __init__(self, axes: str, *, lazy: bool = False) -> None:
+        super().__init__()
+        self.axes = tuple(axes.split())
+        self.lazy = lazy  # computed only where a hook asks for it, because it is large
+        self.rows: Int64[Tensor, "batch span"] | None = None
+        self._owners: dict[int, Any] = {}  # what was hooked, by identity of TransformerLens's handle
+        self._gradient_hooks: OrderedDict[int, HookFunction] = OrderedDict()
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if not self._forward_hooks and not self._gradient_hooks:
+            return tensor
+        out = super().__call__(tensor)
+        self._check(tensor, out)
+        if self._gradient_hooks and out.requires_grad:
+            # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
+            # whatever runs come between forward and backward.
+            out = out.view_as(out)
+            out.register_hook(partial(self._on_gradient, {id(h): _run_of(h) for h in self.listeners}, self.rows))
+        return out
+
+    def _on_gradient(self, runs: "Mapping[int, Run | None]", rows: Tensor | None, gradient: Tensor) -> Tensor:
+        held, self.rows = self.rows, rows
+        try:
+            for function in list(self._gradient_hooks.values()):
+                if isinstance(function, ScopedHook):
+                    function = replace(function, current_run=partial(runs.get, id(function)))
+                edited = function(gradient, hook=self)
+                edited = edited[0] if isinstance(edited, tuple) else edited  # as TransformerLens allows
+                if edited is not None:
+                    self._check(gradient, edited)
+                    gradient = edited
+        finally:
+            self.rows = held
+        return gradient
+
+    def add_hook(self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any) -> Any:
+        """Add a hook, TransformerLens's way, and remember which rows it asks for."""
+        before = self._live_handles()
+        if dir == "bwd":
+            result = self._add_gradient_hook(hook, *args, **kwargs)
+        else:
+            result = super().add_hook(hook, dir, *args, **kwargs)
+        for new in self._live_handles() - before:
+            self._owners[new] = hook
+        return result
+
+    def _add_gradient_hook(
+        self, hook: HookFunction, is_permanent: bool = False, level: int | None = None, prepend: bool = False
+    ) -> LensHandle:
+        """A hook on the gradient of what passes here; it returns None or another gradient."""
+        removable = RemovableHandle(self._gradient_hooks)
+        self._gradient_hooks[removable.id] = hook
+        if prepend:
+            self._gradient_hooks.move_to_end(removable.id, last=False)
+        handle = LensHandle(removable, is_permanent, level)
+        self.bwd_hooks.insert(0 if prepend else len(self.bwd_hooks), handle)
+        return handle
+
+    def remove_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Remove hooks, TransformerLens's way, and let go of what they held: a caching hook holds its whole cache."""
+        if not (self.fwd_hooks or self.bwd_hooks):
+            return  # every hooks() context asks every point of the model, and most have none
+        super().remove_hooks(*args, **kwargs)
+        live = self._live_handles()
+        self._owners = {key: owner for key, owner in self._owners.items() if key in live}
+
+    def _live_handles(self) -> set[int]:
+        return {id(handle) for handle in (*self.fwd_hooks, *self.bwd_hooks)}
+
+    @property
+    def listeners(self) -> list[Any]:
+        """The hooks that are on this point now, as they were added."""
+        return [self._owners.get(id(handle)) for handle in (*self.fwd_hooks, *self.bwd_hooks)]
+
+    @property
+    def is_hooked(self) -> bool:
+        return bool(self._forward_hooks or self._gradient_hooks)
+
+    @property
+    def only_reads(self) -> bool:
+        """Are all listeners known to change nothing (caches), so that what comes back need not be used?"""
+        return not self._gradient_hooks and all(getattr(hook, "reads_only", False) for hook in self.listeners)
+
+    def _check(self, tensor: Tensor, out: Any) -> None:
+        if not isinstance(out, Tensor):
+            raise HookError(
+                f"a hook at {self.name} returned no tensor",
+                expected="a tensor, or None to leave the activation alone",
+                got=type(out).__name__,
+                next_step="return the edited activation",
+            )
+        before, after = _form(tensor), _form(out)
+        if before != after:
+            raise HookError(
+                f"a hook at {self.name} changed the form of {' '.join(self.axes)}",
+                expected=before,
+                got=after,
+                next_step="return a tensor of the same shape, dtype and device",
+            )
+
+    def wanted(self, run: "Run | None") -> "Int64[Tensor, 'batch span'] | Literal['all'] | None":
+        """Which rows the hooks of this point ask for: none, all, or the union of their spans."""
+        if not self.is_hooked:
+            return None
+        scopes = [getattr(listener, "scope", None) for listener in self.listeners]
+        queries = {None if scope is None else scope.queries for scope in scopes}
+        if run is None or None in queries:
+            return "all"
+        rows = run.in_pass(run.union(sorted(name for name in queries if name is not None)))
+        return rows if rows.shape[1] else None
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {tensor.dtype} {tensor.device}"
+
+
+def is_live(before: Tensor, version: int, after: Tensor) -> bool:
+    """Must what a hook point gave back be used: was it edited (also in place), or does a gradient flow through it?
+
+    Reading alone must not change numbers, so an untouched lazy activation is dropped again.
+    """
+    edited = after is not before or after.is_inference() or after._version != version
+    return edited or (torch.is_grad_enabled() and after.requires_grad)
+
+
+def version_of(tensor: Tensor) -> int:
+    """The in-place edit counter (inference tensors keep none; `is_live` counts them as edited)."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@dataclass(frozen=True)
+class ScopedHook:
+    """A user's hook behind a name with a span: it sees the span's rows, and what it returns is written back there."""
+
+    function: HookFunction
+    scope: Scope | None
+    explicit: bool
+    current_run: Callable[[], Run | None]
+    reads_only: bool = False
+
+    def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
+        if self.scope is None:
+            return self.function(tensor, hook=hook)
+        picks = self._picks(hook)
+        if not all(index.shape[1] for _, index in picks):
+            return None  # a pass of a generation that computes no row of the span
+        part = tensor
+        for axis, index in picks:
+            part = _take(part, axis, index)
+        version = version_of(part)
+        edited: Any = self.function(part, hook=hook)
+        edited = edited[0] if isinstance(edited, tuple) else edited  # gradient hooks may return (gradient,)
+        if edited is None:
+            # The rows are a copy: an in-place edit, or a gradient that the caller waits for, needs them put back.
+            # (Inference tensors do not count their edits, so there the rows always go back.)
+            if not part.is_inference() and part._version == version and not part.retains_grad:
+                return None
+            edited = part
+        hook._check(part, edited)
+        return _put_back(tensor, picks, cast(Tensor, edited))
+
+    def _picks(self, hook: HookPoint) -> list[tuple[int, Tensor]]:
+        run, scope = self.current_run(), self.scope
+        if run is None or scope is None:
+            raise HookError(
+                f"a span-scoped hook at {hook.name} ran outside a forward pass of the model",
+                expected="model(inputs), run_with_hooks or run_with_cache",
+                got="a direct call",
+                next_step="run the model, not a part of it",
+            )
+        picks = []
+        if scope.queries is not None:
+            axis = next(hook.axes.index(name) for name in _ROW_AXES if name in hook.axes)
+            picks.append((axis, _row_index(hook, run, scope.queries)))
+        if scope.keys is not None:
+            held, keys = run.keys_at(str(hook.name)), run.so_far(run.positions(scope.keys))
+            index = keys if held is None else row_index(held, keys, str(hook.name), scope.keys)
+            picks.append((hook.axes.index("key"), index))
+        return picks
+
+
+def _run_of(listener: Any) -> Run | None:
+    return listener.current_run() if isinstance(listener, ScopedHook) else None
+
+
+def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch span"]:
+    """Where the span's rows stand in the tensor of this hook point."""
+    if "row" in hook.axes:
+        return _media_index(hook, run, selector)
+    wanted = run.in_pass(run.positions(selector))
+    # A lazy point holds what its hooks asked for, or `logits_at`; any point holds less where rows have left.
+    held = hook.rows if hook.rows is not None else run.rows_at(str(hook.name))
+    return wanted if held is None else row_index(held, wanted, str(hook.name), selector)
+
+
+def _media_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch=1 span"]:
+    index = run.media_index(str(hook.name), selector)
+    if not len(index):
+        raise SpanError(
+            f"span {selector!r} holds no row of {hook.name}",
+            expected="a span of this modality's tokens",
+            got=selector,
+            next_step="hook the modality that the span belongs to",
+        )
+    return index[None]
+
+
+def _take(tensor: Tensor, axis: int, index: Int64[Tensor, "batch span"]) -> Tensor:
+    if axis == 0:  # encoder rows have no batch axis
+        return tensor[index[0]]
+    batch = torch.arange(len(index), device=index.device)[:, None]
+    return tensor.movedim(axis, 1)[batch, index].movedim(1, axis)
+
+
+def _put(tensor: Tensor, axis: int, index: Int64[Tensor, "batch span"], part: Tensor) -> Tensor:
+    if axis == 0:
+        return tensor.index_put((index[0],), part)
+    batch = torch.arange(len(index), device=index.device)[:, None]
+    return tensor.movedim(axis, 1).index_put((batch, index), part.movedim(axis, 1)).movedim(1, axis)
+
+
+def _put_back(tensor: Tensor, picks: Sequence[tuple[int, Tensor]], part: Tensor) -> Tensor:
+    if len(picks) == 1:
+        return _put(tensor, *picks[0], part)
+    (row_axis, rows), (key_axis, keys) = picks
+    return _put(tensor, row_axis, rows, _put(_take(tensor, row_axis, rows), key_axis, keys, part))

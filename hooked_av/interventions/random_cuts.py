@@ -1,0 +1,66 @@
+"""Random cuts: the control of a cut, as large as it and in the same layers, but of pairs drawn at random."""
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar, Literal, get_args
+
+from hooked_av.config import DecoderConfig
+from hooked_av.errors import InterventionError
+from hooked_av.interventions.specs import BlockAttention, Intervention, KeepOnly, as_specs
+
+Spread = Literal["entries", "rows"]
+
+
+@dataclass(frozen=True)
+class BlockRandom(Intervention):
+    """As many (query, key) pairs as `like` takes away, drawn at random; made by `block_random`."""
+
+    kind: ClassVar[str] = "block_random"
+    like: tuple[BlockAttention | KeepOnly, ...]
+    spread: Spread = "entries"
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"block at random ({self.spread}, seed {self.seed}) as much as: {'; '.join(map(str, self.like))}"
+
+    def check(self, cfg: DecoderConfig) -> None:
+        for spec in self.like:
+            spec.check(cfg)
+
+    @property
+    def heads(self) -> tuple[int, ...] | None:
+        """The heads that are cut, those of `like`."""
+        return getattr(self.like[0], "heads", None)
+
+
+def block_random(like: Any, *, spread: Spread = "entries", seed: int = 0) -> BlockRandom:
+    """Is it this pathway that matters, or would any cut of its size do? The random control of a cut.
+
+    It takes away exactly as many (query, key) pairs as `like`, in the same layers and heads, from the same causal
+    triangle. The control of a `block_attention` cuts the same pairs in each of its layers, as the cut does; that of a
+    `keep_only` draws anew in each layer.
+
+    Args:
+        like: the cut, or several that act together: `block_attention`s (routes as text) or one `keep_only`.
+        spread: "entries" draws uniformly from all pairs of the triangle; "rows" takes from each query row as many keys
+            as the cut takes from it (tighter, and cheaper to replay: earlier rows are left alone).
+        seed: of the draw. Equal seeds give equal draws, in full passes and in replays.
+
+    A row that loses all its keys reads zero, as for any cut. Tokens generated later lose nothing.
+
+    Errors: `InterventionError` for what is no cut, for cuts of different heads, or an unknown spread.
+
+    >>> print(block_random("audio->question@2", seed=1))
+    block at random (entries, seed 1) as much as: block audio → question in layers [2]
+    """
+    cuts = tuple(spec for spec in as_specs(like) if isinstance(spec, (BlockAttention, KeepOnly)))
+    fits = len(cuts) == len(as_specs(like)) > 0 and len({getattr(cut, "heads", None) for cut in cuts}) == 1
+    fits = fits and (len(cuts) == 1 or all(isinstance(cut, BlockAttention) for cut in cuts))
+    if not fits or spread not in get_args(Spread) or isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InterventionError(
+            "cannot draw a random cut like this",
+            expected="block_attentions of the same heads, or one keep_only; spread 'entries' or 'rows'; a whole seed",
+            got=f"like={[str(spec) for spec in as_specs(like)]}, spread={spread!r}, seed={seed!r}",
+            next_step="give the cut that this is a control of: block_random(av.block_attention(...))",
+        )
+    return BlockRandom(cuts, spread, int(seed))

@@ -1,0 +1,351 @@
+"""Interventions are specs, not hooks: immutable, printable, comparable, and checked before anything runs.
+
+`keys` are read from, `queries` are reading: information flows from keys to queries ("audio → question"). Specs compose
+as a list, run in `model(inputs, interventions=[...])` and in `with model.intervene(...)`, and go to JSON and back.
+
+Axes: batch, span (rows selected by a span).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hooked_av.config import DecoderConfig
+from hooked_av.errors import InterventionError
+from hooked_av.hooks.cache import AVCache
+from hooked_av.interventions.routes import Route, check_range, not_a_route, numbers
+from hooked_av.interventions.values import Values
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What all specs share. They are values: equal if they say the same, hashable, never changed."""
+
+    kind: ClassVar[str]
+
+    def check(self, cfg: DecoderConfig) -> None:
+        """Refuse layers and heads that the model does not have."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain numbers and texts, for JSON."""
+        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class BlockAttention(Intervention):
+    """In `layers`, tokens of `queries` may not read tokens of `keys`; made by `block_attention`."""
+
+    kind: ClassVar[str] = "block_attention"
+    keys: str
+    queries: str
+    layers: tuple[int, ...] | None
+    heads: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        heads = "" if self.heads is None else f", heads {list(self.heads)}"
+        return f"block {Route(self.keys, self.queries, self.layers)}{heads}"
+
+    def check(self, cfg: DecoderConfig) -> None:
+        check_range("layers", self.layers or (), cfg.n_layers, str(self))
+        check_range("heads", self.heads or (), cfg.n_heads, str(self))
+
+
+@dataclass(frozen=True)
+class KeepOnly(Intervention):
+    """Attention goes along `routes` only; everything else is cut, in every layer; made by `keep_only`."""
+
+    kind: ClassVar[str] = "keep_only"
+    routes: tuple[Route, ...]
+
+    def __str__(self) -> str:
+        return f"keep only {'; '.join(str(route) for route in self.routes)}"
+
+    def check(self, cfg: DecoderConfig) -> None:
+        for route in self.routes:
+            check_range("layers", route.layers or (), cfg.n_layers, str(self))
+
+
+@dataclass(frozen=True)
+class DropTokens(Intervention):
+    """Rows of `span` leave the sequence before `layer`; made by `drop_tokens`."""
+
+    kind: ClassVar[str] = "drop_tokens"
+    span: str
+    layer: int
+    kv: str = "keep"
+
+    def __str__(self) -> str:
+        return f"drop {self.span} before layer {self.layer} ({self.kv} its earlier keys and values)"
+
+    def check(self, cfg: DecoderConfig) -> None:
+        check_range("layers", (self.layer,), cfg.n_layers, str(self))
+
+
+@dataclass(frozen=True)
+class Edit(Intervention):
+    """Rows of a span are changed at the hook points that `name` matches; made by `ablate`, `patch` and `add`."""
+
+    name: str
+    span: str
+    heads: tuple[int, ...] | None = None
+
+    def given(self, point: str) -> Values | None:
+        """The numbers that this spec brings to a hook point, if any."""
+        return None
+
+    def new(self, point: str, rows: Tensor) -> Tensor:
+        """What the rows become."""
+        raise NotImplementedError
+
+    def rows(self, point: str, rows: Tensor) -> Tensor:
+        """The rows after the edit, in the heads that are named."""
+        changed = self.new(point, rows)
+        if self.heads is None:
+            return changed.expand_as(rows)
+        out = rows.clone()
+        heads = list(self.heads)
+        out[..., heads, :] = changed.expand_as(rows)[..., heads, :]
+        return out
+
+    def _where(self) -> str:
+        heads = "" if self.heads is None else f", heads {list(self.heads)}"
+        return f"{self.name}@{self.span}{heads}"
+
+
+@dataclass(frozen=True)
+class Ablate(Edit):
+    """Rows become zero, their mean, or given values."""
+
+    kind: ClassVar[str] = "ablate"
+    value: str | Values = "zero"
+
+    def __str__(self) -> str:
+        return f"ablate {self._where()} to {self.value}"
+
+    def given(self, point: str) -> Values | None:
+        return self.value if isinstance(self.value, Values) else None
+
+    def new(self, point: str, rows: Tensor) -> Tensor:
+        if isinstance(self.value, Values):
+            return self.value.like(rows)
+        if self.value == "zero":
+            return rows.new_zeros(())
+        axis = 0 if rows.ndim == 2 else 1  # encoder rows have no batch axis
+        return rows.float().mean(dim=axis, keepdim=True).to(rows.dtype)
+
+
+@dataclass(frozen=True)
+class Patch(Edit):
+    """Rows become those of another run."""
+
+    kind: ClassVar[str] = "patch"
+    values: tuple[tuple[str, Values], ...] = ()  # by hook point; "" stands for all that match
+
+    def __str__(self) -> str:
+        return f"patch {self._where()}"
+
+    def given(self, point: str) -> Values:
+        known = dict(self.values)
+        if point not in known and "" not in known:
+            raise InterventionError(
+                f"nothing to patch into {point} ({self})",
+                expected="a cache that holds every hook point that the name matches",
+                got=list(known),
+                next_step="cache the same names in the run that you patch from",
+            )
+        return known.get(point) or known[""]
+
+    def new(self, point: str, rows: Tensor) -> Tensor:
+        return self.given(point).like(rows)
+
+
+@dataclass(frozen=True)
+class Add(Edit):
+    """Rows get a vector added."""
+
+    kind: ClassVar[str] = "add"
+    vector: Values | None = None
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        return f"add {self.scale:g} x {self.vector} to {self._where()}"
+
+    def given(self, point: str) -> Values | None:
+        return self.vector
+
+    def new(self, point: str, rows: Tensor) -> Tensor:
+        return rows if self.vector is None else rows + self.scale * self.vector.like(rows)
+
+
+def block_attention(
+    route: str | None = None, *, keys: str = "", queries: str = "", layers: Any = None, heads: Any = None
+) -> BlockAttention:
+    """What happens to the answer when `queries` cannot read `keys` in these layers?
+
+    The blocked keys are taken out before the softmax, so the rest renormalises (attention knockout, Geva et al. 2023).
+    Keys that come after a query are not read anyway. A query left with no key at all reads zero, with a warning.
+
+    Args:
+        route: all of it as text, `"audio->question@6-20"`, instead of keys, queries and layers.
+        keys: span read from, such as "audio" (or span algebra: "audio|video").
+        queries: span reading, such as "question".
+        layers: one layer, or several, counted from 0; None for all.
+        heads: one query head, or several; None for all.
+
+    Errors: `InterventionError` for a text that is no route, for no layers, or for layers and heads that the model does
+    not have.
+
+    >>> print(block_attention(keys="audio", queries="question", layers=range(2, 4)))
+    block audio → question in layers [2, 3]
+    >>> block_attention("audio->question@2-3") == block_attention(keys="audio", queries="question", layers=[2, 3])
+    True
+    """
+    if route is not None:
+        if keys or queries or layers is not None:
+            raise InterventionError(
+                "a route says keys, queries and layers already",
+                expected='"audio->question@6-20" alone',
+                got=f"{route!r} and more",
+                next_step="leave out keys, queries and layers, or the route",
+            )
+        parsed = Route.parse(route)
+        keys, queries, layers = parsed.keys, parsed.queries, parsed.layers
+    if not keys or not queries:
+        raise not_a_route(f"keys={keys!r}, queries={queries!r}")
+    return BlockAttention(keys, queries, numbers("layers", layers), numbers("heads", heads))
+
+
+def keep_only(*routes: str | Route) -> KeepOnly:
+    """Is this set of routes enough? Attention goes along them only; every other (query, key) pair is cut.
+
+    A token that no route lets read anything, itself included, reads zero, and is reported; name what must stay
+    (`"audio->audio"`), too. With `"everything->everything"` the run is the clean one, bit for bit.
+
+    Args:
+        routes: `"audio->question@6-20"`, or `Route`s; without layers a route is open in every layer.
+
+    Errors: `InterventionError` for no route, a text that is none, or layers that the model does not have.
+
+    >>> print(keep_only("audio->question@0-1", "question->last"))
+    keep only audio → question in layers [0, 1]; question → last in every layer
+    """
+    if not routes:
+        raise not_a_route("nothing")
+    return KeepOnly(tuple(route if isinstance(route, Route) else Route.parse(route) for route in routes))
+
+
+def drop_tokens(span: str, layer: Any, kv: str = "keep") -> DropTokens:
+    """Are these tokens still needed from `layer` on? Their rows leave the sequence before it.
+
+    The other rows keep their positions. Logits and activations from there on have fewer rows. It equals blocking
+    `span` → all other rows in every later layer.
+
+    Args:
+        span: what leaves; not the last token.
+        layer: the first layer that runs without it.
+        kv: its keys and values of earlier layers stay for decoding ("keep"), or go ("drop").
+
+    >>> print(drop_tokens("video", 2))
+    drop video before layer 2 (keep its earlier keys and values)
+    """
+    if kv not in ("keep", "drop") or isinstance(layer, bool) or not isinstance(layer, Integral):
+        raise InterventionError(
+            "cannot drop tokens like this",
+            expected='one layer, and kv="keep" or "drop"',
+            got=f"layer={layer!r}, kv={kv!r}",
+            next_step="name the first layer that runs without the tokens",
+        )
+    return DropTokens(span, int(layer), kv)
+
+
+def ablate(name: str, span: str, value: "str | Tensor" = "zero", *, heads: Any = None) -> Ablate:
+    """Does the answer need what is computed here? Rows of a span are overwritten at one hook point, or several.
+
+    Args:
+        name: hook name or pattern, such as "blocks.3.hook_mlp_out".
+        span: whose rows; for attention matrices also "question<-video" (zero only).
+        value: "zero"; "mean" (each row becomes the mean over the span's rows, in this run); or a tensor
+            [d], [span, d] or [batch, span, d] (with the head axis where the point has one).
+        heads: only these, at points that have a head axis.
+
+    >>> print(ablate("blocks.*.hook_mlp_out", "audio", "mean"))
+    ablate blocks.*.hook_mlp_out@audio to mean
+    """
+    if isinstance(value, str) and value not in ("zero", "mean"):
+        raise InterventionError(
+            "unknown value to ablate to", expected='"zero", "mean" or a tensor', got=repr(value), next_step="name one"
+        )
+    return Ablate(name, span, numbers("heads", heads), value if isinstance(value, str) else Values(value))
+
+
+def patch(name: str, span: str, values: "Tensor | AVCache | Mapping[str, Tensor]", *, heads: Any = None) -> Patch:
+    """Which activations carry the difference between two prompts? Rows of a span become those of another run.
+
+    Args:
+        name: hook name or pattern, such as "blocks.3.hook_resid_pre".
+        span: whose rows; it must be as long in the run that the values come from.
+        values: a tensor, or a cache of the other run (its rows of the same span are copied now).
+        heads: only these, at points that have a head axis.
+
+    Errors: `HookNameError` if the cache has no such activation; `InterventionError` for values that do not fit.
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> one, other = (model.prepare(question=f"Which {what} is it?") for what in ("digit", "letter"))
+    >>> _, cache = model.run_with_cache(other, names_filter="blocks.0.hook_resid_pre")
+    >>> logits = model(one, interventions=av.patch("blocks.0.hook_resid_pre", "question", cache))
+    """
+    return Patch(name, span, numbers("heads", heads), Values.by_point(name, span, values))
+
+
+def add(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any = None) -> Add:
+    """Steering: `scale * vector` is added to every row of a span.
+
+    Args:
+        name: hook name or pattern, such as "blocks.3.hook_resid_post".
+        span: whose rows.
+        vector: [d], [span, d] or [batch, span, d] (with the head axis where the point has one).
+        scale: how much of it.
+        heads: only these, at points that have a head axis.
+
+    >>> import hooked_av as av, torch
+    >>> from hooked_av.tiny.samples import read_samples
+    >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[0]
+    >>> inputs = model.prepare(sample.clip, question=sample.question)
+    >>> steer = av.add("blocks.3.hook_resid_post", "last", torch.ones(model.cfg.d_model), scale=8.0)
+    >>> with torch.no_grad():
+    ...     plain, steered = model(inputs), model(inputs, interventions=steer)
+    >>> torch.equal(plain[:, :-1], steered[:, :-1]), torch.equal(plain[:, -1], steered[:, -1])
+    (True, False)
+    """
+    return Add(name, span, numbers("heads", heads), Values(vector), float(scale))
+
+
+def as_specs(interventions: Any) -> tuple[Intervention, ...]:
+    """One spec or several, routes as text included, as a tuple.
+
+    >>> [str(spec) for spec in as_specs("audio->last@1")]
+    ['block audio → last in layers [1]']
+    """
+    several = interventions if isinstance(interventions, (list, tuple)) else [interventions]
+    specs = tuple(block_attention(spec) if isinstance(spec, str) else spec for spec in several)
+    for spec in specs:
+        if not isinstance(spec, Intervention):
+            raise InterventionError(
+                "not an intervention",
+                expected="av.block_attention(...), block_random, keep_only, ablate, patch, add or drop_tokens",
+                got=type(spec).__name__,
+                next_step="pass specs, not functions; functions go to model.hooks",
+            )
+    return specs
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Values, Intervention)):
+        return value.to_dict()
+    if isinstance(value, Route):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,43 @@
+"""How many frames and pixels of a clip a model sees: what its release says, or less."""
+
+from dataclasses import dataclass, replace
+
+from hooked_av.media.frames import PixelBudget
+
+
+@dataclass(frozen=True)
+class ResolvedSampling:
+    """Frames and pixels with nothing left open but the pixel budget (None: the released one)."""
+
+    fps: float
+    min_frames: int
+    max_frames: int
+    max_pixels: int | None = None
+
+    def budget(self, released: PixelBudget) -> PixelBudget:
+        """The released budget, or a smaller one where `max_pixels` says so."""
+        if self.max_pixels is None:
+            return released
+        return replace(released, max_pixels=self.max_pixels, min_pixels=min(released.min_pixels, self.max_pixels))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many frames and pixels of a clip the model sees. None: as the model was released.
+
+    fps: frames a second (Qwen2.5-Omni 2, video-SALMONN 2+ 10). min_frames, max_frames: of one clip, at least and at
+    most. max_pixels: of one frame or picture. A budget below the released minimum lowers that minimum too.
+
+    >>> Sampling(max_pixels=784).resolved(ResolvedSampling(fps=2.0, min_frames=4, max_frames=768))
+    ResolvedSampling(fps=2.0, min_frames=4, max_frames=768, max_pixels=784)
+    """
+
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    max_pixels: int | None = None
+
+    def resolved(self, released: ResolvedSampling) -> ResolvedSampling:
+        """The released values where these say nothing."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(released, **given)

@@ -1,0 +1,239 @@
+"""Making a model from a checkpoint folder or from a loaded transformers model, and saving it again.
+
+Numbers are never changed: tensors are adopted or read as they are stored.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import nn
+from transformers import AutoTokenizer
+
+from hooked_av.decoder.attention import Backend
+from hooked_av.errors import CheckpointError, HookedAVWarning
+from hooked_av.families.checkpoint import (
+    INDEX,
+    SINGLE,
+    load_weights,
+    read_json,
+    resolve_folder,
+    set_parameter,
+    shard_files,
+    tensor_names,
+)
+from hooked_av.families.family import Family
+from hooked_av.families.omni.family import MODEL_TYPES as OMNI_MODEL_TYPES
+from hooked_av.families.omni.family import OmniFamily
+from hooked_av.families.qwen_vl.family import QwenVLFamily
+from hooked_av.families.salmonn.family import SalmonnFamily
+from hooked_av.generation.defaults import GenerationDefaults
+
+logger = logging.getLogger(__name__)
+
+HEAD = "decoder.unembed.weight"
+FAMILIES: dict[str, type[Family]] = {**dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily), "qwen2_5_vl": QwenVLFamily}
+GENERATION_CONFIG = "generation_config.json"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+SALMONN_IDS = "tsinghua-ee/video-SALMONN2_plus_3B_full, ..._7B_full or ..._72B_full"
+
+
+def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    """`cls` from a checkpoint folder or hub id."""
+    folder = resolve_folder(folder_or_hub_id)
+    _refuse_adapter(folder)
+    raw = read_json(folder, "config.json")
+    kind = _family_of(raw, f"config.json of {folder.name}")
+    config = kind.read_config(raw)
+    family = kind(config, *_processors(folder, kind, config))
+    tied = _is_tied(folder, family)
+    with torch.device("meta"):
+        decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
+        model = cls(decoder_config, family, family.make_encoders())
+    load_weights(model, folder, kind.our_name, device, dtype)
+    if tied:
+        model.decoder.unembed.weight = model.decoder.embed.weight
+    for encoder in model.encoders.values():
+        _rebuild_buffers(encoder, torch.device(device))
+    if (folder / GENERATION_CONFIG).is_file():
+        model.generation_defaults = GenerationDefaults.from_dict(read_json(folder, GENERATION_CONFIG))
+    return model
+
+
+def _is_tied(folder: Path, family: Family) -> bool:
+    """Does the embedding serve as the head? What the files hold decides; a config that says otherwise is told."""
+    names = tensor_names(shard_files(folder))
+    if any(".lora_" in name for name in names):
+        raise _adapter(folder.name, "LoRA tensors among the weights")
+    tied = HEAD not in {family.our_name(name) for name in names}
+    if tied and not family.hf_config.tie_word_embeddings:
+        warnings.warn(
+            f"{folder.name} holds no lm_head.weight: the embedding is used for it, though config.json does not say so",
+            HookedAVWarning,
+            stacklevel=4,
+        )
+    return tied
+
+
+def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> Any:
+    """`cls` around the tensors of a loaded transformers model."""
+    name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
+    hf_model = getattr(hf_model, "thinker", hf_model)
+    kind = _adopted_family(hf_model)
+    family = kind(hf_model.config, tokenizer, feature_extractor)
+    named = {kind.our_name(name): tensor for name, tensor in hf_model.named_parameters(remove_duplicate=False)}
+    tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
+    with torch.device("meta"):
+        # the encoders are transformers' own objects and come as they are
+        model = cls(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
+    for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
+        set_parameter(model, name, named[name])
+    model.encoders.update({name: _submodule(hf_model, name) for name in kind.encoder_names})
+    model.eval()
+    model.setup()
+    said = getattr(hf_model, "generation_config", None)
+    model.generation_defaults = GenerationDefaults.from_dict({} if said is None else said.to_diff_dict())
+    _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)
+    return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write config, safetensors, tokenizer and preprocessor, under the names that transformers reads.
+
+    Files are written beside the folder and moved in when they are complete: a model read from this folder may still
+    use the old files (their tensors are mapped, not copied), and a write that breaks off leaves the folder as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()}
+    generation = model.generation_defaults.to_dict()
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
+        save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
+        for part in model.family.processors:
+            part.save_pretrained(unfinished)
+        model.family.write_config(Path(unfinished), tied=model.decoder.cfg.tied)
+        if generation:
+            text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
+            (Path(unfinished) / GENERATION_CONFIG).write_text(text, encoding="utf-8")
+        written = sorted(Path(unfinished).iterdir())
+        for path in written:
+            path.replace(folder / path.name)
+    # shards and index of a checkpoint that stood here before would be read instead of the new ones
+    for stale in {*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}:
+        if stale.name not in {path.name for path in written}:
+            stale.unlink()
+
+
+def _short_name(folder_or_hub_id: str | Path) -> str:
+    """What results call the model: the hub id, or a folder's own name without its path."""
+    folder = Path(folder_or_hub_id).expanduser()
+    return folder.resolve().name if folder.is_dir() else str(folder_or_hub_id)
+
+
+def _family_of(raw: Mapping[str, Any], where: str) -> type[Family]:
+    model_type, classes = raw.get("model_type"), raw.get("architectures") or []
+    if model_type == "video_salmonn_2" or "VideoSALMONN2ForCausalLM" in classes:
+        raise CheckpointError(
+            "the original video-SALMONN 2 is not supported: it has another vision tower (SigLIP), 1-D positions and "
+            "deals its sound out evenly",
+            expected="video-SALMONN 2+, its successor",
+            got=where,
+            next_step=f"load {SALMONN_IDS}",
+        )
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"no model family for {where}",
+            expected=f"model_type {', '.join(FAMILIES)}",
+            got=f"model_type {model_type}",
+            next_step="load Qwen/Qwen2.5-Omni-3B, Qwen/Qwen2.5-Omni-7B, a video-SALMONN 2+ "
+            "(tsinghua-ee/video-SALMONN2_plus_3B_full), or a folder that save_pretrained wrote",
+        )
+    # video-SALMONN 2+ has the model_type of Qwen2.5-VL: only the class that its config names tells them apart
+    is_salmonn = SalmonnFamily.architecture in classes or (not classes and "audio_config" in raw)
+    return SalmonnFamily if is_salmonn and model_type == "qwen2_5_vl" else FAMILIES[model_type]
+
+
+def _adopted_family(hf_model: Any) -> type[Family]:
+    """The family of a loaded transformers model, which cannot be video-SALMONN 2+."""
+    config = hf_model.config
+    if SalmonnFamily.architecture in (getattr(config, "architectures", None) or []):
+        raise CheckpointError(
+            "transformers has no class for video-SALMONN 2+: this model lost its audio branch when it was loaded",
+            expected="HookedAVTransformer.from_pretrained(folder or hub id)",
+            got=type(hf_model).__name__,
+            next_step="load the checkpoint with from_pretrained",
+        )
+    return _family_of({"model_type": getattr(config, "model_type", None)}, type(hf_model).__name__)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """A folder with adapter files and no weights of its own."""
+    found = [name for name in ADAPTER_FILES if (folder / name).is_file()]
+    if found and not any((folder / name).is_file() for name in (INDEX, SINGLE)):
+        raise _adapter(folder.name, ", ".join(found))
+
+
+def _adapter(where: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where} is a LoRA adapter, not a model. One of video-SALMONN 2+ cannot be whole either: audio.q_tokens, the "
+        "Q-Former's query, is a bare parameter that no adapter holds, and the value in its base is another one",
+        expected="merged weights",
+        got=got,
+        next_step=f"load the merged model: {SALMONN_IDS}",
+    )
+
+
+def _processors(folder: Path, kind: type[Family], hf_config: Any) -> tuple[Any, Any]:
+    """Tokenizer and mel extractor of a folder; None for one whose files are not there (said, not guessed)."""
+    tokenizer = None
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    extractor = kind.read_extractor(folder, hf_config)
+    for what, processor in (("tokenizer", tokenizer), *([("preprocessor", extractor)] if kind.hears else [])):
+        if processor is None:
+            warnings.warn(
+                f"{folder} has no {what} files; model.prepare needs them, inputs_from_tensors does not",
+                HookedAVWarning,
+                stacklevel=4,
+            )
+    return tokenizer, extractor
+
+
+def _backend(hf_model: Any) -> Backend:
+    chosen = getattr(hf_model.config, "_attn_implementation", None) or "sdpa"
+    if chosen not in ("sdpa", "eager"):
+        logger.info("attention %s of the transformers model runs as sdpa here", chosen)
+    return "eager" if chosen == "eager" else "sdpa"
+
+
+def _rebuild_buffers(encoder: nn.Module, device: torch.device) -> None:
+    """Tables that are computed, not stored (sinusoids, rotary frequencies), as transformers itself computes them."""
+    for module in encoder.modules():
+        tables = {name: table for name, table in module.named_buffers(recurse=False) if table.is_meta}
+        for name, table in tables.items():
+            module.register_buffer(name, torch.empty_like(table, device="cpu"), persistent=False)
+        if tables:
+            encoder._init_weights(module)  # type: ignore[operator]
+            for name in tables:
+                module.register_buffer(name, module.get_buffer(name).to(device), persistent=False)
+
+
+def _submodule(hf_model: Any, leaf: str) -> Any:
+    """A part of the thinker: transformers moved them one level down in 5.21."""
+    places = (f"model.language_model.{leaf}", f"model.{leaf}", leaf)
+    return hf_model.get_submodule(next(place for place in places if place in dict(hf_model.named_modules())))
+
+
+def _check_rotary(table: torch.Tensor, model: Any) -> None:
+    if not table.is_meta and not torch.equal(table.float().cpu(), model.decoder.rotary.frequencies):
+        warnings.warn(
+            "the transformers model's rotary table was rounded (.to(bfloat16) does that); ours is exact, so logits "
+            "will differ from that model. Load it with dtype= instead",
+            HookedAVWarning,
+            stacklevel=4,
+        )

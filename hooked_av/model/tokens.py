@@ -1,0 +1,74 @@
+"""Text to tokens and back, under TransformerLens's names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hooked_av.errors import InputsError
+from hooked_av.prompt.inputs import AVInputs
+
+
+class TextTokens:
+    """`to_tokens`, `to_string`, `to_str_tokens`, `to_single_token` of a model that has a tokenizer."""
+
+    family: Any
+    decoder: Any
+
+    def to_tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
+        """Token ids of plain text (no chat template, nothing prepended). Several texts need equal lengths.
+
+        >>> import hooked_av as av
+        >>> av.random_omni(n_layers=2).to_tokens("Hello world").tolist()
+        [[9707, 1879]]
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self._ids(line) for line in texts]
+        if len({len(row) for row in rows}) != 1 or not rows[0]:
+            raise InputsError(
+                "texts of one batch need the same number of tokens, at least one",
+                expected="equal lengths",
+                got=[len(row) for row in rows],
+                next_step="batch them with model.batch([model.prepare(question=...), ...])",
+            )
+        return torch.tensor(rows, device=self.decoder.embed.weight.device)
+
+    def to_string(self, tokens: Tensor | Sequence[int] | int) -> str:
+        """The text of token ids."""
+        ids = tokens.flatten().tolist() if isinstance(tokens, Tensor) else tokens
+        return self.family.tokenizer.decode(ids)
+
+    def to_str_tokens(self, text: str | AVInputs | Tensor) -> list[str]:
+        """Each token of one prompt as text."""
+        if isinstance(text, AVInputs):
+            text = text.input_ids
+        tokens = self.to_tokens(text) if isinstance(text, str) else text
+        return [self.to_string(token) for token in tokens.flatten().tolist()]
+
+    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:
+        """What a token's logit reads from the normalised residual stream: its unembedding times the final gain.
+
+        TransformerLens's `cache.logit_attrs` asks for it. Nothing is folded here, so the gain belongs to the direction.
+        """
+        ids = torch.as_tensor(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
+        return self.decoder.unembed.weight[ids] * self.decoder.ln_final.weight
+
+    def to_single_token(self, text: str) -> int:
+        """The id of text that is exactly one token.
+
+        Errors: `InputsError` if it is more than one, naming them.
+        """
+        ids = self._ids(text)
+        if len(ids) != 1:
+            raise InputsError(
+                f"{text!r} is not one token",
+                expected="one token",
+                got=[self.to_string(token) for token in ids],
+                next_step="mind the leading space (' yes'), or pick a shorter word",
+            )
+        return ids[0]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.family.tokenizer(text, add_special_tokens=False)["input_ids"]

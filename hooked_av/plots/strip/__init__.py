@@ -1,0 +1,1 @@
+"""The token strip: a prompt in time and in order."""

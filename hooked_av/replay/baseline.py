@@ -1,0 +1,138 @@
+"""The exact replay engine: a sweep of interventions recomputes only what each of them can change.
+
+In a causal decoder an intervention that first touches layer l and position p changes nothing below l and nothing before
+p. `model.baseline(inputs)` runs once and keeps rotated keys, values, and the residual stream; `baseline.run(...)` then
+computes rows from p on in layers from l on, many interventions as one batch over the shared keys and values, and
+unembeds what is read. Results equal a full pass with the same intervention.
+
+Axes: intervention, span (rows read), row (positions that are computed), kv_head pos d_head, d_model, d_vocab.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hooked_av.errors import HookedAVWarning
+from hooked_av.hooks.cache import check_budget
+from hooked_av.interventions.specs import Intervention, as_specs
+from hooked_av.replay.clean_pass import CleanPass
+from hooked_av.replay.cones import Cone
+from hooked_av.replay.sweep import Batch, Sweep
+
+_FREE_BYTES = 2**23  # what a batch may take in any case: small models run many interventions at once
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """What many interventions lead to, in the order in which they were given.
+
+    `logits` is [intervention, d_vocab] for a read of one position ("last"), [intervention, span, d_vocab] for a longer
+    span; `activations[name]` is [intervention, ...]. `full_passes` names those that could not be replayed.
+    """
+
+    interventions: tuple[tuple[Intervention, ...], ...]
+    logits: Float[Tensor, "intervention *span d_vocab"] | None
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    full_passes: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.interventions)
+
+    def __repr__(self) -> str:
+        read = ([] if self.logits is None else [f"logits {list(self.logits.shape)}"]) + list(self.activations)
+        return f"Replayed {len(self)} interventions: {', '.join(read)}"
+
+
+class Baseline(CleanPass):
+    """One clean pass of one prompt, kept for replays; made by `model.baseline(inputs)`.
+
+    `logits` are the clean ones at the last position, [d_vocab]; `n_bytes` is what it keeps.
+    """
+
+    @torch.no_grad()
+    def run(
+        self,
+        interventions: Sequence[Any],
+        read: str | Sequence[str] = "last",
+        *,
+        max_bytes: int | None = None,
+        progress: bool = False,
+    ) -> Replayed:
+        """What every one of these interventions leads to, each alone.
+
+        Args:
+            interventions: a spec, a route as text, or a list of specs for each; open `model.intervene`s are added.
+            read: a span ("last": the answer) whose logits are read, hook names with spans, or several of both.
+            max_bytes: working memory of a batch (None: what a clean pass takes, less what the baseline keeps, but at
+                least a quarter of a clean pass, and at least 8 MiB).
+            progress: show a bar.
+
+        What cannot be replayed (an edit of an attention matrix or of encoder rows, a read of them, open hooks) runs as
+        a full forward pass, with a warning. No gradients.
+
+        Errors: those of the specs and reads, before anything runs.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> baseline = model.baseline(model.prepare(question="Which digit do you hear?"))
+        >>> baseline.run([f"system->question@{layer}" for layer in range(2)]).logits.shape
+        torch.Size([2, 151936])
+        """
+        several = [interventions] if isinstance(interventions, (str, Intervention)) else interventions
+        sweep = Sweep(self, [as_specs(some) for some in several], [read] if isinstance(read, str) else list(read))
+        full = [i for i, plan in enumerate(sweep.plans) if not sweep.can_replay(plan)]
+        _report_full(full, len(sweep.plans))
+        cones = {i: Cone.of(plan, sweep.reads, sweep.run) for i, plan in enumerate(sweep.plans) if i not in set(full)}
+        batches = self._batches([(i, cone) for i, cone in cones.items() if cone is not None], max_bytes)
+        with tqdm(total=len(sweep.plans), desc="interventions", unit="intervention", disable=not progress) as bar:
+            for i in full:
+                sweep.full_pass(i)
+                bar.update()
+            for i in cones:
+                sweep.fill_clean(i)
+            bar.update(sum(cone is None for cone in cones.values()))
+            for batch in batches:
+                Batch(sweep, batch).run()
+                bar.update(len(batch))
+        return Replayed(tuple(sweep.specs), sweep.logits, sweep.activations, tuple(full))
+
+    def _batches(self, cones: list[tuple[int, Cone]], max_bytes: int | None) -> list[list[tuple[int, Cone]]]:
+        """Interventions that hold the same rows, in the order in which they join, as many at a time as fit."""
+        groups: dict[Any, list[tuple[int, Cone]]] = {}
+        for number, cone in sorted(cones, key=lambda item: item[1].join):
+            groups.setdefault((cone.rows, cone.reading), []).append((number, cone))
+        at_once = self._rows_at_once() if max_bytes is None else max_bytes // _row_bytes(self.model)
+        batches = []
+        for (rows, _), group in groups.items():
+            if max_bytes is not None and len(rows) > at_once:
+                check_budget(len(rows) * _row_bytes(self.model), self.model.device, max_bytes)
+            size = max(1, at_once // len(rows))
+            batches += [group[start : start + size] for start in range(0, len(group), size)]
+        return batches
+
+    def _rows_at_once(self) -> int:
+        """Rows that a batch may hold, so that it and what is kept take about the memory of a clean pass."""
+        n_pos, row = self.inputs.n_pos, _row_bytes(self.model)
+        return max(n_pos - self.n_bytes // row, n_pos // 4, _FREE_BYTES // row, 1)
+
+
+def _report_full(full: Sequence[int], n: int) -> None:
+    if full:
+        warnings.warn(
+            f"{len(full)} of {n} interventions run as full forward passes: hooks are open, or they edit or read what "
+            "only exists in a full pass (attention matrices, encoder rows, text embeddings)",
+            HookedAVWarning,
+            stacklevel=4,
+        )
+
+
+def _row_bytes(model: Any) -> int:
+    """Working memory of one row of one run in a block, where it peaks."""
+    cfg = model.decoder.cfg
+    return (2 * cfg.d_mlp + 4 * cfg.d_model) * model.embed.weight.element_size()

@@ -1,0 +1,162 @@
+"""Datasets: folders that take no other settings, and samples that fail; nothing is silent."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.datasets import write_manifests
+
+import hooked_av as av
+from hooked_av.datasets import run as datasets
+from hooked_av.datasets.manifest import read_manifest
+from hooked_av.tiny.samples import FOLDER
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model() -> av.HookedAVTransformer:
+    return av.HookedAVTransformer.from_pretrained("tiny-av")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    return write_manifests(tmp_path_factory.mktemp("data"))
+
+
+# ---- Settings --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_takes_no_other_settings(model, here, tmp_path, monkeypatch):
+    def run(manifest=here / "good.jsonl", analysis="lens", **more):
+        return av.run_dataset(model, manifest, analysis, out=tmp_path, shard="3/4", **more)
+
+    assert run(top_k=3).n_new == 1
+    assert run(top_k=3, at="last").n_new == 0  # a default, said
+    with pytest.raises(
+        av.DatasetError, match=r"(?s)begun with other settings.* arguments.top_k=3\n.* arguments.top_k=4\n.*another"
+    ):
+        run(top_k=4)
+    with pytest.raises(av.DatasetError, match=r"(?s)expected: analysis='lens', .*got:      analysis='flow'"):
+        run(analysis="flow")
+    with pytest.raises(av.DatasetError, match=r"prepare\.sampling=None"):
+        run(top_k=3, prepare={"sampling": av.Sampling(fps=1)})
+    with pytest.raises(av.DatasetError, match=r"expected: manifest='\w+'\n"):
+        run(here / "bad.jsonl", top_k=3)
+    for name, other in (("fingerprint", lambda: "other"), ("attn_implementation", "eager")):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, name, other)
+            with pytest.raises(av.DatasetError, match=r"(?s)(weights='.*'other'|attention='sdpa'.*attention='eager')"):
+                run(top_k=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("hooked_av.analyses.results.torch.__version__", "9.9")
+        with pytest.raises(av.DatasetError, match=r"(?s)expected: torch=.*torch='9.9'"):
+            run(top_k=3)
+    assert run(top_k=3).n_new == 0
+
+
+def test_disks_without_hard_links_do(model, here, tmp_path, monkeypatch):
+    def no_link(*paths):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("hooked_av.datasets.results_folder.os.link", no_link)
+    samples = read_manifest(here / "good.jsonl")[2:3]
+    assert [av.run_dataset(model, samples, "lens", out=tmp_path).n_new for _ in range(2)] == [1, 0]
+    with pytest.raises(av.DatasetError, match="begun with other settings"):
+        av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
+
+
+def test_a_table_of_another_run_is_not_merged(model, here, tmp_path):
+    samples = read_manifest(here / "good.jsonl")[2:3]
+    for top_k in (2, 3):
+        av.run_dataset(model, samples, "lens", out=tmp_path / str(top_k), top_k=top_k)
+    table = tmp_path / "2" / "samples" / "000000.parquet"
+    table.write_bytes((tmp_path / "3" / "samples" / "000000.parquet").read_bytes())
+    with pytest.raises(av.DatasetError, match="not made with the settings of its folder"):
+        av.merge(tmp_path / "2")
+
+
+def test_folders_that_are_not_ours_are_left_alone(model, here, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(av.DatasetError, match="a folder with other things in it"):
+        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path)
+    with pytest.raises(av.DatasetError, match="a file"):
+        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "notes.txt")
+    with pytest.raises(av.DatasetError, match="nothing there"):
+        av.merge(tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_analyses_and_arguments_are_checked_before_anything_runs(model, here, tmp_path):
+    with pytest.raises(av.DatasetError, match=r"(?s)no analysis 'lense'.*lens"):
+        av.run_dataset(model, here / "good.jsonl", "lense", out=tmp_path / "out")
+    with pytest.raises(av.DatasetError, match=r"(?s)expected: at, top_k, tokens, convention.*unexpected.*'topk'"):
+        av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "out", topk=3)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- Bad samples -----------------------------------------------------------------------------------------------------
+
+
+def test_bad_samples_are_listed_counted_and_warned_of(model, here, tmp_path):
+    with pytest.warns(av.HookedAVWarning, match="2 of 3 samples failed.*no file: MediaError: no such file"):
+        run = av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path)
+    assert (run.n_finished, run.n_new) == (1, 1)
+    assert [(f.sample, f.task, f.kind) for f in run.failures] == [
+        ("no file", "lost", "MediaError"),
+        ("two tokens", "", "InputsError"),
+    ]
+    assert "is not one token" in run.failures[1].reason
+    with pytest.warns(av.HookedAVWarning, match="2 of 3"):  # known, not tried again, and told again
+        assert av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path).n_new == 0
+    assert set(pd.read_parquet(av.merge(tmp_path))["sample"]) == {"text/1"}
+    listed = pd.read_csv(tmp_path / "failed.csv")
+    assert listed["sample"].tolist() == ["no file", "two tokens"]
+
+
+def test_a_failure_that_is_deleted_is_tried_again(model, here, tmp_path):
+    with pytest.warns(av.HookedAVWarning):
+        av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path / "out")
+    samples = read_manifest(here / "bad.jsonl")
+    (tmp_path / "nowhere.mp4").symlink_to(FOLDER / "two-seconds.mp4")
+    mended = [replace(sample, folder=tmp_path) for sample in samples]  # the same manifest beside its file
+    (tmp_path / "out" / "failed" / "000001.json").unlink()
+    with pytest.warns(av.HookedAVWarning, match="1 of 3 samples failed"):
+        run = av.run_dataset(model, mended, "lens", out=tmp_path / "out")
+    assert (run.n_new, run.n_finished) == (1, 2)
+
+
+def test_a_span_that_a_sample_has_not_is_a_failure(model, here, tmp_path):
+    samples = read_manifest(here / "good.jsonl")[2:4]
+    with pytest.warns(av.HookedAVWarning, match="1 of 2 samples failed.*text/1: SpanError"):
+        run = av.run_dataset(model, samples, "sweep", out=tmp_path, cuts=["audio->last"])
+    assert run.n_finished == 1
+
+
+def test_any_other_error_ends_the_run(model, here, tmp_path):
+    def broken(model, case):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        av.run_dataset(model, here / "good.jsonl", broken, out=tmp_path)
+    assert not list((tmp_path / "failed").iterdir())
+
+
+def test_a_run_of_nothing_but_failures_ends(model, tmp_path):
+    samples = [av.Sample(f"s{i}", (), "What?", answer="not one token") for i in range(datasets.GIVE_UP_AFTER + 5)]
+    with pytest.raises(av.DatasetError, match=r"(?s)the first 20 samples have all failed.*s19: InputsError"):
+        av.run_dataset(model, samples, "lens", out=tmp_path)
+
+
+def test_tables_that_cannot_be_stored_are_refused(model, here, tmp_path):
+    class Odd:
+        settings: dict = {}  # noqa: RUF012
+
+        def __init__(self, frame):
+            self.to_frame = lambda: frame
+
+    samples = read_manifest(here / "good.jsonl")[2:3]
+    for name, frame in (("a", pd.DataFrame({"x": []})), ("b", pd.DataFrame({"task": ["other"], "x": [1]}))):
+        with pytest.warns(av.HookedAVWarning, match="this table cannot be stored"):
+            av.run_dataset(model, samples, lambda model, case, f=frame: Odd(f), out=tmp_path / name)

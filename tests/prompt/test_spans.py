@@ -1,0 +1,100 @@
+"""Spans: set algebra, selectors, time and place, and errors that say what to do."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_av.errors import SpanError
+from hooked_av.prompt.spans import Span, Spans, TokenPlaces
+
+SETS = st.sets(st.integers(0, 30), min_size=1)
+
+
+@given(a=SETS, b=SETS)
+def test_algebra_is_that_of_sets(a, b):
+    left, right = Span("a", a), Span("b", b)
+    assert set(left | right) == a | b
+    assert set(left & right) == a & b
+    assert set(left - right) == a - b
+    assert [p for start, stop in left.runs for p in range(start, stop)] == sorted(a)
+    assert all((p in left) == (p in a) for p in range(31))
+
+
+@given(a=SETS, b=SETS, c=SETS)
+def test_selectors_read_left_to_right(a, b, c):
+    spans = Spans(31, {"a": a, "b": b, "c.d": c})
+    wanted = (a | b) - c
+    if wanted:
+        assert set(spans.resolve("a|b - c.d")) == wanted
+    else:
+        with pytest.raises(SpanError, match="selects no token"):
+            spans.resolve("a|b - c.d")
+
+
+@given(a=SETS, offset=st.integers(0, 9))
+def test_shifting_moves_every_position(a, offset):
+    moved = Spans(31, {"a": a}).shifted(offset, 31 + offset)
+    assert set(moved["a"]) == {p + offset for p in a}
+    assert moved.n_pos == 31 + offset
+
+
+def places():
+    where = TokenPlaces.nowhere(8)
+    where.cells[2:6] = [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
+    where.seconds[2:6] = [[0, 1], [0, 1], [1, 2], [1, 2]]
+    where.seconds[6] = [0.5, 1.5]
+    return where
+
+
+def test_tokens_are_found_by_time_and_place():
+    spans = Spans(8, {"av": range(2, 7)}, places())
+    assert list(spans.between(0, 0.5)) == [2, 3]
+    assert list(spans.between(0.9, 1.0)) == [2, 3, 6]
+    assert list(spans.frame(1)) == [4, 5]
+    assert list(spans.region(rows=[0], cols=[1])) == [3, 5]
+    assert list(spans.shifted(3, 11).frame(1)) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    "use, message",
+    [
+        (lambda s: s["vidio"], "no span 'vidio'.*\n.*video"),
+        (lambda s: s.resolve("video+audio"), "cannot read this span selector"),
+        (lambda s: s.resolve("video audio"), "cannot read this span selector"),
+        (lambda s: s.resolve(""), "cannot read this span selector"),
+        (lambda s: s.resolve("video & audio"), "selects no token"),
+        (lambda s: s.resolve([8]), "leaves the prompt"),
+        (lambda s: s.resolve([]), "selects no token"),
+        (lambda s: s.with_span("bad name", [1]), "plain name"),
+        (lambda s: s.with_span("mine", [-1]), "leaves the prompt"),
+        (lambda s: s.between(100, 101), "selects no token"),
+        (lambda s: s.frame(-1), "'frame group -1' selects no token"),
+        (lambda s: s.region([-1], [-1]), "selects no token"),
+        (lambda s: s.with_span("mine", np.array([True] * 8)), "needs token positions(.|\n)*bool"),
+        (lambda s: s.with_span("mine", np.array([1.7, 2.2])), "needs token positions(.|\n)*float64"),
+        (lambda s: s.frame(5), "'frame group 5' selects no token"),
+        (lambda s: s.region([9], [9]), "selects no token"),
+    ],
+)
+def test_errors_name_the_next_step(use, message):
+    with pytest.raises(SpanError, match=message) as caught:
+        use(Spans(8, {"video": [2, 3], "audio": [6]}, places()))
+    assert "next:" in str(caught.value)
+
+
+def test_an_empty_span_is_refused():
+    with pytest.raises(SpanError, match="'audio' selects no token"):
+        Spans(4, {"audio": []})
+
+
+def test_places_must_cover_the_prompt():
+    with pytest.raises(SpanError, match="do not cover"):
+        Spans(4, {"text": [0]}, TokenPlaces.nowhere(3))
+
+
+def test_positions_cannot_be_edited_in_place():
+    span = Span("a", [1, 2])
+    with pytest.raises(ValueError, match="read-only"):
+        span.positions[0] = 5
+    assert np.array_equal(span.positions, [1, 2])
