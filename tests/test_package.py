@@ -22,6 +22,7 @@ ORDER = [
     "decoder",
     "interventions",
     "families",
+    "forward",
     "replay",
     "generation",
     "model",

@@ -6,6 +6,7 @@ told apart as objects, so that what one of them takes away can be kept.
 Axes: batch, query (rows asked for), key; span (positions of a span), pos (every row of the prompt).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +30,25 @@ def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch 
     return flags.gather(1, positions.expand(len(chosen), -1))
 
 
+class AnyCut(ABC):
+    """What is taken away in one layer, by the positions of queries and keys; passes and replays know only this much.
+
+    A cut is itself (no two are equal), and says the same whenever it is asked.
+    """
+
+    heads: tuple[int, ...] | None = None  # those that are cut; None: all
+
+    @abstractmethod
+    def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
+        """Which (query, key) pairs are taken away."""
+
+    @abstractmethod
+    def of(self, row: slice) -> "AnyCut":
+        """The cut in some rows of the batch."""
+
+
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(AnyCut):
     """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named."""
 
     queries: Int64[Tensor, "batch span"]
@@ -47,11 +65,10 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
-class Keep:
+class Keep(AnyCut):
     """In one layer, queries may read only what one of `edges` says (here a `Cut` names what stays)."""
 
     edges: tuple[Cut, ...]
-    heads: None = None
 
     def blocked(self, rows: QueryRows, keys: KeyRows) -> Bool[Tensor, "batch query key"]:
         """Which (query, key) pairs are taken away: all but the edges."""
@@ -66,7 +83,7 @@ class Keep:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomCut:
+class RandomCut(AnyCut):
     """In one layer, each row loses keys that are drawn at random from those that it could read.
 
     Every (query, key) pair has a pseudo-random number of its own, made from the two positions and the seed, and a row
@@ -101,8 +118,6 @@ class RandomCut:
         """The cut in some rows of the batch."""
         return RandomCut(self.limits[row], self.starts[row], self.seed, self.heads)
 
-
-AnyCut = Cut | Keep | RandomCut
 
 _NONE = -(2**63)  # a limit that takes no key
 _MIXERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)

@@ -271,10 +271,16 @@ class HookedDecoder(nn.Module):
         """
         tables = self.rotary(position_ids, resid.dtype)
         for layer in range(max(layers.start, 0), min(layers.stop, self.cfg.n_layers)):
-            if layer in attend.leaving:
-                resid, tables, attend = _leave(layer, resid, tables, attend)
-            resid = self.blocks[layer](resid, tables, attend)
+            resid, tables, attend = self.step(layer, resid, tables, attend)
         return self.read_out(resid, rows, attend) if layers.stop == ALL_LAYERS.stop else resid
+
+    def step(
+        self, layer: int, resid: Resid, tables: tuple[Table, Table], attend: Attend
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
+        """One block, after the rows that leave before it have left; what comes back goes into the next step."""
+        if layer in attend.leaving:
+            resid, tables, attend = _leave(layer, resid, tables, attend)
+        return self.blocks[layer](resid, tables, attend), tables, attend
 
     def read_out(
         self, resid: Resid, rows: "Rows | Literal['all']", attend: Attend

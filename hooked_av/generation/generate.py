@@ -14,7 +14,9 @@ from torch import Tensor
 
 from hooked_av.decoder.attention import Attend, KeyValues
 from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.forward.running import RunningModel
 from hooked_av.generation.choice import Choice, Chooser, tokenizer_of
+from hooked_av.generation.defaults import GenerationDefaults
 from hooked_av.generation.live import During, Hook, Live
 from hooked_av.hooks.passes import Passes
 from hooked_av.interventions.specs import as_specs
@@ -43,11 +45,10 @@ class Generation:
     probabilities: Float[Tensor, "batch step"] | None = None  # of the tokens that were chosen
 
 
-class Generates:
+class Generates(RunningModel):
     """`generate` of a hooked model."""
 
-    decoder: Any
-    family: Any
+    generation_defaults: GenerationDefaults
 
     def generate(
         self,
@@ -100,7 +101,6 @@ class Generates:
         (3, ('max_new_tokens',))
         >>> cut = model.generate(inputs, max_new_tokens=3, interventions="question->last|generated")
         """
-        model: Any = self
         given = {
             "max_new_tokens": max_new_tokens,
             "stop_tokens": stop_tokens,
@@ -111,13 +111,13 @@ class Generates:
             "repetition_penalty": repetition_penalty,
             "seed": seed,
         }
-        choice, kept = Choice.of(model, given), _things_to_keep(keep)
-        prompt = model._as_inputs(inputs)
-        run = Passes(model._begin(prompt), choice.max_new_tokens)
-        live = Live.of(model, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
+        choice, kept = Choice.of(self, given), _things_to_keep(keep)
+        prompt = self.as_inputs(inputs)
+        run = Passes(self.locate(prompt), choice.max_new_tokens)
+        live = Live.of(self, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
         with torch.no_grad():
-            answer = _Answer(model, prompt, choice, kept)
-            _write(answer, _Decoder(model, prompt, run, live, choice.max_new_tokens), on_token)
+            answer = _Answer(self, prompt, choice, kept)
+            _write(answer, _Decoder(self, prompt, run, live, choice.max_new_tokens), on_token)
         if during == "decode" and answer.n_steps == 1:
             _warn_unused()
         said = {"interventions": [str(spec) for spec in as_specs(interventions)], "during": during}
@@ -127,7 +127,7 @@ class Generates:
 class _Decoder:
     """The passes of one generation."""
 
-    def __init__(self, model: Any, prompt: AVInputs, run: Passes, live: Live, n_new: int) -> None:
+    def __init__(self, model: RunningModel, prompt: AVInputs, run: Passes, live: Live, n_new: int) -> None:
         self.model, self.prompt, self.run, self.live = model, prompt, run, live
         self.past = KeyValues()
         self.position_ids = prompt.positions_after(n_new)
@@ -135,13 +135,13 @@ class _Decoder:
     def prefill(self, embeds: Float[Tensor, "batch pos d_model"] | None = None) -> Logits:
         """The prompt (from the merged sequence, if it is there already), and the logits of the first token."""
         model, run, plan = self.model, self.run, self.live.prefill.plan
-        model._run = run
         rows = run.begin(0, run.n_pos)
         attend = Attend(
             model.attn_implementation, self.prompt.starts, plan.cuts, run, past=self.past, leaving=plan.leaving
         )
-        embeds = model._embed(self.prompt, run) if embeds is None else embeds
-        logits = model.decoder(embeds, self.prompt.position_ids, attend, rows[:, -1:])
+        with run.as_current():
+            embeds = model.merged_embeds(self.prompt, run) if embeds is None else embeds
+            logits = model.decoder(embeds, self.prompt.position_ids, attend, rows[:, -1:])
         for span in self.live.forgotten:
             self.past.drop(run.positions(span))
         return logits[:, 0].float()
@@ -149,13 +149,13 @@ class _Decoder:
     def step(self, tokens: Int64[Tensor, " batch"], step: int) -> Logits:
         """One token of each answer, and the logits of the next."""
         model, run = self.model, self.run
-        model._run = run  # a callback may have run the model
         rows = run.begin(run.n_pos + step, run.n_pos + step + 1)
         attend = Attend(
             model.attn_implementation, self.prompt.starts, self.live.decode.plan.cuts, run, rows=rows, past=self.past
         )
-        embeds = model.hook_inputs_embed(model.hook_embed(model.decoder.embed(tokens[:, None])))
-        return model.decoder(embeds, self.position_ids[..., step : step + 1], attend)[:, 0].float()
+        with run.as_current():
+            embeds = model.hook_inputs_embed(model.hook_embed(model.decoder.embed(tokens[:, None])))
+            return model.decoder(embeds, self.position_ids[..., step : step + 1], attend)[:, 0].float()
 
 
 class Prefill:
@@ -171,13 +171,13 @@ class Prefill:
     (True, [0, 1])
     """
 
-    def __init__(self, model: Any, inputs: AVInputs, interventions: Any = ()) -> None:
-        self.model, self.inputs = model, model._as_inputs(inputs)
-        self.run = Passes(model._begin(self.inputs), 1)
+    def __init__(self, model: RunningModel, inputs: AVInputs, interventions: Any = ()) -> None:
+        self.model, self.inputs = model, model.as_inputs(inputs)
+        self.run = Passes(model.locate(self.inputs), 1)
         self.live = Live.of(model, self.run, interventions, (), "both", decodes=True)
-        with torch.no_grad(), self.live.prefill.on(model, self.run):
+        with torch.no_grad(), self.live.prefill.on(model, self.run), self.run.as_current():
             self.run.begin(0, self.run.n_pos)
-            self.embeds = model._embed(self.inputs, self.run)
+            self.embeds = model.merged_embeds(self.inputs, self.run)
 
     def __call__(self) -> tuple[Logits, KeyValues]:
         decoder = _Decoder(self.model, self.inputs, self.run, self.live, 1)
@@ -189,7 +189,7 @@ class Prefill:
 class _Answer:
     """What has been written so far."""
 
-    def __init__(self, model: Any, prompt: AVInputs, choice: Choice, kept: Sequence[str]) -> None:
+    def __init__(self, model: RunningModel, prompt: AVInputs, choice: Choice, kept: Sequence[str]) -> None:
         self.model, self.choice, self.kept, self.prompt = model, choice, kept, prompt
         self.choose = Chooser(choice, prompt.starts, prompt.device)
         self.ids = prompt.input_ids

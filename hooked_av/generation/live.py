@@ -10,16 +10,17 @@ from typing import Any, Literal, get_args
 
 from hooked_av.decoder.cuts import Cut
 from hooked_av.errors import HookError, InputsError, InterventionError
+from hooked_av.forward.running import RunningModel
+from hooked_av.hooks.attached import in_pass
 from hooked_av.hooks.names import Match, Scope, match_names
-from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.passes import EVERYWHERE, Passes, Reach
 from hooked_av.hooks.point import HookFunction
+from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
-from hooked_av.interventions.random_cuts import BlockRandom
-from hooked_av.interventions.specs import BlockAttention, DropTokens, Edit, Intervention, as_specs
+from hooked_av.interventions.specs import as_specs
 
 During = Literal["both", "prefill", "decode"]
 Hook = tuple[str | Callable[[str], bool], HookFunction]
-EVERYWHERE = Reach(True, True)
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,11 @@ class Phase:
     hooks: tuple[Hook, ...]
 
     @contextmanager
-    def on(self, model: Any, run: Passes) -> Iterator[None]:
+    def on(self, model: RunningModel, run: Passes) -> Iterator[None]:
         """The hooks of the call, behind those of the plan, for the length of the phase."""
         with ExitStack() as stack:
-            if self.hooks:
-                stack.enter_context(model.hooks(self.hooks))
-            stack.enter_context(model._edited(self.plan, run))
+            stack.enter_context(in_pass(run, lambda block: model.placed(self.hooks, block)))
+            stack.enter_context(self.plan.edited(model.hook_dict, run))
             yield
 
 
@@ -49,7 +49,7 @@ class Live:
 
     @classmethod
     def of(
-        cls, model: Any, run: Passes, interventions: Any, hooks: Sequence[Hook], during: During, decodes: bool
+        cls, model: RunningModel, run: Passes, interventions: Any, hooks: Sequence[Hook], during: During, decodes: bool
     ) -> "Live":
         """What a call asks for, together with the interventions and hooks that are open anyway.
 
@@ -57,7 +57,7 @@ class Live:
 
         Errors: `InterventionError`, `HookError`, `SpanError` or `HookNameError` for what does not fit, or never acts.
         """
-        own, always = as_specs(interventions), model._interventions
+        own, always = as_specs(interventions), model.interventions_in(run)
         _check_during(during, bool(own or hooks))
         for specs, when in ((always, "both"), (own, during)):
             for spec in specs:
@@ -72,7 +72,7 @@ class Live:
         return cls(
             Phase(plans[0], tuple(hooks) if early else ()),
             Phase(_of_decoding(plans[1], run), tuple(hooks) if late else ()),
-            tuple(s.span for s in (*always, *own) if isinstance(s, DropTokens) and s.kv == "drop"),
+            tuple(span for spec in (*always, *own) if (span := spec.forgets) is not None),
         )
 
 
@@ -108,20 +108,10 @@ def _check_during(during: str, anything: bool) -> None:
 
 def _check_spec(spec: Intervention, run: Passes, phases: _Phases) -> None:
     """Refuse a spec that no pass of its phases can feel."""
-    reach = EVERYWHERE
-    if isinstance(spec, DropTokens):
+    if spec.both_phases:
         if not phases.prefill or phases == _Phases(True, False):
             raise _never(spec, 'during="both": kv="keep" or kv="drop" says what decoding keeps', phases)
-        return
-    if isinstance(spec, BlockAttention):
-        run.positions(spec.keys)
-        reach = run.reach(spec.queries)
-    if isinstance(spec, BlockRandom):
-        reach = Reach(True, False)  # it is drawn from the pairs of the prompt
-    if isinstance(spec, Edit):
-        queries, _, _ = spec.span.partition("<-")
-        reach = run.reach(queries.strip() or None)
-    if not phases.meet(reach):
+    elif not phases.meet(spec.reach(run)):
         raise _never(spec, "tokens of the prompt for the prefill, of the span 'generated' for decoding", phases)
 
 
@@ -142,19 +132,18 @@ def _check_hooks(matches: Sequence[Match], run: Passes, phases: _Phases) -> None
         raise _never_fires(silent[0].key, phases)
 
 
-def _check_open_hooks(model: Any, run: Passes, phases: _Phases) -> None:
+def _check_open_hooks(model: RunningModel, run: Passes, phases: _Phases) -> None:
     """The same for hooks that were there before the call; there are no gradients here."""
     for name, point in model.hook_dict.items():
-        if not point.is_hooked:
-            continue
-        if point.bwd_hooks:
+        forward = point.listeners_in(run, backward=False)
+        if len(forward) < len(point.listeners_in(run)):
             raise HookError(
                 f"a gradient hook at {name} can never fire",
                 expected="forward hooks: generation runs without gradients",
                 got="bwd_hooks",
                 next_step="take gradients of model(inputs.with_generated(tokens))",
             )
-        for listener in point.listeners:
+        for listener in forward:
             scope = getattr(listener, "scope", None)
             if scope is not None and run.fires(name) and not _meets(name, scope, run, phases):
                 raise _never_fires(f"{name}@{scope.queries or ''}", phases)

@@ -39,11 +39,7 @@ class AVCache(ActivationCache):
     ) -> None:
         super().__init__(cache_dict, model, has_batch_dim)
         self._run = run
-        # which rows each activation holds (lazy ones may hold some only); the next run will overwrite the points' own
-        self._held = {
-            name: (" ".join(point.axes), run.rows_at(name) if point.rows is None else point.rows)
-            for name, point in points.items()
-        }
+        self._axes = {name: " ".join(point.axes) for name, point in points.items()}
 
     def __getitem__(self, key: Any) -> Tensor:
         name = self._full_name(key)
@@ -85,7 +81,7 @@ class AVCache(ActivationCache):
         Errors: `InputsError` for a cache of several prompts.
         """
         batched = {key: HookName.parse(key).pattern for key in self.cache_dict}
-        batched = {key: name for key, name in batched.items() if self._held[name][0].startswith("batch")}
+        batched = {key: name for key, name in batched.items() if self._axes[name].startswith("batch")}
         sizes = {len(self.cache_dict[key]) for key in batched}
         if self.has_batch_dim and sizes - {1}:
             raise InputsError(
@@ -111,14 +107,14 @@ class AVCache(ActivationCache):
         """A span of a full activation, cut out by the same code that hands spans to hooks."""
         tensor = self.cache_dict[name]
         found: list[Tensor] = []
-        axes, rows = self._held[name]
-        point = HookPoint(axes)
-        point.name, point.rows = name, rows
+        point = HookPoint(self._axes[name])
+        point.name = name
 
         def keep(part: Tensor, *, hook: HookPoint) -> None:
             found.append(part)
 
-        ScopedHook(keep, scope, True, lambda: self._run)(tensor if self.has_batch_dim else tensor[None], hook=point)
+        with self._run.as_current():
+            ScopedHook(keep, scope, True)(tensor if self.has_batch_dim else tensor[None], hook=point)
         return found[0] if self.has_batch_dim else found[0][0]
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""How a model is hooked: names with patterns and spans, hooks for a while, caches."""
+"""How a model is hooked: names with patterns and spans, hooks for a while, hooks that fill a dict."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +9,12 @@ from torch import Tensor
 from transformer_lens import HookedRootModule
 
 from hooked_av.errors import HookError, HookNameError
-from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy
+from hooked_av.hooks.attached import Direction, Placed, attached, scoped
+from hooked_av.hooks.cache import keep_copy
 from hooked_av.hooks.names import Match, NamesFilter, match_names
+from hooked_av.hooks.opened import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.hooks.run import ALL_LAYERS, Run
-from hooked_av.prompt.inputs import AVInputs
 
 Hook = tuple[str | Callable[[str], bool], HookFunction]
 
@@ -22,22 +23,6 @@ class SpanHooks(HookedRootModule):
     """TransformerLens's hook methods, with shell patterns and spans, and nothing that matches in silence."""
 
     hook_dict: dict[str, HookPoint]  # type: ignore[assignment]
-    decoder: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._run: Run | None = None
-
-    def _as_inputs(self, inputs: Any) -> AVInputs:
-        raise NotImplementedError
-
-    def _begin(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.decoder.embed.weight.device
 
     @contextmanager
     def hooks(  # type: ignore[override] - names take patterns and spans
@@ -49,6 +34,9 @@ class SpanHooks(HookedRootModule):
     ) -> Iterator["SpanHooks"]:
         """Hooks for the length of a `with` block. Names may be patterns and carry spans.
 
+        They act in the passes that begin in the block, in this thread; a pass that a hook itself begins is a run of its
+        own, in which they do not act.
+
         Errors: `HookNameError` before anything runs, for a name, pattern or filter that matches nothing.
 
         >>> import hooked_av as av
@@ -56,9 +44,15 @@ class SpanHooks(HookedRootModule):
         >>> with model.hooks(fwd_hooks=[("blocks.*.hook_mlp_out@last", lambda rows, hook: rows * 0)]):
         ...     logits = model("Hello world")
         """
-        forward, backward = self._expand(fwd_hooks), self._expand(bwd_hooks)
-        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
-            yield self
+        block = Opened(self)
+        placed = [*self.placed(fwd_hooks, block), *self.placed(bwd_hooks, block, "bwd")]
+        with attached(placed, block), block.opened():
+            try:
+                yield self
+            finally:
+                block.stays = not reset_hooks_end
+                if clear_contexts:
+                    self.clear_contexts()
 
     def run_with_hooks(self, *model_args: Any, **arguments: Any) -> Tensor:
         """Logits of one run with hooks, which are gone afterwards. Names may be patterns and carry spans."""
@@ -72,51 +66,21 @@ class SpanHooks(HookedRootModule):
 
     def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until `reset_hooks`. Names may be patterns and carry spans."""
-        for matched, scoped in self._expand([(name, hook)]):
-            self.hook_dict[str(matched)].add_hook(scoped, *args, **kwargs)
+        for matched, own in self._expand([(name, hook)]):
+            self.hook_dict[matched].add_hook(own, *args, **kwargs)
 
-    def _expand(self, hooks: Sequence[Hook]) -> list[tuple[str | Callable, Callable]]:
-        return [
-            (match.name, self._scoped(match, function))
-            for wanted, function in hooks
-            for match in match_names(wanted, self.hook_dict)
-        ]
+    def _expand(self, hooks: Sequence[Hook], block: Opened | None = None) -> Iterator[tuple[str, ScopedHook]]:
+        """A hook for every point that a name, pattern or filter matches."""
+        for wanted, function in hooks:
+            for match in match_names(wanted, self.hook_dict):
+                yield match.name, scoped(match, function, block)
 
-    def _scoped(self, match: Match, function: HookFunction) -> ScopedHook:
-        reads_only = getattr(function, "reads_only", False)
-        return ScopedHook(function, match.scope, match.explicit, lambda: self._run, reads_only)
+    def placed(self, hooks: Sequence[Hook], block: Opened, direction: Direction = "fwd") -> list[Placed]:
+        """The hooks of a block, each with its point.
 
-    def run_with_cache(  # type: ignore[override] - names_filter takes patterns and spans; the cache is an AVCache
-        self,
-        inputs: Any,
-        *,
-        names_filter: NamesFilter = None,
-        device: torch.device | str | None = None,
-        remove_batch_dim: bool = False,
-        max_bytes: int | None = None,
-        **forward_arguments: Any,
-    ) -> tuple[Tensor, AVCache]:
-        """Logits and the activations named: names, patterns, spans, or a predicate on names.
-
-        None caches every activation whose size grows with the number of tokens only; attention matrices, per-head
-        results and logits must be named, best with a span (`blocks.*.attn.hook_pattern@last`).
-
-        Errors: `HookNameError` for a name that matches nothing or cannot fire on these inputs; `MemoryBudgetError`,
-        before the run, if the cache would not fit into `max_bytes` (None: the free memory).
+        Errors: `HookNameError` for a name, pattern or filter that matches nothing.
         """
-        inputs = self._as_inputs(inputs)
-        run = self._begin(inputs, forward_arguments.get("start_at_layer"), forward_arguments.get("stop_at_layer"))
-        matches = self._cached(names_filter, run)
-        needed = cache_bytes(matches, inputs, self.decoder.cfg, self.decoder.embed.weight.dtype, run)
-        check_budget(needed, torch.device(device) if device is not None else self.device, max_bytes)
-        kept: dict[str, Tensor] = {}
-        with self.hooks():  # a level of its own, so that only these hooks go when it closes
-            for match in matches:
-                hook = self._scoped(match, keep_copy(kept, match.key, device))
-                self.hook_dict[match.name].add_hook(hook, level=self.context_level)
-            logits = self(inputs, **forward_arguments)
-        cache = AVCache(kept, self, self._run or run, self.hook_dict)
-        return logits, cache.remove_batch_dim() if remove_batch_dim else cache
+        return [Placed(self.hook_dict[name], hook, direction) for name, hook in self._expand(hooks, block)]
 
     def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
         self,
@@ -174,7 +138,7 @@ class SpanHooks(HookedRootModule):
         """A hook that was named in full and cannot fire is an error, not a hook that never ran."""
         whole = run.layers == ALL_LAYERS  # then only encoder outputs depend on the pass
         for name in run.media_rows if whole else self.hook_dict:
-            listeners = self.hook_dict[name].listeners
+            listeners = self.hook_dict[name].listeners_in(run)
             if not run.fires(name) and any(getattr(listener, "explicit", True) for listener in listeners):
                 raise HookError(
                     f"{name} cannot fire on these inputs",

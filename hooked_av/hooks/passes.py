@@ -23,13 +23,16 @@ class Reach(NamedTuple):
     to_come: bool
 
 
+EVERYWHERE = Reach(prompt=True, to_come=True)
+
+
 class Passes(Run):
     """A run whose spans go on behind the prompt; `begin` says which positions the next pass computes."""
 
     def __init__(self, run: Run, n_new: int) -> None:
         spans = [spans.continued(n_new) for spans in run.row_spans]
         super().__init__(spans, run.device, run.media_rows, run.row_sizes, run.layers)
-        self.n_pos = run.n_pos
+        self.n_pos, self.opened = run.n_pos, run.opened
         self.window = range(0)
 
     def begin(self, start: int, stop: int) -> Int64[Tensor, "batch query"]:

@@ -6,9 +6,11 @@ Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows sel
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
+from threading import RLock
 from typing import Any, Literal, cast
 
 import torch
@@ -20,17 +22,17 @@ from transformer_lens.hook_points import LensHandle
 
 from hooked_av.errors import HookError, SpanError
 from hooked_av.hooks.names import Scope
-from hooked_av.hooks.run import Run, row_index
+from hooked_av.hooks.opened import Opened, what_is_open
+from hooked_av.hooks.run import Run, current_run, row_index
 
 HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
 
+_LOCK = RLock()  # threads may hook one model at the same time
 _ROW_AXES = ("pos", "query", "row")
 
 
 class HookPoint(LensHookPoint):
     """A TransformerLens HookPoint that knows its axes and costs one check while nobody listens.
-
-    `rows`: which positions the tensor holds, [batch, span], when a lazy point holds only those asked for (None: all).
 
     >>> point = HookPoint("batch pos d_model")
     >>> point.axes
@@ -41,7 +43,6 @@ class HookPoint(LensHookPoint):
         super().__init__()
         self.axes = tuple(axes.split())
         self.lazy = lazy  # computed only where a hook asks for it, because it is large
-        self.rows: Int64[Tensor, "batch span"] | None = None
         self._owners: dict[int, Any] = {}  # what was hooked, by identity of TransformerLens's handle
         self._gradient_hooks: OrderedDict[int, HookFunction] = OrderedDict()
 
@@ -52,36 +53,44 @@ class HookPoint(LensHookPoint):
         self._check(tensor, out)
         if self._gradient_hooks and out.requires_grad:
             # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
-            # whatever runs come between forward and backward.
+            # whatever runs come between forward and backward, and in whatever thread that is.
             out = out.view_as(out)
-            out.register_hook(partial(self._on_gradient, {id(h): _run_of(h) for h in self.listeners}, self.rows))
+            out.register_hook(partial(self._on_gradient, current_run()))
         return out
 
-    def _on_gradient(self, runs: "Mapping[int, Run | None]", rows: Tensor | None, gradient: Tensor) -> Tensor:
-        held, self.rows = self.rows, rows
-        try:
+    def _on_gradient(self, run: Run | None, gradient: Tensor) -> Tensor:
+        with nullcontext() if run is None else run.as_current():
             for function in list(self._gradient_hooks.values()):
-                if isinstance(function, ScopedHook):
-                    function = replace(function, current_run=partial(runs.get, id(function)))
                 edited = function(gradient, hook=self)
                 edited = edited[0] if isinstance(edited, tuple) else edited  # as TransformerLens allows
                 if edited is not None:
                     self._check(gradient, edited)
                     gradient = edited
-        finally:
-            self.rows = held
         return gradient
+
+    @property
+    def rows(self) -> "Int64[Tensor, 'batch span'] | None":
+        """Which positions the tensor of the pass that runs now holds, where a lazy point holds some only."""
+        run = current_run()
+        return None if run is None else run.asked.get(str(self.name))
+
+    @rows.setter
+    def rows(self, rows: "Int64[Tensor, 'batch span'] | None") -> None:
+        run = current_run()
+        if run is not None:
+            run.asked[str(self.name)] = rows
 
     def add_hook(self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any) -> Any:
         """Add a hook, TransformerLens's way, and remember which rows it asks for."""
-        before = self._live_handles()
-        if dir == "bwd":
-            result = self._add_gradient_hook(hook, *args, **kwargs)
-        else:
-            result = super().add_hook(hook, dir, *args, **kwargs)
-        for new in self._live_handles() - before:
-            self._owners[new] = hook
-        return result
+        with _LOCK:
+            before = self._live_handles()
+            if dir == "bwd":
+                self._add_gradient_hook(hook, *args, **kwargs)
+            else:
+                super().add_hook(hook, dir, *args, **kwargs)
+            (added,) = (handle for handle in (*self.fwd_hooks, *self.bwd_hooks) if id(handle) not in before)
+            self._owners[id(added)] = hook
+        return added
 
     def _add_gradient_hook(
         self, hook: HookFunction, is_permanent: bool = False, level: int | None = None, prepend: bool = False
@@ -98,22 +107,42 @@ class HookPoint(LensHookPoint):
     def remove_hooks(self, *args: Any, **kwargs: Any) -> None:
         """Remove hooks, TransformerLens's way, and let go of what they held: a caching hook holds its whole cache."""
         if not (self.fwd_hooks or self.bwd_hooks):
-            return  # every hooks() context asks every point of the model, and most have none
-        super().remove_hooks(*args, **kwargs)
+            return
+        with _LOCK:
+            super().remove_hooks(*args, **kwargs)
+            self._forget_owners()
+
+    def remove(self, handle: LensHandle) -> None:
+        """Remove one hook by what `add_hook` gave; one that has gone already is no error."""
+        with _LOCK:
+            handle.hook.remove()
+            self.fwd_hooks = [other for other in self.fwd_hooks if other is not handle]
+            self.bwd_hooks = [other for other in self.bwd_hooks if other is not handle]
+            self._forget_owners()
+
+    def _forget_owners(self) -> None:
         live = self._live_handles()
         self._owners = {key: owner for key, owner in self._owners.items() if key in live}
 
     def _live_handles(self) -> set[int]:
         return {id(handle) for handle in (*self.fwd_hooks, *self.bwd_hooks)}
 
+    def listeners_in(self, run: Run | None, *, backward: bool = True) -> list[Any]:
+        """The hooks on this point that act in a pass, as they were added; of None, those that act if one begins now."""
+        if not (self.fwd_hooks or self.bwd_hooks):
+            return []
+        handles = (*self.fwd_hooks, *self.bwd_hooks) if backward else self.fwd_hooks
+        owners = (self._owners.get(id(handle)) for handle in handles)
+        return [owner for owner in owners if not isinstance(owner, ScopedHook) or owner.acts_in(run)]
+
     @property
     def listeners(self) -> list[Any]:
-        """The hooks that are on this point now, as they were added."""
-        return [self._owners.get(id(handle)) for handle in (*self.fwd_hooks, *self.bwd_hooks)]
+        """The hooks that act here in the pass that runs now (or that would begin now), as they were added."""
+        return self.listeners_in(current_run())
 
     @property
     def is_hooked(self) -> bool:
-        return bool(self._forward_hooks or self._gradient_hooks)
+        return bool(self._forward_hooks or self._gradient_hooks) and bool(self.listeners)
 
     @property
     def only_reads(self) -> bool:
@@ -169,18 +198,30 @@ def version_of(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class ScopedHook:
-    """A user's hook behind a name with a span: it sees the span's rows, and what it returns is written back there."""
+    """A user's hook as a point holds it: where it acts, and which rows it sees.
+
+    Behind a name with a span it sees the span's rows, and what it returns is written back there. It acts in the passes
+    that feel `block` (None: in every pass).
+    """
 
     function: HookFunction
     scope: Scope | None
-    explicit: bool
-    current_run: Callable[[], Run | None]
+    explicit: bool  # its name was written out in full, so it must fire
     reads_only: bool = False
+    block: Opened | None = None
+
+    def acts_in(self, run: Run | None) -> bool:
+        """Whether a pass feels this hook; None stands for one that begins now."""
+        block = self.block
+        return block is None or block.stays or block in (what_is_open() if run is None else run.opened)
 
     def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
+        run = current_run()
+        if not self.acts_in(run):
+            return None
         if self.scope is None:
             return self.function(tensor, hook=hook)
-        picks = self._picks(hook)
+        picks = self._picks(hook, run)
         if not all(index.shape[1] for _, index in picks):
             return None  # a pass of a generation that computes no row of the span
         part = tensor
@@ -198,8 +239,8 @@ class ScopedHook:
         hook._check(part, edited)
         return _put_back(tensor, picks, cast(Tensor, edited))
 
-    def _picks(self, hook: HookPoint) -> list[tuple[int, Tensor]]:
-        run, scope = self.current_run(), self.scope
+    def _picks(self, hook: HookPoint, run: Run | None) -> list[tuple[int, Tensor]]:
+        scope = self.scope
         if run is None or scope is None:
             raise HookError(
                 f"a span-scoped hook at {hook.name} ran outside a forward pass of the model",
@@ -216,10 +257,6 @@ class ScopedHook:
             index = keys if held is None else row_index(held, keys, str(hook.name), scope.keys)
             picks.append((hook.axes.index("key"), index))
         return picks
-
-
-def _run_of(listener: Any) -> Run | None:
-    return listener.current_run() if isinstance(listener, ScopedHook) else None
 
 
 def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch span"]:

@@ -1,9 +1,14 @@
-"""Run: what the hooks and cuts of one forward pass need to know of its inputs: where each span is.
+"""Run: what the hooks and cuts of one forward pass need to know of it: where each span is, and which hooks act.
+
+A hook asks `current_run()` for the pass that it is called in. Passes may be nested (a hook may run the model), and may
+run in several threads at once: each has its own.
 
 Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows selected by a span).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import SpanError
+from hooked_av.hooks.opened import Opened, nothing_open, what_is_open
 from hooked_av.prompt.spans import Spans
 
 AFTER_BLOCKS = 10**6  # the "layer" of what comes after every block
@@ -45,10 +51,13 @@ class Run:
         self.media_rows = media_rows  # hook name -> flat (batch * pos) place of each encoder output row
         self.row_sizes = row_sizes  # hook name -> numbers in such a row, where it is not d_model
         self.layers = layers  # those that this pass runs
+        self.opened = what_is_open()  # the blocks of hooks that act in this pass
         self.n_pos = self.row_spans[0].n_pos  # of the inputs (the spans of a generation reach further)
         # Where a pass does not compute every row: positions of the rows and of the keys, from a layer on.
         self.held: dict[int, Int64[Tensor, "batch pos"]] = {}
         self.held_keys: dict[int, Int64[Tensor, "batch key"]] = {}
+        # A lazy hook point holds only what its hooks ask for: which positions, by name (None: all).
+        self.asked: dict[str, Int64[Tensor, "batch span"] | None] = {}
         self._found: dict[str, Tensor] = {}
         self._made: dict[Any, Any] = {}
 
@@ -57,6 +66,25 @@ class Run:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    @contextmanager
+    def as_current(self) -> Iterator["Run"]:
+        """What is computed in this `with` block belongs to this pass."""
+        token = _CURRENT.set(self)
+        try:
+            with nothing_open():
+                yield self
+        finally:
+            _CURRENT.reset(token)
+
+    @contextmanager
+    def feeling(self, block: Opened) -> Iterator[None]:
+        """For the length of the block, this pass, and no other, feels it."""
+        self.opened = (*self.opened, block)
+        try:
+            yield
+        finally:
+            self.opened = tuple(other for other in self.opened if other is not block)
 
     def positions(self, selector: str) -> Int64[Tensor, "batch span"]:
         """A span's positions in each row of the batch; rows must agree on how many there are."""
@@ -113,6 +141,14 @@ class Run:
         if len({len(row) for row in merged}) > 1:
             return torch.arange(self.row_spans[0].n_pos, device=self.device).expand(len(merged), -1)
         return torch.stack(merged)
+
+
+_CURRENT: ContextVar[Run | None] = ContextVar("hooked_av_run", default=None)
+
+
+def current_run() -> Run | None:
+    """The pass that runs now, in this thread; None outside of any."""
+    return _CURRENT.get()
 
 
 def row_index(

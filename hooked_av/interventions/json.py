@@ -4,22 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hooked_av.errors import InterventionError
-from hooked_av.interventions.random_cuts import BlockRandom
+from hooked_av.errors import InterventionError, nearest
+from hooked_av.interventions import random_cuts  # noqa: F401 - makes its kind known, as specs does
+from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.routes import Route
-from hooked_av.interventions.specs import (
-    Ablate,
-    Add,
-    BlockAttention,
-    DropTokens,
-    Intervention,
-    KeepOnly,
-    Patch,
-    as_specs,
-)
+from hooked_av.interventions.specs import as_specs
 from hooked_av.interventions.values import Values
-
-_KINDS = {spec.kind: spec for spec in (BlockAttention, BlockRandom, KeepOnly, DropTokens, Ablate, Patch, Add)}
 
 
 def to_json(interventions: Any) -> str:
@@ -54,8 +44,15 @@ def from_json(text: str) -> list[Intervention]:
 
 def _from_dict(item: Mapping[str, Any]) -> Intervention:
     arguments = dict(item)
-    spec = _KINDS[arguments.pop("kind")]
-    return spec(**{name: _read(name, value) for name, value in arguments.items()})
+    kind = arguments.pop("kind")
+    if kind not in Intervention.kinds:
+        raise InterventionError(
+            f"these are no interventions: none is of kind {kind!r}",
+            expected=nearest(str(kind), Intervention.kinds),
+            got=repr(kind),
+            next_step="import the module that defines it first",
+        )
+    return Intervention.kinds[kind](**{name: _read(name, value) for name, value in arguments.items()})
 
 
 def _read(name: str, value: Any) -> Any:

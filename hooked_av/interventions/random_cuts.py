@@ -1,12 +1,17 @@
 """Random cuts: the control of a cut, as large as it and in the same layers, but of pairs drawn at random."""
 
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, Literal, get_args
 
 from hooked_av.config import DecoderConfig
+from hooked_av.decoder.cuts import AnyCut, RandomCut, count_cut, spread_evenly
 from hooked_av.errors import InterventionError
-from hooked_av.interventions.specs import BlockAttention, Intervention, KeepOnly, as_specs
+from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.run import Run
+from hooked_av.interventions.intervention import Intervention
+from hooked_av.interventions.specs import BlockAttention, KeepOnly, as_specs
 
 Spread = Literal["entries", "rows"]
 
@@ -26,6 +31,12 @@ class BlockRandom(Intervention):
     def check(self, cfg: DecoderConfig) -> None:
         for spec in self.like:
             spec.check(cfg)
+
+    def cuts(self, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
+        return run.once(("random", self), partial(_drawn, self, run, cfg))
+
+    def reach(self, run: Passes) -> Reach:
+        return Reach(prompt=True, to_come=False)  # it is drawn from the pairs of the prompt
 
     @property
     def heads(self) -> tuple[int, ...] | None:
@@ -64,3 +75,25 @@ def block_random(like: Any, *, spread: Spread = "entries", seed: int = 0) -> Blo
             next_step="give the cut that this is a control of: block_random(av.block_attention(...))",
         )
     return BlockRandom(cuts, spread, int(seed))
+
+
+def _drawn(spec: BlockRandom, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
+    """As many pairs as the cuts that it is like, layer by layer."""
+    like: dict[int, list[AnyCut]] = {}
+    for one in spec.like:
+        for layer, cut in one.cuts(run, cfg):
+            like.setdefault(layer, []).append(cut)
+    # padding belongs to no span, and every prompt's first token to one
+    starts = tuple(min(int(span.positions[0]) for span in spans.values()) for spans in run.row_spans)
+    drawn: dict[tuple[tuple[int, ...], int], RandomCut] = {}
+    cuts: list[tuple[int, AnyCut]] = []
+    for layer, some in like.items():
+        seed = spec.seed * cfg.n_layers + layer if isinstance(spec.like[0], KeepOnly) else spec.seed
+        key = (tuple(map(id, some)), seed)
+        if key not in drawn:
+            counts = count_cut(some, run.n_pos, starts, run.device)
+            if spec.spread == "entries":
+                counts = spread_evenly(counts, starts, seed)
+            drawn[key] = RandomCut.drawn(counts, starts, seed, spec.heads)
+        cuts.append((layer, drawn[key]))
+    return cuts

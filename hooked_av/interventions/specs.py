@@ -7,31 +7,22 @@ Axes: batch, span (rows selected by a span).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from hooked_av.config import DecoderConfig
+from hooked_av.decoder.cuts import AnyCut, Keep
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.cache import AVCache
+from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.run import Run
+from hooked_av.interventions.intervention import Edit, Intervention, cut_between
 from hooked_av.interventions.routes import Route, check_range, not_a_route, numbers
 from hooked_av.interventions.values import Values
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """What all specs share. They are values: equal if they say the same, hashable, never changed."""
-
-    kind: ClassVar[str]
-
-    def check(self, cfg: DecoderConfig) -> None:
-        """Refuse layers and heads that the model does not have."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The spec as plain numbers and texts, for JSON."""
-        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,14 @@ class BlockAttention(Intervention):
         check_range("layers", self.layers or (), cfg.n_layers, str(self))
         check_range("heads", self.heads or (), cfg.n_heads, str(self))
 
+    def cuts(self, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
+        cut = cut_between(run, queries=self.queries, keys=self.keys, heads=self.heads)
+        return [(layer, cut) for layer in (range(cfg.n_layers) if self.layers is None else self.layers)]
+
+    def reach(self, run: Passes) -> Reach:
+        run.positions(self.keys)
+        return run.reach(self.queries)
+
 
 @dataclass(frozen=True)
 class KeepOnly(Intervention):
@@ -67,12 +66,22 @@ class KeepOnly(Intervention):
         for route in self.routes:
             check_range("layers", route.layers or (), cfg.n_layers, str(self))
 
+    def cuts(self, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
+        every = range(cfg.n_layers)
+        edges = [
+            (every if route.layers is None else route.layers, cut_between(run, queries=route.queries, keys=route.keys))
+            for route in self.routes
+        ]
+        kept = [tuple(edge for layers, edge in edges if layer in layers) for layer in every]
+        return [(layer, run.once(("keep", some), partial(Keep, some))) for layer, some in enumerate(kept)]
+
 
 @dataclass(frozen=True)
 class DropTokens(Intervention):
     """Rows of `span` leave the sequence before `layer`; made by `drop_tokens`."""
 
     kind: ClassVar[str] = "drop_tokens"
+    both_phases: ClassVar[bool] = True
     span: str
     layer: int
     kv: str = "keep"
@@ -83,36 +92,12 @@ class DropTokens(Intervention):
     def check(self, cfg: DecoderConfig) -> None:
         check_range("layers", (self.layer,), cfg.n_layers, str(self))
 
+    def leaves(self, run: Run) -> tuple[tuple[int, str], ...]:
+        return ((self.layer, self.span),)
 
-@dataclass(frozen=True)
-class Edit(Intervention):
-    """Rows of a span are changed at the hook points that `name` matches; made by `ablate`, `patch` and `add`."""
-
-    name: str
-    span: str
-    heads: tuple[int, ...] | None = None
-
-    def given(self, point: str) -> Values | None:
-        """The numbers that this spec brings to a hook point, if any."""
-        return None
-
-    def new(self, point: str, rows: Tensor) -> Tensor:
-        """What the rows become."""
-        raise NotImplementedError
-
-    def rows(self, point: str, rows: Tensor) -> Tensor:
-        """The rows after the edit, in the heads that are named."""
-        changed = self.new(point, rows)
-        if self.heads is None:
-            return changed.expand_as(rows)
-        out = rows.clone()
-        heads = list(self.heads)
-        out[..., heads, :] = changed.expand_as(rows)[..., heads, :]
-        return out
-
-    def _where(self) -> str:
-        heads = "" if self.heads is None else f", heads {list(self.heads)}"
-        return f"{self.name}@{self.span}{heads}"
+    @property
+    def forgets(self) -> str | None:
+        return self.span if self.kv == "drop" else None
 
 
 @dataclass(frozen=True)
@@ -124,6 +109,10 @@ class Ablate(Edit):
 
     def __str__(self) -> str:
         return f"ablate {self._where()} to {self.value}"
+
+    @property
+    def mixes_rows(self) -> bool:
+        return self.value == "mean"
 
     def given(self, point: str) -> Values | None:
         return self.value if isinstance(self.value, Values) else None
@@ -143,6 +132,10 @@ class Patch(Edit):
 
     kind: ClassVar[str] = "patch"
     values: tuple[tuple[str, Values], ...] = ()  # by hook point; "" stands for all that match
+
+    @property
+    def mixes_rows(self) -> bool:
+        return False
 
     def __str__(self) -> str:
         return f"patch {self._where()}"
@@ -172,6 +165,10 @@ class Add(Edit):
 
     def __str__(self) -> str:
         return f"add {self.scale:g} x {self.vector} to {self._where()}"
+
+    @property
+    def mixes_rows(self) -> bool:
+        return False
 
     def given(self, point: str) -> Values | None:
         return self.vector
@@ -337,15 +334,8 @@ def as_specs(interventions: Any) -> tuple[Intervention, ...]:
             raise InterventionError(
                 "not an intervention",
                 expected="av.block_attention(...), block_random, keep_only, ablate, patch, add or drop_tokens",
-                got=type(spec).__name__,
+                got=spec.__name__ + ", the class" if isinstance(spec, type) else type(spec).__name__,
                 next_step="pass specs, not functions; functions go to model.hooks",
             )
+        spec.check_written()
     return specs
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (Values, Intervention)):
-        return value.to_dict()
-    if isinstance(value, Route):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -19,8 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_av.errors import HookedAVWarning
+from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
-from hooked_av.interventions.specs import Intervention, as_specs
+from hooked_av.interventions.intervention import Intervention
+from hooked_av.interventions.specs import as_specs
+from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone
 from hooked_av.replay.sweep import Batch, Sweep
@@ -49,11 +52,31 @@ class Replayed:
         return f"Replayed {len(self)} interventions: {', '.join(read)}"
 
 
-class Baseline(CleanPass):
+class Baseline:
     """One clean pass of one prompt, kept for replays; made by `model.baseline(inputs)`.
 
     `logits` are the clean ones at the last position, [d_vocab]; `n_bytes` is what it keeps.
     """
+
+    def __init__(
+        self, model: RunningModel, inputs: AVInputs, touched: str | None = None, max_bytes: int | None = None
+    ) -> None:
+        self.clean = CleanPass(model, inputs, touched, max_bytes)
+
+    @property
+    def inputs(self) -> AVInputs:
+        return self.clean.inputs
+
+    @property
+    def logits(self) -> Float[Tensor, " d_vocab"]:
+        return self.clean.logits
+
+    @property
+    def n_bytes(self) -> int:
+        return self.clean.n_bytes
+
+    def __repr__(self) -> str:
+        return repr(self.clean)
 
     @torch.no_grad()
     def run(
@@ -85,7 +108,7 @@ class Baseline(CleanPass):
         torch.Size([2, 151936])
         """
         several = [interventions] if isinstance(interventions, (str, Intervention)) else interventions
-        sweep = Sweep(self, [as_specs(some) for some in several], [read] if isinstance(read, str) else list(read))
+        sweep = Sweep(self.clean, [as_specs(some) for some in several], [read] if isinstance(read, str) else list(read))
         full = [i for i, plan in enumerate(sweep.plans) if not sweep.can_replay(plan)]
         _report_full(full, len(sweep.plans))
         cones = {i: Cone.of(plan, sweep.reads, sweep.run) for i, plan in enumerate(sweep.plans) if i not in set(full)}
@@ -107,18 +130,18 @@ class Baseline(CleanPass):
         groups: dict[Any, list[tuple[int, Cone]]] = {}
         for number, cone in sorted(cones, key=lambda item: item[1].join):
             groups.setdefault((cone.rows, cone.reading), []).append((number, cone))
-        at_once = self._rows_at_once() if max_bytes is None else max_bytes // _row_bytes(self.model)
+        at_once = self._rows_at_once() if max_bytes is None else max_bytes // _row_bytes(self.clean.model)
         batches = []
         for (rows, _), group in groups.items():
             if max_bytes is not None and len(rows) > at_once:
-                check_budget(len(rows) * _row_bytes(self.model), self.model.device, max_bytes)
+                check_budget(len(rows) * _row_bytes(self.clean.model), self.clean.model.device, max_bytes)
             size = max(1, at_once // len(rows))
             batches += [group[start : start + size] for start in range(0, len(group), size)]
         return batches
 
     def _rows_at_once(self) -> int:
         """Rows that a batch may hold, so that it and what is kept take about the memory of a clean pass."""
-        n_pos, row = self.inputs.n_pos, _row_bytes(self.model)
+        n_pos, row = self.inputs.n_pos, _row_bytes(self.clean.model)
         return max(n_pos - self.n_bytes // row, n_pos // 4, _FREE_BYTES // row, 1)
 
 
@@ -132,7 +155,7 @@ def _report_full(full: Sequence[int], n: int) -> None:
         )
 
 
-def _row_bytes(model: Any) -> int:
+def _row_bytes(model: RunningModel) -> int:
     """Working memory of one row of one run in a block, where it peaks."""
     cfg = model.decoder.cfg
-    return (2 * cfg.d_mlp + 4 * cfg.d_model) * model.embed.weight.element_size()
+    return (2 * cfg.d_mlp + 4 * cfg.d_model) * model.decoder.embed.weight.element_size()

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hooked_av.decoder.attention import Attend, KeyValues
+from hooked_av.decoder.attention import KeyValues
 from hooked_av.errors import HookError, InputsError
+from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.shared_prefix import SharedPrefix
@@ -28,32 +29,31 @@ class CleanPass:
     `logits` are the clean ones at the last position, [d_vocab]; `n_bytes` is what it keeps.
     """
 
-    def __init__(self, model: Any, inputs: AVInputs, touched: str | None, max_bytes: int | None) -> None:
+    def __init__(self, model: RunningModel, inputs: AVInputs, touched: str | None, max_bytes: int | None) -> None:
         self.model, self.inputs = model, inputs
         _check_clean(model, inputs)
         self.first_row = 0 if touched is None else int(inputs.spans.resolve(touched).positions[0])
         expected = _kept_bytes(model, inputs.n_pos, inputs.n_pos - self.first_row)
         logger.info("the baseline of %d tokens will keep %.1f MB", inputs.n_pos, expected / 1e6)
         check_budget(expected, model.device, max_bytes)
-        self._clean: dict[str, Tensor] = {}
+        self._read: dict[str, Tensor] = {}
         with torch.no_grad():
             self._run_clean()
         logger.info("%r", self)
 
     def _run_clean(self) -> None:
-        model, inputs = self.model, self.inputs
-        run = model._run = model._begin(inputs)
-        resid = model._embed(inputs, run)
-        self.embeds, self.keys_values, self.resid = resid[0], KeyValues(), {}
-        attend = Attend(model.attn_implementation, inputs.starts, {}, run, past=self.keys_values)
-        tables = model.decoder.rotary(inputs.position_ids, resid.dtype)
-        for layer, block in enumerate(model.blocks):
-            self._keep(layer, resid)
-            resid = block.add_mlp(block.to_mid(resid, tables, attend), _MLP_ROWS)
-        self._keep(len(model.blocks), resid)
-        logits = model.decoder.read_out(resid, run.positions("last"), attend)
+        decoder, inputs = self.model.decoder, self.inputs
+        with self.model.clean(), self.model.begin(inputs) as one:
+            resid = one.embed()
+            self.embeds, self.keys_values, self.resid = resid[0], KeyValues(), {}
+            attend, tables = one.attend(past=self.keys_values), decoder.rotary(inputs.position_ids, resid.dtype)
+            for layer, block in enumerate(decoder.blocks):
+                self._keep(layer, resid)
+                resid = block.add_mlp(block.to_mid(resid, tables, attend), _MLP_ROWS)  # type: ignore
+            self._keep(len(decoder.blocks), resid)
+            logits = decoder.read_out(resid, one.run.positions("last"), attend)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
-        self._clean["last"] = logits
+        self._read["last"] = logits
 
     def _keep(self, layer: int, resid: Float[Tensor, "batch=1 pos d_model"]) -> None:
         # a slice would keep the whole tensor alive
@@ -80,11 +80,11 @@ class CleanPass:
         logger.info("the residual stream from row %d on was not kept: computed again", first_row)
         own = torch.arange(first_row, self.inputs.n_pos, device=self.model.device)
         resid, tables, found = self.embeds[None, first_row:], self.tables(own), {}
-        for layer, block in enumerate(self.model.blocks):
+        for layer, block in enumerate(self.model.decoder.blocks):
             found[layer] = resid[0]
             resid = block(resid, tables, self.attend(layer, own, [()]))
         # only now: what is interrupted leaves what was kept as it was
-        self.first_row, self.resid = first_row, {**found, len(self.model.blocks): resid[0]}
+        self.first_row, self.resid = first_row, {**found, len(self.model.decoder.blocks): resid[0]}
 
     def tables(self, rows: Int64[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Rotary tables of some rows, the same in every layer and run: [1, row, d_head]."""
@@ -98,29 +98,26 @@ class CleanPass:
         max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
         return SharedPrefix(prefix_k=k, prefix_v=v, own=own, run_cuts=cuts, max_scores=max_scores, **more)
 
-    def clean(self, key: str) -> Tensor:
+    def read(self, key: str) -> Tensor:
         """Clean logits at a span, or a clean activation, from a pass of its own the first time."""
-        if key not in self._clean:
-            model = self.model
-            open_ones, model._interventions = model._interventions, ()
-            try:
+        if key not in self._read:
+            with self.model.clean():
                 if "hook_" in key:
-                    self._clean[key] = model.run_with_cache(self.inputs, names_filter=[key], logits_at="last")[1][key]
+                    _, cache = self.model.run_with_cache(self.inputs, names_filter=[key], logits_at="last")
+                    self._read[key] = cache[key]
                 else:
-                    self._clean[key] = model(self.inputs, logits_at=key)
-            finally:
-                model._interventions = open_ones
-        return self._clean[key]
+                    self._read[key] = self.model(self.inputs, logits_at=key)
+        return self._read[key]
 
 
-def _kept_bytes(model: Any, n_pos: int, n_rows: int) -> int:
+def _kept_bytes(model: RunningModel, n_pos: int, n_rows: int) -> int:
     cfg = model.decoder.cfg
     kv = cfg.n_layers * n_pos * 2 * cfg.n_key_value_heads * cfg.d_head
     resid = cfg.d_model * (cfg.n_layers * n_rows + n_pos + (n_rows if n_rows < n_pos else 0))
-    return (kv + resid) * model.embed.weight.element_size()
+    return (kv + resid) * model.decoder.embed.weight.element_size()
 
 
-def _check_clean(model: Any, inputs: AVInputs) -> None:
+def _check_clean(model: RunningModel, inputs: AVInputs) -> None:
     if inputs.batch != 1 or inputs.starts != (0,):
         raise InputsError(
             "a baseline needs one prompt without padding",

@@ -18,8 +18,8 @@ from hooked_av.errors import InterventionError
 from hooked_av.hooks.names import Match, match_names
 from hooked_av.hooks.point import HookPoint
 from hooked_av.hooks.run import Run, layer_of
-from hooked_av.interventions.plan import Plan, PointEdit
-from hooked_av.interventions.specs import Ablate
+from hooked_av.interventions.intervention import PointEdit
+from hooked_av.interventions.plan import Plan
 
 BEFORE_QUERIES = ("hook_resid_pre", "hook_k", "hook_rot_k", "hook_v")  # and ln1: what every held row has, in any layer
 
@@ -121,7 +121,7 @@ class Cone:
             return None
         join, first = min(touches), min(touches.values())
         own = _computed(first, join, plan, edits, reads)
-        late = {row for layer, edit, rows in edits if _is_mean(edit) and layer >= reads.last_block for row in rows}
+        late = {row for layer, edit, rows in edits if _mixes_rows(edit) and layer >= reads.last_block for row in rows}
         reading = tuple(row for row in own if row in reads.at_the_end() | late)
         early = any(first <= row for key, rows in reads.rows.items() if key != "logits" for row in rows)
         if not (reading or (own and early)):
@@ -147,7 +147,7 @@ def _first_rows(
         rows = end.intersection(rows) if layer == reads.last_block else rows
         touches[layer] = min(rows, default=run.n_pos)
     for layer, edit, rows in edits:
-        late = layer >= reads.last_block and not (holds_every_row(edit.point) or _is_mean(edit))
+        late = layer >= reads.last_block and not (holds_every_row(edit.point) or _mixes_rows(edit))
         touches[layer] = min(touches.get(layer, run.n_pos), *(end.intersection(rows) if late else rows), run.n_pos)
     # what changes behind the last row that is read is read by nobody
     return {layer: row for layer, row in touches.items() if row <= last and layer <= reads.top}
@@ -157,13 +157,13 @@ def _computed(first: int, join: int, plan: Plan, edits: Sequence[PlacedEdit], re
     """The rows from the first that changes to the last that anybody reads, without those that have left."""
     gone = {row for layer, rows in plan.leaving.items() if layer <= join for row in rows[0].tolist()}
     # the merged sequence still has the rows that leave before layer 0, and its mean is over them too
-    gone -= {row for _, edit, rows in edits if _is_mean(edit) and layer_of(edit.point) < 0 for row in rows}
+    gone -= {row for _, edit, rows in edits if _mixes_rows(edit) and layer_of(edit.point) < 0 for row in rows}
     return tuple(row for row in range(first, _last_row(edits, reads) + 1) if row not in gone)
 
 
 def _last_row(edits: Sequence[PlacedEdit], reads: Reads) -> int:
     """The last row that anybody reads, or that goes into a mean."""
-    means = [edit.rows for edit in edits if _is_mean(edit.edit)]
+    means = [edit.rows for edit in edits if _mixes_rows(edit.edit)]
     return max(row for rows in (*reads.rows.values(), *means) for row in rows)
 
 
@@ -191,8 +191,8 @@ def _incremental(point: str, points: Mapping[str, HookPoint]) -> bool:
     return layer_of(point) >= 0 and not points[point].lazy
 
 
-def _is_mean(edit: PointEdit) -> bool:
-    return isinstance(edit.spec, Ablate) and edit.spec.value == "mean"
+def _mixes_rows(edit: PointEdit) -> bool:
+    return edit.spec.mixes_rows
 
 
 def _rows(selector: str | None, run: Run) -> tuple[int, ...]:

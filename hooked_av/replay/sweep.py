@@ -4,16 +4,19 @@ Axes: branch (runs that have been the same so far), row (positions that are comp
 keys and values), d_model, d_vocab.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hooked_av.hooks.point import HookPoint
+from hooked_av.hooks.attached import Placed, in_pass
+from hooked_av.hooks.opened import Opened
+from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
+from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
-from hooked_av.interventions.specs import Intervention
 from hooked_av.replay.blocked_keys import BlockedKeys
 from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone, Reads, holds_every_row, level
@@ -34,14 +37,13 @@ class Asked(NamedTuple):
 class Sweep:
     """One call of `baseline.run`: what is asked, checked, and what has been found."""
 
-    def __init__(self, baseline: CleanPass, specs: list[tuple[Intervention, ...]], wanted: list[str]) -> None:
-        self.baseline, self.model = baseline, baseline.model
-        self.specs = specs
-        self.run = self.model._run = self.model._begin(baseline.inputs)
-        points, cfg = self.model.hook_dict, self.model.decoder.cfg
-        self.reads = Reads.of(wanted, self.run, points, cfg.n_layers)
-        self.plans = [self.model._plan(self.run, some) for some in specs]
-        self.hooked = any(point.is_hooked for point in points.values())
+    def __init__(self, clean: CleanPass, specs: list[tuple[Intervention, ...]], wanted: list[str]) -> None:
+        self.clean, self.model, self.specs = clean, clean.model, specs
+        one = self.model.begin(clean.inputs)
+        self.run, points = one.run, self.model.hook_dict
+        self.reads = Reads.of(wanted, self.run, points, self.model.decoder.cfg.n_layers)
+        self.plans = [one.plan_of(some) for some in specs]
+        self.hooked = any(point.listeners_in(self.run) for point in points.values())
         self.logits: Tensor | None = None
         self.activations: dict[str, Tensor] = {}
 
@@ -51,18 +53,17 @@ class Sweep:
     def full_pass(self, number: int) -> None:
         """One intervention by a whole forward pass."""
         keys = [match.key for match in self.reads.names]
-        at, specs, inputs = self.reads.logits or "last", self.specs[number], self.baseline.inputs
-        cache: Mapping[str, Tensor] = {}
-        if keys:
-            logits, cache = self.model.run_with_cache(inputs, names_filter=keys, interventions=specs, logits_at=at)
-        else:
-            logits = self.model(inputs, interventions=specs, logits_at=at)
+        at, specs, inputs = self.reads.logits or "last", self.specs[number], self.clean.inputs
+        if not keys:
+            self._store(number, self.model(inputs, interventions=specs, logits_at=at), {})
+            return
+        logits, cache = self.model.run_with_cache(inputs, names_filter=keys, interventions=specs, logits_at=at)
         self._store(number, logits, {key: cache[key] for key in keys})
 
     def fill_clean(self, number: int) -> None:
         """What an intervention leads to where it changes nothing."""
-        reads, clean = self.reads, self.baseline.clean
-        self._store(number, clean(reads.logits or "last"), {match.key: clean(match.key) for match in reads.names})
+        reads, read = self.reads, self.clean.read
+        self._store(number, read(reads.logits or "last"), {match.key: read(match.key) for match in reads.names})
 
     def _store(self, number: int, logits: Tensor, activations: Mapping[str, Tensor]) -> None:
         if self.reads.logits is not None:
@@ -85,21 +86,20 @@ class Batch:
     """
 
     def __init__(self, sweep: Sweep, batch: list[tuple[int, Cone]]) -> None:
-        self.sweep, self.baseline, self.model = sweep, sweep.baseline, sweep.model
+        self.sweep, self.clean, self.model = sweep, sweep.clean, sweep.model
         self.numbers, self.cones = [number for number, _ in batch], [cone for _, cone in batch]
         self.branches: list[list[int]] = []
         self.running = self.branches
         self.rows, self.reading = (self._positions(rows) for rows in (self.cones[0].rows, self.cones[0].reading))
-        self.queries, self.tables = self.rows, self.baseline.tables(self.rows)
+        self.queries, self.tables = self.rows, self.clean.tables(self.rows)
         self.asked: dict[tuple[int, ...], Asked] = {}
 
     def run(self) -> None:
         """Blocks from the first that is touched to the last that is read, and the logits."""
         reads = self.sweep.reads
-        self.baseline.reach(self.cones[0].rows[0])
-        resid = self.baseline.embeds.new_empty(0, len(self.rows), self.baseline.embeds.shape[1])
-        with self.model.hooks():
-            self._hook()
+        self.clean.reach(self.cones[0].rows[0])
+        resid = self.clean.embeds.new_empty(0, len(self.rows), self.clean.embeds.shape[1])
+        with in_pass(self.sweep.run, self._hooks), self.sweep.run.as_current():
             # nothing that is read at the end can change: then the last block is left out
             stop = reads.last_block + bool(len(self.reading))
             for layer in range(min(self.cones[0].join, reads.last_block), stop):
@@ -131,8 +131,8 @@ class Batch:
         self, layer: int, parts: list[list[int]], rows: tuple[int, ...]
     ) -> Float[Tensor, "part row d_model"]:
         """Runs that are cut for the first time: the rows that lose keys change, all others stay clean."""
-        clean = self.baseline.clean_resid(layer, self.rows).expand(len(parts), -1, -1)
-        after = self.baseline.clean_resid(layer + 1, self.rows).repeat(len(parts), 1, 1)
+        clean = self.clean.clean_resid(layer, self.rows).expand(len(parts), -1, -1)
+        after = self.clean.clean_resid(layer + 1, self.rows).repeat(len(parts), 1, 1)
         after[:, self._asked(rows).places] = self._block(clean, layer, parts, rows)
         return after
 
@@ -148,9 +148,9 @@ class Batch:
         self.running, self.queries = branches, asked.rows
         cuts = [self.cones[members[0]].cuts.get(layer, ()) for members in branches]
         narrow = {} if len(queries) == len(self.rows) else {"reading": asked.places}
-        attend = self.baseline.attend(layer, self.rows, cuts, blocked=asked.blocked, **narrow)
+        attend = self.clean.attend(layer, self.rows, cuts, blocked=asked.blocked, **narrow)
         cos, sin = (table.expand(len(resid), -1, -1) for table in self.tables)
-        return self.model.blocks[layer](resid, (cos, sin), attend)
+        return self.model.decoder.blocks[layer](resid, (cos, sin), attend)
 
     def _asked(self, queries: tuple[int, ...]) -> Asked:
         if queries not in self.asked:
@@ -175,7 +175,7 @@ class Batch:
             resid = resid.repeat_interleave(copies, dim=0, output_size=sum(len(some) for some in parts))
         if new:
             rows = self.rows if layer < self.sweep.reads.n_layers else self.reading
-            clean = self.baseline.clean_resid(layer, rows)
+            clean = self.clean.clean_resid(layer, rows)
             held = resid if len(resid) else resid.new_empty(0, *clean.shape)
             resid = torch.cat([held, clean.expand(len(new), -1, -1)])
         self.branches = self.running = [part for some in parts for part in some] + new
@@ -190,14 +190,14 @@ class Batch:
 
     def _read_out(self, resid: Float[Tensor, "branch row d_model"]) -> None:
         end, self.queries = self.sweep.reads.n_layers, self.reading
-        normalized = self.model.ln_final(self._parted(resid, end, self._split(self._joining(end), end)))
+        normalized = self.model.decoder.ln_final(self._parted(resid, end, self._split(self._joining(end), end)))
         if self.sweep.reads.logits is None or self.sweep.logits is None:
             return
         wanted = self._positions(self.sweep.reads.rows["logits"])
         found, index = _among(wanted, self.reading)
         if not len(found):
             return  # what changes comes after what is read of the logits
-        logits = self.model.unembed(normalized[:, index])
+        logits = self.model.decoder.unembed(normalized[:, index])
         for branch, number in self._numbered():
             if len(wanted) == 1:
                 self.sweep.logits[number] = logits[branch, 0]
@@ -210,15 +210,13 @@ class Batch:
             for run in members:
                 yield branch, self.numbers[run]
 
-    def _hook(self) -> None:
+    def _hooks(self, block: Opened) -> list[Placed]:
         """Edits and reads as hooks on the points of this batch; edits come first."""
-        for point in dict.fromkeys(edit.point for cone in self.cones for some in cone.edits.values() for edit in some):
-            self._add(point, self._edit)
-        for match in self.sweep.reads.names:
-            self._add(match.name, lambda tensor, hook, key=match.key: self._read(tensor, hook, key))
-
-    def _add(self, point: str, function: Callable[..., Any]) -> None:
-        self.model.hook_dict[point].add_hook(function, level=self.model.context_level)
+        edited = dict.fromkeys(edit.point for cone in self.cones for some in cone.edits.values() for edit in some)
+        found: list[tuple[str, HookFunction]] = [(point, self._edit) for point in edited]
+        found += [(match.name, partial(self._keep, key=match.key)) for match in self.sweep.reads.names]
+        points = self.model.hook_dict
+        return [Placed(points[name], ScopedHook(function, None, True, block=block)) for name, function in found]
 
     def _held(self, point: str) -> Int64[Tensor, " row"]:
         """The positions that a hook point's tensor holds in the call that runs now."""
@@ -239,7 +237,7 @@ class Batch:
                 out[branch, index] = edit.spec.rows(point, rows)[0, found]
         return out
 
-    def _read(self, tensor: Tensor, hook: HookPoint, key: str) -> None:
+    def _keep(self, tensor: Tensor, hook: HookPoint, key: str) -> None:
         found, index = _among(self._positions(self.sweep.reads.rows[key]), self._held(str(hook.name)))
         branches, numbers = torch.tensor(list(self._numbered()), device=tensor.device).T[..., None]
         self.sweep.activations[key][numbers, found] = tensor[branches, index]

@@ -5,7 +5,7 @@ import torch
 from support.thinkers import make_thinker, prompts
 
 import hooked_av as av
-from hooked_av.decoder.attention import Attend, KeyValues, Known
+from hooked_av.decoder.attention import KeyValues, Known
 from hooked_av.errors import HookError, InputsError, InterventionError, SpanError
 from hooked_av.model.transformer import HookedAVTransformer
 
@@ -74,13 +74,13 @@ def test_a_start_without_a_stream_is_refused():
 
 def in_parts(inputs, parts, specs=()):
     """The decoder over consecutive groups of rows, each over the keys and values of those before."""
-    run = MODEL._run = MODEL._begin(inputs)
-    embeds, plan, past, logits = MODEL._embed(inputs, run), MODEL._plan(run, specs), KeyValues(), []
-    for start, stop in parts:
-        rows = torch.arange(start, stop).expand(inputs.batch, -1)
-        run.held[-1] = rows
-        attend = Attend(MODEL.attn_implementation, inputs.starts, plan.cuts, run, rows=rows, past=past)
-        logits.append(MODEL.decoder(embeds[:, start:stop], inputs.position_ids[:, :, start:stop], attend))
+    past, logits = KeyValues(), []
+    with MODEL.begin(inputs, interventions=specs) as one:
+        embeds = one.embed()
+        for start, stop in parts:
+            rows = one.run.held[-1] = torch.arange(start, stop).expand(inputs.batch, -1)
+            attend = one.attend(rows=rows, past=past)
+            logits.append(MODEL.decoder(embeds[:, start:stop], inputs.position_ids[:, :, start:stop], attend))
     return torch.cat(logits, dim=1)
 
 
@@ -114,17 +114,20 @@ def test_patterns_of_rows_over_known_keys():
     wanted = "blocks.1.attn.hook_pattern@last<-audio"
     _, cache = MODEL.run_with_cache(INPUTS, names_filter=wanted)
     seen, past = [], KeyValues()
-    run = MODEL._run = MODEL._begin(INPUTS)
-    embeds, ids = MODEL._embed(INPUTS, run), INPUTS.position_ids
-    before = Attend(run=run, rows=torch.arange(N_POS - 1)[None], past=past)
+    ids, first, last = INPUTS.position_ids, torch.arange(N_POS - 1)[None], torch.tensor([[N_POS - 1]])
+    with MODEL.begin(INPUTS) as plain:
+        embeds = plain.embed()
+        with MODEL.hooks(fwd_hooks=[(wanted, lambda pattern, hook: seen.append(pattern.clone()))]):
+            early = MODEL.begin(INPUTS)
+            with early, pytest.raises(SpanError, match="'of a pattern hook' is not among the rows"):
+                MODEL.decoder(embeds[:, :-1], ids[..., :-1], early.attend(rows=first, past=past))
+            past.layers.clear()
+        MODEL.decoder(embeds[:, :-1], ids[..., :-1], plain.attend(rows=first, past=past))
     with MODEL.hooks(fwd_hooks=[(wanted, lambda pattern, hook: seen.append(pattern.clone()))]):
-        with pytest.raises(SpanError, match="'of a pattern hook' is not among the rows"):
-            MODEL.decoder(embeds[:, :-1], ids[..., :-1], before)
-        past.layers.clear()
-    MODEL.decoder(embeds[:, :-1], ids[..., :-1], before)
-    with MODEL.hooks(fwd_hooks=[(wanted, lambda pattern, hook: seen.append(pattern.clone()))]):
-        rows = run.held[-1] = torch.tensor([[N_POS - 1]])
-        MODEL.decoder(embeds[:, -1:], ids[..., -1:], Attend(run=run, rows=rows, past=past))
+        hooked = MODEL.begin(INPUTS)
+        hooked.run.held[-1] = last
+        with hooked:
+            MODEL.decoder(embeds[:, -1:], ids[..., -1:], hooked.attend(rows=last, past=past))
     close(seen[0], cache[wanted])
 
 

@@ -92,7 +92,7 @@ def test_interventions_go_on_in_decoding(model, inputs, specs):
         assert write(model, inputs).tokens == answer.tokens
     clean = in_one_pass(model, inputs, answer.tokens)
     assert not torch.allclose(answer.logits, clean, atol=1e-3)
-    assert model._interventions == ()
+    assert model.open_interventions == ()
     assert not any(point.is_hooked for point in model.hook_dict.values())
 
 

@@ -155,7 +155,7 @@ def test_the_batch_axis_goes_on_request():
 
 def test_its_size_is_known_before_the_run(monkeypatch):
     """The estimate equals the bytes that are then held, and a cache over budget is refused before anything runs."""
-    from hooked_av.hooks import hooked_model as hooking
+    from hooked_av.forward import running
 
     for names in (
         None,
@@ -165,14 +165,14 @@ def test_its_size_is_known_before_the_run(monkeypatch):
         ["hook_embed", *FAMILY.audio_hooks],
     ):
         estimates = []
-        real = hooking.cache_bytes
-        monkeypatch.setattr(hooking, "cache_bytes", lambda *a, real=real, e=estimates: e.append(real(*a)) or e[-1])
+        real = running.cache_bytes
+        monkeypatch.setattr(running, "cache_bytes", lambda *a, real=real, e=estimates: e.append(real(*a)) or e[-1])
         inputs = INPUTS.with_span("first_audio", list(INPUTS.spans["audio"])[:3])
         with torch.no_grad():
             _, cache = MODEL.run_with_cache(inputs, names_filter=names)
-        monkeypatch.setattr(hooking, "cache_bytes", real)
+        monkeypatch.setattr(running, "cache_bytes", real)
         assert estimates == [sum(t.numel() * t.element_size() for t in cache.values())]
-    monkeypatch.setattr(MODEL, "forward", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.setattr(MODEL.decoder, "forward", lambda *a, **k: pytest.fail("it ran"))
     with pytest.raises(MemoryBudgetError, match=r"does not fit(.|\n)*span of each"):
         cached("blocks.*.attn.hook_pattern", max_bytes=1000)
 

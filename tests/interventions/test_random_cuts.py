@@ -25,8 +25,7 @@ pytestmark = [
 
 def matrices(spec, inputs=INPUTS):
     """What a spec takes away, as a matrix for each layer, counted pair by pair."""
-    run = MODEL._begin(inputs)
-    plan = MODEL._plan(run, spec)
+    plan = MODEL.begin(inputs, interventions=spec).plan
     every = torch.arange(inputs.n_pos).expand(inputs.batch, -1)
     readable = torch.ones(inputs.n_pos, inputs.n_pos, dtype=torch.bool).tril()
     return {
@@ -56,9 +55,9 @@ def test_as_many_pairs_in_the_same_layers(route, spread):
 
 
 def test_no_pair_is_of_a_later_key():
-    run = MODEL._begin(INPUTS)
+    one = MODEL.begin(INPUTS)
     for spread in ("entries", "rows"):
-        (cut,) = MODEL._plan(run, av.block_random("av->av@1", spread=spread)).cuts[1]
+        (cut,) = one.plan_of(av.block_random("av->av@1", spread=spread)).cuts[1]
         assert not cut.blocked(EVERY, EVERY).triu(1).any()
 
 
@@ -169,7 +168,7 @@ def test_a_prompt_is_cut_in_the_prefill_of_a_generation_only():
 
 def test_counting_is_that_of_the_matrices():
     for spec in (*map(av.block_attention, CUTS), av.keep_only("av->question@1", "text->text")):
-        for layer, some in MODEL._plan(MODEL._begin(INPUTS), spec).cuts.items():
+        for layer, some in MODEL.begin(INPUTS, interventions=spec).plan.cuts.items():
             counts = count_cut(some, N_POS, (0,), torch.device("cpu"))
             assert torch.equal(counts, matrices(spec)[layer].sum(dim=2))
 

@@ -37,8 +37,10 @@ def check_plain_attention(model: Any, inputs: AVInputs) -> Plan:
             got=f"a batch of {inputs.batch}",
             next_step="give prompts one by one, or as a list",
         )
-    plan = model._plan(model._begin(inputs), ())
-    edited = {edit.point for edit in plan.edits} | {n for n, point in model.hook_dict.items() if point.is_hooked}
+    one = model.begin(inputs)
+    plan = one.plan
+    edited = {edit.point for edit in plan.edits}
+    edited |= {name for name, point in model.hook_dict.items() if point.listeners_in(one.run)}
     matrices = sorted(name for name in edited if "key" in model.hook_dict[name].axes)
     if matrices or plan.leaving:
         raise InterventionError(

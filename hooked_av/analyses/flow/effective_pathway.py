@@ -177,6 +177,6 @@ def share_left(model: Any, inputs: AVInputs, keep: KeepOnly) -> float:
     >>> share_left(model, inputs, av.keep_only("everything->everything@0"))
     0.5
     """
-    cuts = model._plan(model._begin(inputs), keep).cuts
+    cuts = model.begin(inputs, interventions=keep).plan.cuts
     lost = sum(int(count_cut(some, inputs.n_pos, inputs.starts, model.device).sum()) for some in cuts.values())
     return 1 - lost / (model.cfg.n_layers * inputs.n_pos * (inputs.n_pos + 1) / 2)

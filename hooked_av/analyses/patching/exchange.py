@@ -116,10 +116,10 @@ def _with_places(inputs: AVInputs, rows: np.ndarray, places: Mapping[str, np.nda
 
 
 def _check_closed(model: Any) -> None:
-    if model._interventions:
+    if model.open_interventions:
         raise InterventionError(
             "patching under open interventions",
             expected="no open `model.intervene` block: clean and corrupt runs are the model's own",
-            got=", ".join(str(spec) for spec in model._interventions),
+            got=", ".join(str(spec) for spec in model.open_interventions),
             next_step="leave the block, or run patches by hand with model(inputs, interventions=[...])",
         )
