@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 import make_hooks  # noqa: E402
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
@@ -26,6 +27,21 @@ def test_the_readmes_code_runs(monkeypatch, capsys):
     assert "Span('audio'" in capsys.readouterr().out
     assert not torch.equal(names["silenced"], names["logits"])
     assert names["cut"].shape == (1, 1, names["model"].cfg.d_vocab)
+
+
+@pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning")
+@pytest.mark.parametrize("page", ["interventions.md"])
+def test_the_code_of_a_page_runs(page, monkeypatch, capsys):
+    """Every python block, in order, from the repository's folder; a comment behind a print is what it prints."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    names: dict = {"__name__": f"docs_{page.removesuffix('.md')}"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    wanted = re.findall(r"^print\(.*\)  # (.*)$", "".join(blocks), flags=re.MULTILINE)
+    assert blocks
+    assert capsys.readouterr().out.splitlines() == wanted
 
 
 def test_links_in_the_documentation_lead_somewhere():

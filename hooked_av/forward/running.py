@@ -312,7 +312,7 @@ class RunningModel(SpanHooks):
     # --- interventions ---
 
     @contextmanager
-    def intervene(self, *interventions: str | Intervention) -> Iterator["RunningModel"]:
+    def intervene(self, *interventions: Any) -> Iterator["RunningModel"]:
         """Interventions for the length of a `with` block; blocks nest, and add up.
 
         They act in the passes that begin in the block, in this thread; a pass that a hook itself begins is a run of its

@@ -7,7 +7,7 @@ Axes: batch, span (rows selected by a span).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -106,7 +106,8 @@ class Intervention:
                 got=f"a subclass of {cls.__bases__[0].__name__} that writes none of them",
                 next_step="write one: def cuts(self, run, cfg): return [(layer, cut_between(run, queries=, keys=))]",
             )
-        if not is_dataclass(cls) or cls.__hash__ is None:
+        parameters = cls.__dict__.get("__dataclass_params__")  # its own: those of a parent know none of its fields
+        if parameters is None or not parameters.frozen:
             raise InterventionError(
                 f"{name} is no value",
                 expected="@dataclass(frozen=True), so that specs can be compared and hashed",

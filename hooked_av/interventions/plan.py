@@ -6,6 +6,7 @@ Axes: batch, span (rows selected by a span).
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -62,9 +63,7 @@ class Plan:
             yield
 
 
-def _checked(
-    spec: Intervention, cuts: Sequence[tuple[int, AnyCut]], cfg: DecoderConfig
-) -> Sequence[tuple[int, AnyCut]]:
+def _checked(spec: Intervention, cuts: Any, cfg: DecoderConfig) -> Sequence[tuple[int, AnyCut]]:
     """The cuts that a spec gives, if they are cuts of layers that there are."""
     check_range("layers", {layer for layer, _ in cuts}, cfg.n_layers, str(spec))
     odd = [type(cut).__name__ for _, cut in cuts if not isinstance(cut, AnyCut)]

@@ -125,7 +125,7 @@ def _check_clean(model: RunningModel, inputs: AVInputs) -> None:
             got=f"{inputs.batch} prompts, starting at {list(inputs.starts)}",
             next_step="make a baseline for each prompt",
         )
-    hooked = [name for name, point in model.hook_dict.items() if point.is_hooked]
+    hooked = [name for name, point in model.hook_dict.items() if point.listeners_in(None)]
     if hooked:
         raise HookError(
             "a baseline is a clean pass, but hooks are open",

@@ -199,7 +199,7 @@ FAULTS = {
     "rows of the last block that are only read": lambda m: [
         m.setattr(module, "holds_every_row", lambda point: False) for module in (cones, sweeps)
     ],
-    "means over the rows that are read": lambda m: m.setattr(cones, "_is_mean", lambda edit: False),
+    "means over the rows that are read": lambda m: m.setattr(cones, "_mixes_rows", lambda edit: False),
     "dropped tokens are read on": lambda m: m.setattr(cones, "_all_cuts", lambda plan, run, n_layers: plan.cuts),
     "cuts of the prefix forgotten": lambda m: m.setattr(
         BlockedKeys, "sort", lambda self, cuts: ([Alike(None, None)], [])
