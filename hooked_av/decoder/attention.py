@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.cut_rows import (
-    CUT_BLOCK,
     KeyRows,
     Keys,
     Queries,
@@ -37,8 +37,6 @@ from hooked_av.errors import InputsError
 from hooked_av.hooks.run import Run, row_index
 
 Backend = Literal["sdpa", "eager"]
-
-_EAGER_BLOCK = 1024  # query rows whose scores exist at one time in the eager backend
 
 
 class Known(NamedTuple):
@@ -187,15 +185,16 @@ class Attend:
     def _causal(self, q: Queries, k: Keys, v: Keys) -> Queries:
         """The queries are the last rows of the keys."""
         if self.backend == "eager":
-            return torch.cat([_eager_block(q, k, v, start) for start in range(0, q.shape[2], _EAGER_BLOCK)], dim=2)
+            starts = range(0, q.shape[2], costs.EAGER_BLOCK)
+            return torch.cat([_eager_block(q, k, v, start) for start in starts], dim=2)
         n_rows, n_past = q.shape[2], k.shape[2] - q.shape[2]
         if n_rows == 1 or not n_past:
             # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
             return _fused(q, k, v, is_causal=n_rows > 1)
-        if n_past <= n_rows // 4:  # the causal kernel is the faster one, even with empty queries
+        if n_past <= n_rows // costs.ROWS_PER_PAST_ROW:
             return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
         blocks = []
-        for rows in torch.arange(n_rows, device=q.device).split(CUT_BLOCK):
+        for rows in torch.arange(n_rows, device=q.device).split(costs.CUT_BLOCK):
             n_keys = n_past + int(rows[-1]) + 1
             mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
             blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
@@ -208,7 +207,7 @@ def _fused(q: Queries, k: Keys, v: Keys, *, is_causal: bool) -> Queries:
 
 
 def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head rows d_head"]:
-    rows = q[:, :, start : start + _EAGER_BLOCK]
+    rows = q[:, :, start : start + costs.EAGER_BLOCK]
     past = k.shape[2] - q.shape[2]
     index = torch.arange(past + start + rows.shape[2], device=q.device)
     allowed = index[past + start :, None] >= index

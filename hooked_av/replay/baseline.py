@@ -18,14 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_av.decoder import costs
 from hooked_av.errors import HookedAVWarning
 from hooked_av.hooks.cache import check_budget
 from hooked_av.interventions.specs import Intervention, as_specs
 from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone
 from hooked_av.replay.sweep import Batch, Sweep
-
-_FREE_BYTES = 2**23  # what a batch may take in any case: small models run many interventions at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ class Baseline(CleanPass):
     def _rows_at_once(self) -> int:
         """Rows that a batch may hold, so that it and what is kept take about the memory of a clean pass."""
         n_pos, row = self.inputs.n_pos, _row_bytes(self.model)
-        return max(n_pos - self.n_bytes // row, n_pos // 4, _FREE_BYTES // row, 1)
+        return max(n_pos - self.n_bytes // row, n_pos // 4, costs.FREE_BYTES // row, 1)
 
 
 def _report_full(full: Sequence[int], n: int) -> None:

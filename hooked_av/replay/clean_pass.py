@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.attention import Attend, KeyValues
 from hooked_av.errors import HookError, InputsError
 from hooked_av.hooks.cache import check_budget
@@ -18,8 +19,6 @@ from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.shared_prefix import SharedPrefix
 
 logger = logging.getLogger(__name__)
-
-_MLP_ROWS = 1024  # of the clean pass that go through an MLP at one time: what is kept takes memory beside it
 
 
 class CleanPass:
@@ -49,7 +48,7 @@ class CleanPass:
         tables = model.decoder.rotary(inputs.position_ids, resid.dtype)
         for layer, block in enumerate(model.blocks):
             self._keep(layer, resid)
-            resid = block.add_mlp(block.to_mid(resid, tables, attend), _MLP_ROWS)
+            resid = block.add_mlp(block.to_mid(resid, tables, attend), costs.MLP_ROWS)
         self._keep(len(model.blocks), resid)
         logits = model.decoder.read_out(resid, run.positions("last"), attend)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
@@ -95,7 +94,7 @@ class CleanPass:
         known, n_prefix = self.keys_values.layers[layer], int(own[0])
         k, v = known.k[:, :, :n_prefix], known.v[:, :, :n_prefix]
         # scores take less than the MLP's activations of a clean pass, or 4 MiB
-        max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
+        max_scores = max(costs.LEAST_SCORES, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
         return SharedPrefix(prefix_k=k, prefix_v=v, own=own, run_cuts=cuts, max_scores=max_scores, **more)
 
     def clean(self, key: str) -> Tensor:

@@ -17,13 +17,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.attention import Attend
 from hooked_av.decoder.cut_rows import apply_cuts, read_everything
 from hooked_av.replay.blocked_keys import BlockedKeys, Cuts, PrefixMask
 from hooked_av.replay.key_parts import Part, joined, read_part, scores_of_part, weigh_part
-
-_LEAST_BLOCK = 16  # rows
-_MANY_ROWS = 128  # from here on the runs of a batch are attended to one by one
 
 Queries = Float[Tensor, "run query kv_head shared d_head"]
 Own = Float[Tensor, "run kv_head own d_head"]
@@ -51,7 +49,7 @@ class SharedPrefix(Attend):
         rows, masks = self.own if self.reading is None else self.own[self.reading], self.blocked
         if masks is None:
             masks = BlockedKeys(rows, self.own, self.prefix_k.shape[2], q.shape[1], k.shape[1])
-        many = self._run_by_run(q, k, v, masks) if len(rows) >= _MANY_ROWS else None
+        many = self._run_by_run(q, k, v, masks) if len(rows) >= costs.MANY_ROWS else None
         return self._together(q, k, v, masks) if many is None else many
 
     def _together(
@@ -62,7 +60,7 @@ class SharedPrefix(Attend):
         grouped, z = q.transpose(1, 2).unflatten(2, (n_kv, n_heads // n_kv)), []
         most = self.max_scores // (n_heads * (n_prefix + len(self.own)))
         with _precise_enough(q):
-            for some in _slices(n_rows, min(max(most, _LEAST_BLOCK), _MANY_ROWS)):
+            for some in _slices(n_rows, min(max(most, costs.LEAST_BLOCK), costs.MANY_ROWS)):
                 whole = some == slice(0, n_rows)
                 part = masks if whole else BlockedKeys(masks.rows[some], self.own, n_prefix, n_heads, n_kv)
                 own = self._read_own(grouped[:, some], k, v, part)

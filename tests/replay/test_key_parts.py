@@ -196,7 +196,7 @@ def test_blocked_keys_cost_nothing():
 
 
 def test_many_rows_that_lose_the_same_keys_are_plain_causal_attention(monkeypatch):
-    monkeypatch.setattr("hooked_av.decoder.cut_rows.CUT_BLOCK", 4)
+    monkeypatch.setattr("hooked_av.decoder.costs.CUT_BLOCK", 4)
     positions = torch.arange(40)[None]
     index, cut = FILM[0], Cut(FILM, SOUND)
     prompt = OnePrompt(positions, positions, [cut])
