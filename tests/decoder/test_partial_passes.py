@@ -5,7 +5,7 @@ import torch
 from support.thinkers import make_thinker, prompts
 
 import hooked_av as av
-from hooked_av.decoder.attention import Attend, KeyValues
+from hooked_av.decoder.attention import Attend, KeyValues, Known
 from hooked_av.errors import HookError, InputsError, InterventionError, SpanError
 from hooked_av.model.transformer import HookedAVTransformer
 
@@ -131,7 +131,7 @@ def test_patterns_of_rows_over_known_keys():
 def test_known_rows_can_be_forgotten():
     past = KeyValues()
     k, positions = torch.arange(5.0)[None, None, :, None], torch.tensor([[0, 1, 3, 4, 6]])
-    past.extend(0, av.attention.Known(k, k, positions))
+    past.extend(0, Known(k, k, positions))
     past.drop(torch.tensor([[1, 4, 5]]))
     assert past.layers[0].positions.tolist() == [[0, 3, 6]]
     assert past.layers[0].v.flatten().tolist() == [0, 2, 4]

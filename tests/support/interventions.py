@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 import hooked_av as av
 from hooked_av.hooks.run import layer_of
+from hooked_av.interventions.specs import DropTokens, Edit
 
 ROW_POINTS = (
     "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post", "ln1.hook_normalized",
@@ -87,8 +88,8 @@ def keep_onlys(inputs, n_layers):
 
 def fits(inputs, specs):
     """Whether no spec edits rows that another takes away before: that is refused, and tested as such."""
-    drops = [spec for spec in specs if isinstance(spec, av.interventions.DropTokens)]
-    edits = [spec for spec in specs if isinstance(spec, av.interventions.Edit)]
+    drops = [spec for spec in specs if isinstance(spec, DropTokens)]
+    edits = [spec for spec in specs if isinstance(spec, Edit)]
     return not any(
         layer_of(edit.name) >= drop.layer and set(inputs.spans[edit.span]) & set(inputs.spans[drop.span])
         for drop in drops

@@ -150,7 +150,7 @@ class InformationFlow(Answers):
 
         >>> import hooked_av as av
         >>> model = av.random_omni(n_layers=2)
-        >>> flow = information_flow(model, model.prepare(question="Which digit do you hear?"))
+        >>> flow = av.information_flow(model, model.prepare(question="Which digit do you hear?"))
         >>> again = InformationFlow.from_frame(flow.to_frame())
         >>> bool((again.control_changes == flow.control_changes).all())
         True
