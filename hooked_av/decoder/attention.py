@@ -192,13 +192,23 @@ class Attend:
             # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
             return _fused(q, k, v, is_causal=n_rows > 1)
         if n_past <= n_rows // costs.ROWS_PER_PAST_ROW:
-            return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
-        blocks = []
-        for rows in torch.arange(n_rows, device=q.device).split(costs.CUT_BLOCK):
-            n_keys = n_past + int(rows[-1]) + 1
-            mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
-            blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
-        return torch.cat(blocks, dim=2)
+            return _after_empty_queries(q, k, v, n_past)
+        return _in_masked_blocks(q, k, v, n_past)
+
+
+def _after_empty_queries(q: Queries, k: Keys, v: Keys, n_past: int) -> Queries:
+    """Every row of the past as an empty query: then the mask is the causal kernel's own."""
+    return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
+
+
+def _in_masked_blocks(q: Queries, k: Keys, v: Keys, n_past: int) -> Queries:
+    """Some rows at a time, each block with the mask of its own keys."""
+    blocks = []
+    for rows in torch.arange(q.shape[2], device=q.device).split(costs.CUT_BLOCK):
+        n_keys = n_past + int(rows[-1]) + 1
+        mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
+        blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
+    return torch.cat(blocks, dim=2)
 
 
 def _fused(q: Queries, k: Keys, v: Keys, *, is_causal: bool) -> Queries:
