@@ -34,6 +34,7 @@ from hooked_av.decoder.cut_rows import (
 )
 from hooked_av.decoder.cuts import AnyCut, members
 from hooked_av.errors import InputsError
+from hooked_av.hooks.rows import at_rows
 from hooked_av.hooks.run import Run, row_index
 
 Backend = Literal["sdpa", "eager"]
@@ -140,7 +141,7 @@ class Attend:
         held = self.positions(len(leaving), n_rows, leaving.device)
         stays = ~members(held, leaving)
         index = torch.arange(held.shape[1], device=held.device).expand(len(held), -1)[stays].view(len(held), -1)
-        kept = held.gather(1, index)
+        kept = at_rows(held, index)
         if self.run is not None:
             self.run.held[layer] = kept
         return replace(self, rows=kept), index

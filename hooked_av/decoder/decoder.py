@@ -8,7 +8,7 @@ Axes: batch pos d_model; head kv_head d_head; d_mlp; d_vocab; axis (time, height
 from typing import Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
 from hooked_av.decoder.weights import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of
+from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import ALL_LAYERS, row_index
 
 Resid = Float[Tensor, "batch pos d_model"]
@@ -120,7 +121,7 @@ class Attention(AttentionViews, nn.Module):
         held, keys = attend.places(self.layer, q, k)
         index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
         allowed = allowed_keys(rows, keys, attend.starts, attend.cuts.get(self.layer, ()), q.shape[1])
-        scores = scores_of(_gather(q, index), k, allowed)
+        scores = scores_of(at_rows(q.transpose(1, 2), index).transpose(1, 2), k, allowed)
         edited_scores, scores_live = _through(self.hook_attn_scores, rows, scores)
         pattern = pattern_of(edited_scores)
         edited_pattern, pattern_live = _through(self.hook_pattern, rows, pattern)
@@ -129,9 +130,8 @@ class Attention(AttentionViews, nn.Module):
         empty = ((edited_scores == -torch.inf).all(dim=-1) & allowed.any(dim=-1)).any(dim=1)
         if empty.any():
             report_empty_rows(rows[empty])
-        batch = torch.arange(len(rows), device=rows.device)[:, None]
         observed = weigh(edited_pattern, v).transpose(1, 2)
-        return z.transpose(1, 2).index_put((batch, index), observed).transpose(1, 2)
+        return put_rows(z.transpose(1, 2), index, observed).transpose(1, 2)
 
     def _project(self, z: Heads, attend: Attend) -> Resid:
         # the copy gives the layout that transformers hands to the same matrix product
@@ -139,13 +139,10 @@ class Attention(AttentionViews, nn.Module):
         rows = _wanted_rows(attend, z, self.hook_result)
         if rows is None:
             return attn_out
-        batch = torch.arange(len(rows), device=rows.device)[:, None]
         index = rows if attend.rows is None else row_index(attend.rows, rows, f"layer {self.layer}", "of a result hook")
-        result = einsum(
-            z[batch, index], self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
-        )
-        edited, live = _through(self.hook_result, rows, result)
-        return attn_out.index_put((batch, index), edited.sum(dim=2)) if live else attn_out
+        by_head = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+        edited, live = _through(self.hook_result, rows, einsum(at_rows(z, index), self.W_O, by_head))
+        return put_rows(attn_out, index, edited.sum(dim=2)) if live else attn_out
 
 
 def _part(
@@ -174,14 +171,6 @@ def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tenso
     version = version_of(tensor)
     edited = point(tensor)
     return edited, not point.only_reads and is_live(tensor, version, edited)
-
-
-def _gather(q: Float[Tensor, "batch head pos d_head"], rows: Rows) -> Float[Tensor, "batch head query d_head"]:
-    batch = torch.arange(len(rows), device=rows.device)[:, None]
-    return rearrange(
-        rearrange(q, "batch head pos d_head -> batch pos head d_head")[batch, rows],
-        "batch query head d_head -> batch head query d_head",
-    )
 
 
 class GatedMLP(MLPViews, nn.Module):
@@ -283,7 +272,7 @@ class HookedDecoder(nn.Module):
         normalized = self.ln_final(resid)
         if isinstance(rows, Tensor):
             index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "logits_at")
-            normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], index]
+            normalized = at_rows(normalized, index)
         self.hook_logits.rows = rows if isinstance(rows, Tensor) else attend.rows
         return self.hook_logits(self.unembed(normalized))
 
@@ -293,5 +282,4 @@ def _leave(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
     """Rows leave before a layer; those that stay keep their rotary angles."""
     attend, index = attend.without(layer, resid.shape[1])
-    batch = torch.arange(len(index), device=index.device)[:, None]
-    return resid[batch, index], (tables[0][batch, index], tables[1][batch, index]), attend
+    return at_rows(resid, index), (at_rows(tables[0], index), at_rows(tables[1], index)), attend
