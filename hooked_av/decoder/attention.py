@@ -92,6 +92,24 @@ class KeyValues:
         return sum(x.numel() * x.element_size() for known in self.layers.values() for x in (known.k, known.v))
 
 
+class PassMemo:
+    """What layers of one pass share, once the first of them has worked it out: the one part of `Attend` that changes.
+
+    `touched`: the rows that cuts touch, kept while a layer has the cuts and rows of the one before. A pass that goes on
+    without some rows (`Attend.without`) begins with an empty memo.
+    """
+
+    def __init__(self) -> None:
+        self.touched = Touched()
+        self._every_row: QueryRows | None = None
+
+    def every_row(self, n_batch: int, n_rows: int, device: torch.device) -> QueryRows:
+        """The positions of a pass that holds all rows: the same tensor for every layer."""
+        if self._every_row is None or self._every_row.shape != (n_batch, n_rows):
+            self._every_row = torch.arange(n_rows, device=device).expand(n_batch, -1)
+        return self._every_row
+
+
 @dataclass(frozen=True)
 class Attend:
     """How attention runs in one forward pass: backend, where each prompt starts, and what is cut in which layer.
@@ -115,8 +133,7 @@ class Attend:
     past: KeyValues | None = None
     leaving: Mapping[int, Int64[Tensor, "batch span"]] = field(default_factory=dict)
     reading: Int64[Tensor, " query"] | None = None
-    touched: Touched = field(default_factory=Touched, init=False, compare=False, repr=False)
-    _every: list[QueryRows] = field(default_factory=list, init=False, compare=False, repr=False)
+    memo: PassMemo = field(default_factory=PassMemo, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -131,9 +148,11 @@ class Attend:
         """The positions that a tensor of this pass holds; one tensor for every layer."""
         if self.rows is not None:
             return self.rows
-        if not self._every or self._every[0].shape != (n_batch, n_rows):
-            self._every[:] = [torch.arange(n_rows, device=device).expand(n_batch, -1)]
-        return self._every[0]
+        return self.memo.every_row(n_batch, n_rows, device)
+
+    def going_on(self, rows: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch query width"]:
+        """Of the rows held, those that go on after this layer's keys and values: all, unless `reading` says which."""
+        return rows if self.reading is None else rows[:, self.reading]
 
     def without(self, layer: int, n_rows: int) -> "tuple[Attend, Int64[Tensor, 'batch query']]":
         """The pass after rows have left before this layer, and where those that stay stood."""
@@ -150,11 +169,11 @@ class Attend:
         """What each query reads, with this layer's cuts."""
         cuts = self.cuts.get(layer, ())
         if cuts:
-            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
-            if self.touched.is_everything:
-                return read_everything(q, k, v, self.touched)
+            self.memo.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
+            if self.memo.touched.is_everything:
+                return read_everything(q, k, v, self.memo.touched)
         z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
-        return apply_cuts(z, q, k, v, self.touched) if cuts else z
+        return apply_cuts(z, q, k, v, self.memo.touched) if cuts else z
 
     def known(
         self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]

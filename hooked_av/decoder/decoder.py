@@ -100,11 +100,11 @@ class Attention(AttentionViews, nn.Module):
         self.hook_result = HookPoint("batch pos head d_model", lazy=True)
 
     def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Float[Tensor, "batch query d_model"]:
-        x_q, tables_q = (x, tables) if attend.reading is None else _part(x, tables, attend.reading)
-        q = self.hook_q(self._split(self.q_proj(x_q)))
+        q = self.hook_q(self._split(self.q_proj(attend.going_on(x))))
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
-        rot_q, rot_k = self.hook_rot_q(rotate(q, *tables_q)), self.hook_rot_k(rotate(k, *tables))
+        rot_q = self.hook_rot_q(rotate(q, *(attend.going_on(table) for table in tables)))
+        rot_k = self.hook_rot_k(rotate(k, *tables))
         rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
         rot_k, v = attend.known(self.layer, rot_k, v)
         z = attend.read(self.layer, rot_q, rot_k, v)
@@ -143,13 +143,6 @@ class Attention(AttentionViews, nn.Module):
         by_head = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
         edited, live = _through(self.hook_result, rows, einsum(at_rows(z, index), self.W_O, by_head))
         return put_rows(attn_out, index, edited.sum(dim=2)) if live else attn_out
-
-
-def _part(
-    x: Resid, tables: tuple[Table, Table], reading: Int64[Tensor, " query"]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Some of the rows, and their rotary tables."""
-    return x[:, reading], (tables[0][:, reading], tables[1][:, reading])
 
 
 def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | None:
@@ -206,25 +199,11 @@ class Block(nn.Module):
     def forward(
         self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
     ) -> Float[Tensor, "batch query d_model"]:
-        resid_mid = self.to_mid(resid_pre, tables, attend)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
-        return self.hook_resid_post(resid_mid + mlp_out)
-
-    def to_mid(
-        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
-    ) -> Float[Tensor, "batch query d_model"]:
-        """The first half: the residual stream after attention."""
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
-        if attend.reading is not None:
-            resid_pre = resid_pre[:, attend.reading]
-        return self.hook_resid_mid(resid_pre + attn_out)
-
-    def add_mlp(self, resid_mid: Resid, n_rows: int) -> Resid:
-        """The second half in place, a few rows at a time: memory peaks in the MLP. Without hooks and gradients."""
-        for rows in resid_mid.split(n_rows, dim=1):
-            rows += self.mlp(self.ln2(rows))
-        return resid_mid
+        resid_mid = self.hook_resid_mid(attend.going_on(resid_pre) + attn_out)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        return self.hook_resid_post(resid_mid + mlp_out)
 
 
 class HookedDecoder(nn.Module):

@@ -48,7 +48,10 @@ class CleanPass:
         tables = model.decoder.rotary(inputs.position_ids, resid.dtype)
         for layer, block in enumerate(model.blocks):
             self._keep(layer, resid)
-            resid = block.add_mlp(block.to_mid(resid, tables, attend), costs.MLP_ROWS)
+            # as the block does; nobody listens, so the MLP may go in place, some rows at a time: memory peaks there
+            resid = resid + block.attn(block.ln1(resid), tables, attend)
+            for rows in resid.split(costs.MLP_ROWS, dim=1):
+                rows += block.mlp(block.ln2(rows))
         self._keep(len(model.blocks), resid)
         logits = model.decoder.read_out(resid, run.positions("last"), attend)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
