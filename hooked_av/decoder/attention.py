@@ -22,17 +22,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hooked_av.decoder import costs
 from hooked_av.decoder.cut_rows import (
-    KeyRows,
     Keys,
     Queries,
-    QueryRows,
     Touched,
     apply_cuts,
     for_every_head,
     masked_attention,
     read_everything,
 )
-from hooked_av.decoder.cuts import AnyCut, members
+from hooked_av.decoder.cuts import AnyCut, KeyRows, QueryRows, members
 from hooked_av.errors import InputsError
 from hooked_av.hooks.rows import at_rows
 from hooked_av.hooks.run import Run, row_index

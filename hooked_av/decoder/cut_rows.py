@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hooked_av.decoder import costs
-from hooked_av.decoder.cuts import AnyCut, Cut, members
+from hooked_av.decoder.cuts import AnyCut, Cut, KeyRows, QueryRows, members
 from hooked_av.errors import HookedAVWarning
 
 Queries = Float[Tensor, "batch head query d_head"]
 Keys = Float[Tensor, "batch kv_head key d_head"]
-QueryRows = Int64[Tensor, "batch query"]
-KeyRows = Int64[Tensor, "batch key"]
 
 
 def allowed_keys(
@@ -94,12 +92,12 @@ class CausalBlock(NamedTuple):
     """Many touched rows of one prompt that lose the same keys, none of them their own.
 
     They read as in a prompt without these keys, which is plain causal attention: `used` are the keys that stay, and
-    `places` where the rows stand among them.
+    `among_used` where the rows stand among them.
     """
 
     rows: Int64[Tensor, " touched"]
     used: Int64[Tensor, " used"]
-    places: Int64[Tensor, " touched"]
+    among_used: Int64[Tensor, " touched"]
     heads: None = None
 
     @classmethod
@@ -112,18 +110,20 @@ class CausalBlock(NamedTuple):
         used = (~members(keys, cut.keys) & (keys >= start))[0].nonzero().flatten()
         if not len(used):
             return None
-        places = torch.searchsorted(keys[0, used], rows[0, index])
-        stay = bool((keys[0, used[places.clamp(max=len(used) - 1)]] == rows[0, index]).all())
+        among_used = torch.searchsorted(keys[0, used], rows[0, index])
+        stay = bool((keys[0, used[among_used.clamp(max=len(used) - 1)]] == rows[0, index]).all())
         # queries that nobody asked for are computed, too: worth it while they are few
-        return cls(index, used, places) if stay and len(used) <= costs.COMPUTED_PER_ASKED * len(index) else None
+        return cls(index, used, among_used) if stay and len(used) <= costs.COMPUTED_PER_ASKED * len(index) else None
 
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch head touched d_head"]:
         """What these rows read."""
-        all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(2, self.places, q[:, :, self.rows])
+        all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(
+            2, self.among_used, q[:, :, self.rows]
+        )
         # not every kernel shares keys between heads, and the way around one would make all scores
         k, v = (for_every_head(x[:, :, self.used], q.shape[1]) for x in (k, v))
         z = scaled_dot_product_attention(all_q, k, v, is_causal=True, scale=q.shape[3] ** -0.5)
-        return z[:, :, self.places]
+        return z[:, :, self.among_used]
 
 
 class Touched:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
+from hooked_av.decoder.cuts import QueryRows
 from hooked_av.decoder.weights import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of
 from hooked_av.hooks.rows import at_rows, put_rows
@@ -23,8 +24,7 @@ from hooked_av.hooks.run import ALL_LAYERS, row_index
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
 Table = Float[Tensor, "batch pos d_head"]
-Positions = Int64[Tensor, "axis=3 batch pos"]
-Rows = Int64[Tensor, "batch query"]
+PositionIds = Int64[Tensor, "axis=3 batch pos"]
 
 
 class RMSNorm(nn.Module):
@@ -67,7 +67,7 @@ class Rotary:
         self.frequencies = 1.0 / (cfg.rotary_base**steps)
         self.sections = list(cfg.mrope_section)
 
-    def __call__(self, position_ids: Positions, dtype: torch.dtype) -> tuple[Table, Table]:
+    def __call__(self, position_ids: PositionIds, dtype: torch.dtype) -> tuple[Table, Table]:
         angles = position_ids[..., None].float() * self.frequencies.to(position_ids.device)
         # chunk i of the frequencies belongs to axis i: time, height, width
         parts = [part[axis] for axis, part in enumerate(angles.split(self.sections, dim=-1))]
@@ -116,7 +116,7 @@ class Attention(AttentionViews, nn.Module):
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
 
-    def _observe(self, z: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+    def _observe(self, z: Tensor, rows: QueryRows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
         held, keys = attend.places(self.layer, q, k)
         index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
@@ -145,7 +145,7 @@ class Attention(AttentionViews, nn.Module):
         return put_rows(attn_out, index, edited.sum(dim=2)) if live else attn_out
 
 
-def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | None:
+def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> QueryRows | None:
     """The positions that hooks of these lazy points ask for together, or None."""
     wanted = [rows for point in points if (rows := point.wanted(attend.run)) is not None]
     if not wanted:
@@ -156,7 +156,7 @@ def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | Non
     return attend.positions(like.shape[0], like.shape[1], like.device)
 
 
-def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tensor, bool]:
+def _through(point: HookPoint, rows: QueryRows | None, tensor: Tensor) -> tuple[Tensor, bool]:
     """A lazy activation through its hook point: what came back, and whether it must be used."""
     if not point.is_hooked:
         return tensor, False
@@ -224,9 +224,9 @@ class HookedDecoder(nn.Module):
     def forward(
         self,
         resid: Resid,
-        position_ids: Positions,
+        position_ids: PositionIds,
         attend: Attend,
-        rows: "Rows | Literal['all']" = "all",
+        rows: "QueryRows | Literal['all']" = "all",
         layers: range = ALL_LAYERS,
     ) -> Float[Tensor, "batch query width"]:
         """Logits at `rows` ([batch, query] positions), or at every row that the pass holds.
@@ -245,7 +245,7 @@ class HookedDecoder(nn.Module):
         return self.read_out(resid, rows, attend) if layers.stop == ALL_LAYERS.stop else resid
 
     def read_out(
-        self, resid: Resid, rows: "Rows | Literal['all']", attend: Attend
+        self, resid: Resid, rows: "QueryRows | Literal['all']", attend: Attend
     ) -> Float[Tensor, "batch query d_vocab"]:
         """The final norm, and the logits at some positions of what the pass holds."""
         normalized = self.ln_final(resid)

@@ -19,15 +19,16 @@ from hooked_av.decoder.cuts import AnyCut
 Cuts = tuple[AnyCut, ...]
 PrefixMask = Bool[Tensor, "*run query some_kv some_shared prefix"]
 OwnMask = Bool[Tensor, "*run query some_kv some_shared own"]
-Index = Int64[Tensor, "_"]
-RowClasses = tuple[tuple[Index, Index | None], ...]  # rows that lose the same shared keys, and which stay (None: all)
+UsedKeys = Int64[Tensor, " used"]
+# rows that lose the same shared keys, and which of these are left (None: all)
+RowClasses = tuple[tuple[Int64[Tensor, " some_rows"], UsedKeys | None], ...]
 
 
 class Alike(NamedTuple):
     """Places that may read the same of the shared keys: `used`, or all of them (None); `places` None: every place."""
 
-    places: Index | None
-    used: Index | None
+    places: Int64[Tensor, " place"] | None
+    used: UsedKeys | None
 
 
 class BlockedKeys:
