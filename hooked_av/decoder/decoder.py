@@ -16,7 +16,7 @@ from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import QueryRows
-from hooked_av.decoder.weights import AttentionViews, MLPViews
+from hooked_av.decoder.layer_views import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of
 from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import ALL_LAYERS, row_index
