@@ -106,8 +106,8 @@ def test_replays(monkeypatch, pair, touched, fused):
     """Shared keys are read through a fused kernel, as on a newer GPU, or around it."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu if fused else None
     monkeypatch.setattr("hooked_av.replay.key_parts.kernel_for", lambda *like: kernel)
-    monkeypatch.setattr("hooked_av.replay.blocked_keys._FEW_ROWS", 1)
-    monkeypatch.setattr("hooked_av.replay.sweep._ROWS_WORTH_A_CALL", 1)
+    monkeypatch.setattr("hooked_av.decoder.costs.FEW_PLACES", 1)
+    monkeypatch.setattr("hooked_av.decoder.costs.CALL_ROWS", 1)
     specs = [make(pair[0].cfg) for make in SPECS.values()]
     read = ["last", "blocks.1.hook_resid_post@last"]
 
@@ -119,7 +119,7 @@ def test_replays(monkeypatch, pair, touched, fused):
 
 @pytest.mark.parametrize("many", [1, 10**9])
 def test_replays_of_many_and_of_few_rows(monkeypatch, pair, many):
-    monkeypatch.setattr("hooked_av.replay.shared_prefix._MANY_ROWS", many)
+    monkeypatch.setattr("hooked_av.decoder.costs.MANY_ROWS", many)
 
     def run(model, inputs):
         return model.baseline(inputs).run(["audio->question@1", "audio->video@1", "video->audio@0-1"]).logits

@@ -20,25 +20,22 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.cut_rows import (
-    CUT_BLOCK,
-    KeyRows,
     Keys,
     Queries,
-    QueryRows,
     Touched,
     apply_cuts,
     for_every_head,
     masked_attention,
     read_everything,
 )
-from hooked_av.decoder.cuts import AnyCut, members
+from hooked_av.decoder.cuts import AnyCut, KeyRows, QueryRows, members
 from hooked_av.errors import InputsError
+from hooked_av.hooks.rows import at_rows
 from hooked_av.hooks.run import Run, row_index
 
 Backend = Literal["sdpa", "eager"]
-
-_EAGER_BLOCK = 1024  # query rows whose scores exist at one time in the eager backend
 
 
 class Known(NamedTuple):
@@ -93,6 +90,24 @@ class KeyValues:
         return sum(x.numel() * x.element_size() for known in self.layers.values() for x in (known.k, known.v))
 
 
+class PassMemo:
+    """What layers of one pass share, once the first of them has worked it out: the one part of `Attend` that changes.
+
+    `touched`: the rows that cuts touch, kept while a layer has the cuts and rows of the one before. A pass that goes on
+    without some rows (`Attend.without`) begins with an empty memo.
+    """
+
+    def __init__(self) -> None:
+        self.touched = Touched()
+        self._every_row: QueryRows | None = None
+
+    def every_row(self, n_batch: int, n_rows: int, device: torch.device) -> QueryRows:
+        """The positions of a pass that holds all rows: the same tensor for every layer."""
+        if self._every_row is None or self._every_row.shape != (n_batch, n_rows):
+            self._every_row = torch.arange(n_rows, device=device).expand(n_batch, -1)
+        return self._every_row
+
+
 @dataclass(frozen=True)
 class Attend:
     """How attention runs in one forward pass: backend, where each prompt starts, and what is cut in which layer.
@@ -116,8 +131,7 @@ class Attend:
     past: KeyValues | None = None
     leaving: Mapping[int, Int64[Tensor, "batch span"]] = field(default_factory=dict)
     reading: Int64[Tensor, " query"] | None = None
-    touched: Touched = field(default_factory=Touched, init=False, compare=False, repr=False)
-    _every: list[QueryRows] = field(default_factory=list, init=False, compare=False, repr=False)
+    memo: PassMemo = field(default_factory=PassMemo, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -132,9 +146,11 @@ class Attend:
         """The positions that a tensor of this pass holds; one tensor for every layer."""
         if self.rows is not None:
             return self.rows
-        if not self._every or self._every[0].shape != (n_batch, n_rows):
-            self._every[:] = [torch.arange(n_rows, device=device).expand(n_batch, -1)]
-        return self._every[0]
+        return self.memo.every_row(n_batch, n_rows, device)
+
+    def going_on(self, rows: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch query width"]:
+        """Of the rows held, those that go on after this layer's keys and values: all, unless `reading` says which."""
+        return rows if self.reading is None else rows[:, self.reading]
 
     def without(self, layer: int, n_rows: int) -> "tuple[Attend, Int64[Tensor, 'batch query']]":
         """The pass after rows have left before this layer, and where those that stay stood."""
@@ -142,7 +158,7 @@ class Attend:
         held = self.positions(len(leaving), n_rows, leaving.device)
         stays = ~members(held, leaving)
         index = torch.arange(held.shape[1], device=held.device).expand(len(held), -1)[stays].view(len(held), -1)
-        kept = held.gather(1, index)
+        kept = at_rows(held, index)
         if self.run is not None:
             self.run.held[layer] = kept
         return replace(self, rows=kept), index
@@ -151,11 +167,11 @@ class Attend:
         """What each query reads, with this layer's cuts."""
         cuts = self.cuts.get(layer, ())
         if cuts:
-            self.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
-            if self.touched.is_everything:
-                return read_everything(q, k, v, self.touched)
+            self.memo.touched.prepare(*self.places(layer, q, k), cuts, self.starts, q)
+            if self.memo.touched.is_everything:
+                return read_everything(q, k, v, self.memo.touched)
         z = self._per_prompt(q, k, v) if any(self.starts) else self._causal(q, k, v)
-        return apply_cuts(z, q, k, v, self.touched) if cuts else z
+        return apply_cuts(z, q, k, v, self.memo.touched) if cuts else z
 
     def known(
         self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
@@ -187,19 +203,30 @@ class Attend:
     def _causal(self, q: Queries, k: Keys, v: Keys) -> Queries:
         """The queries are the last rows of the keys."""
         if self.backend == "eager":
-            return torch.cat([_eager_block(q, k, v, start) for start in range(0, q.shape[2], _EAGER_BLOCK)], dim=2)
+            starts = range(0, q.shape[2], costs.EAGER_BLOCK)
+            return torch.cat([_eager_block(q, k, v, start) for start in starts], dim=2)
         n_rows, n_past = q.shape[2], k.shape[2] - q.shape[2]
         if n_rows == 1 or not n_past:
             # one query needs no causal mask; torch's fast kernels want the flag off there, as transformers does
             return _fused(q, k, v, is_causal=n_rows > 1)
-        if n_past <= n_rows // 4:  # the causal kernel is the faster one, even with empty queries
-            return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
-        blocks = []
-        for rows in torch.arange(n_rows, device=q.device).split(CUT_BLOCK):
-            n_keys = n_past + int(rows[-1]) + 1
-            mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
-            blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
-        return torch.cat(blocks, dim=2)
+        if n_past <= n_rows // costs.ROWS_PER_PAST_ROW:
+            return _after_empty_queries(q, k, v, n_past)
+        return _in_masked_blocks(q, k, v, n_past)
+
+
+def _after_empty_queries(q: Queries, k: Keys, v: Keys, n_past: int) -> Queries:
+    """Every row of the past as an empty query: then the mask is the causal kernel's own."""
+    return _fused(torch.nn.functional.pad(q, (0, 0, n_past, 0)), k, v, is_causal=True)[:, :, n_past:]
+
+
+def _in_masked_blocks(q: Queries, k: Keys, v: Keys, n_past: int) -> Queries:
+    """Some rows at a time, each block with the mask of its own keys."""
+    blocks = []
+    for rows in torch.arange(q.shape[2], device=q.device).split(costs.CUT_BLOCK):
+        n_keys = n_past + int(rows[-1]) + 1
+        mask = torch.arange(n_keys, device=q.device) <= n_past + rows[:, None]
+        blocks.append(masked_attention(q[:, :, rows], k[:, :, :n_keys], v[:, :, :n_keys], mask))
+    return torch.cat(blocks, dim=2)
 
 
 def _fused(q: Queries, k: Keys, v: Keys, *, is_causal: bool) -> Queries:
@@ -208,7 +235,7 @@ def _fused(q: Queries, k: Keys, v: Keys, *, is_causal: bool) -> Queries:
 
 
 def _eager_block(q: Queries, k: Keys, v: Keys, start: int) -> Float[Tensor, "batch head rows d_head"]:
-    rows = q[:, :, start : start + _EAGER_BLOCK]
+    rows = q[:, :, start : start + costs.EAGER_BLOCK]
     past = k.shape[2] - q.shape[2]
     index = torch.arange(past + start + rows.shape[2], device=q.device)
     allowed = index[past + start :, None] >= index

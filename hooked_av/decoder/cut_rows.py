@@ -14,18 +14,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hooked_av.decoder.cuts import AnyCut, Cut, members
+from hooked_av.decoder import costs
+from hooked_av.decoder.cuts import AnyCut, Cut, KeyRows, QueryRows, members
 from hooked_av.errors import HookedAVWarning
 
 Queries = Float[Tensor, "batch head query d_head"]
 Keys = Float[Tensor, "batch kv_head key d_head"]
-QueryRows = Int64[Tensor, "batch query"]
-KeyRows = Int64[Tensor, "batch key"]
-
-CUT_BLOCK = 256  # touched rows whose mask exists at one time
-_KEPT_MASKS = 4  # times the queries' own bytes: so much the masks of a pass may take, to be kept from layer to layer
-_EMPTY_QUERIES = 4  # times as many queries as were asked for: a causal kernel is so much faster than one with a mask
-_FEW_ROWS = 16  # for fewer it costs more to leave keys out than to mask them
 
 
 def allowed_keys(
@@ -75,7 +69,7 @@ class CutBlock(NamedTuple):
         some_empty = bool(nothing.any())
         if some_empty:
             report_empty_rows(rows[0, index][nothing.any(dim=(0, 1, 3))])
-        used = None if len(index) < _FEW_ROWS else allowed.any(dim=(0, 1, 2)).nonzero().flatten()
+        used = None if len(index) < costs.FEW_TOUCHED else allowed.any(dim=(0, 1, 2)).nonzero().flatten()
         mask = (allowed if used is None else allowed[..., used]) | nothing
         return cls(index, heads, used, mask, nothing if some_empty else None)
 
@@ -98,12 +92,12 @@ class CausalBlock(NamedTuple):
     """Many touched rows of one prompt that lose the same keys, none of them their own.
 
     They read as in a prompt without these keys, which is plain causal attention: `used` are the keys that stay, and
-    `places` where the rows stand among them.
+    `among_used` where the rows stand among them.
     """
 
     rows: Int64[Tensor, " touched"]
     used: Int64[Tensor, " used"]
-    places: Int64[Tensor, " touched"]
+    among_used: Int64[Tensor, " touched"]
     heads: None = None
 
     @classmethod
@@ -111,23 +105,25 @@ class CausalBlock(NamedTuple):
         """The rows at `index`, if there are many and their cut is of this kind."""
         rows, keys, cuts, start = prompt
         cut = cuts[0] if len(cuts) == 1 else None
-        if len(index) <= CUT_BLOCK or not isinstance(cut, Cut) or cut.heads is not None:
+        if len(index) <= costs.CUT_BLOCK or not isinstance(cut, Cut) or cut.heads is not None:
             return None
         used = (~members(keys, cut.keys) & (keys >= start))[0].nonzero().flatten()
         if not len(used):
             return None
-        places = torch.searchsorted(keys[0, used], rows[0, index])
-        stay = bool((keys[0, used[places.clamp(max=len(used) - 1)]] == rows[0, index]).all())
+        among_used = torch.searchsorted(keys[0, used], rows[0, index])
+        stay = bool((keys[0, used[among_used.clamp(max=len(used) - 1)]] == rows[0, index]).all())
         # queries that nobody asked for are computed, too: worth it while they are few
-        return cls(index, used, places) if stay and len(used) <= _EMPTY_QUERIES * len(index) else None
+        return cls(index, used, among_used) if stay and len(used) <= costs.COMPUTED_PER_ASKED * len(index) else None
 
     def read(self, q: Queries, k: Keys, v: Keys) -> Float[Tensor, "batch head touched d_head"]:
         """What these rows read."""
-        all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(2, self.places, q[:, :, self.rows])
+        all_q = q.new_zeros(*q.shape[:2], len(self.used), q.shape[3]).index_copy_(
+            2, self.among_used, q[:, :, self.rows]
+        )
         # not every kernel shares keys between heads, and the way around one would make all scores
         k, v = (for_every_head(x[:, :, self.used], q.shape[1]) for x in (k, v))
         z = scaled_dot_product_attention(all_q, k, v, is_causal=True, scale=q.shape[3] ** -0.5)
-        return z[:, :, self.places]
+        return z[:, :, self.among_used]
 
 
 class Touched:
@@ -153,14 +149,14 @@ class Touched:
         self._n_heads = q.shape[1]
         self._index = [touched_rows(*prompt) for prompt in self._prompts]
         n_masks = q.shape[1] if any(cut.heads is not None for cut in cuts) else 1
-        small = n_masks * keys.shape[1] <= _KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
+        small = n_masks * keys.shape[1] <= costs.KEPT_MASKS * q[0, :, 0].numel() * q.element_size()  # of one row
         self._blocks = [self._kept(row, small) for row in range(len(rows))]
 
     def _kept(self, row: int, small: bool) -> list[CutBlock | CausalBlock] | None:
         causal = CausalBlock.of(self._prompts[row], self._index[row])
         if causal is not None:
             return [causal]
-        return list(self._made(row)) if small or len(self._index[row]) <= CUT_BLOCK else None
+        return list(self._made(row)) if small or len(self._index[row]) <= costs.CUT_BLOCK else None
 
     def blocks(self, row: int) -> Iterator[CutBlock | CausalBlock]:
         """The touched rows of one prompt; the masks of many rows are made anew each time, one block after the other."""
@@ -168,7 +164,7 @@ class Touched:
         yield from self._made(row) if kept is None else kept
 
     def _made(self, row: int) -> Iterator[CutBlock]:
-        for index in self._index[row].split(CUT_BLOCK) if len(self._index[row]) else ():
+        for index in self._index[row].split(costs.CUT_BLOCK) if len(self._index[row]) else ():
             yield CutBlock.of(self._prompts[row], index, self._n_heads)
 
     @property
@@ -216,7 +212,7 @@ def touched_rows(
         if isinstance(cut, Cut):  # a query before every blocked key loses nothing
             touched |= members(rows, cut.queries) & (rows >= cut.keys.min())
             continue
-        for index in torch.arange(rows.shape[1], device=rows.device).split(CUT_BLOCK):
+        for index in torch.arange(rows.shape[1], device=rows.device).split(costs.CUT_BLOCK):
             readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
             touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
     return touched[0].nonzero().flatten()

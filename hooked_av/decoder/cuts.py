@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
+
 QueryRows = Int64[Tensor, "batch query"]
 KeyRows = Int64[Tensor, "batch key"]
-
-_BLOCK = 256  # rows whose pairs exist at one time
 
 
 def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
@@ -141,7 +141,7 @@ def _limits(counts: tuple[int, ...], seed: int) -> Int64[Tensor, " pos"]:
     """For each row of a prompt the number up to which its keys are taken."""
     wanted, limits = torch.tensor(counts), torch.full((len(counts),), _NONE)
     keys = torch.arange(len(counts))
-    for rows in wanted.nonzero().flatten().split(_BLOCK):
+    for rows in wanted.nonzero().flatten().split(costs.CUT_BLOCK):
         ahead = keys > rows[:, None]
         found = pair_numbers(rows[None], keys[None], seed)[0].masked_fill(ahead, 2**63 - 1).sort(dim=1).values
         limits[rows] = found.gather(1, wanted[rows, None] - 1)[:, 0]
@@ -158,7 +158,7 @@ def count_cut(
     touched = torch.zeros_like(real)
     for cut in cuts:
         touched |= members(rows, cut.queries) if isinstance(cut, Cut) else real
-    for index in touched.any(dim=0).nonzero().flatten().split(_BLOCK):
+    for index in touched.any(dim=0).nonzero().flatten().split(costs.CUT_BLOCK):
         lost = torch.zeros(len(starts), len(index), n_pos, dtype=torch.bool, device=device)
         for cut in cuts:
             lost |= cut.blocked(rows[:, index], rows)

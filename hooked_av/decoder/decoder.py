@@ -8,22 +8,23 @@ Axes: batch pos d_model; head kv_head d_head; d_mlp; d_vocab; axis (time, height
 from typing import Literal
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
-from hooked_av.decoder.weights import AttentionViews, MLPViews
+from hooked_av.decoder.cuts import QueryRows
+from hooked_av.decoder.layer_views import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of
+from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import ALL_LAYERS, row_index
 
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
 Table = Float[Tensor, "batch pos d_head"]
-Positions = Int64[Tensor, "axis=3 batch pos"]
-Rows = Int64[Tensor, "batch query"]
+PositionIds = Int64[Tensor, "axis=3 batch pos"]
 
 
 class RMSNorm(nn.Module):
@@ -66,7 +67,7 @@ class Rotary:
         self.frequencies = 1.0 / (cfg.rotary_base**steps)
         self.sections = list(cfg.mrope_section)
 
-    def __call__(self, position_ids: Positions, dtype: torch.dtype) -> tuple[Table, Table]:
+    def __call__(self, position_ids: PositionIds, dtype: torch.dtype) -> tuple[Table, Table]:
         angles = position_ids[..., None].float() * self.frequencies.to(position_ids.device)
         # chunk i of the frequencies belongs to axis i: time, height, width
         parts = [part[axis] for axis, part in enumerate(angles.split(self.sections, dim=-1))]
@@ -99,11 +100,11 @@ class Attention(AttentionViews, nn.Module):
         self.hook_result = HookPoint("batch pos head d_model", lazy=True)
 
     def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Float[Tensor, "batch query d_model"]:
-        x_q, tables_q = (x, tables) if attend.reading is None else _part(x, tables, attend.reading)
-        q = self.hook_q(self._split(self.q_proj(x_q)))
+        q = self.hook_q(self._split(self.q_proj(attend.going_on(x))))
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
-        rot_q, rot_k = self.hook_rot_q(rotate(q, *tables_q)), self.hook_rot_k(rotate(k, *tables))
+        rot_q = self.hook_rot_q(rotate(q, *(attend.going_on(table) for table in tables)))
+        rot_k = self.hook_rot_k(rotate(k, *tables))
         rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
         rot_k, v = attend.known(self.layer, rot_k, v)
         z = attend.read(self.layer, rot_q, rot_k, v)
@@ -115,12 +116,12 @@ class Attention(AttentionViews, nn.Module):
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
 
-    def _observe(self, z: Tensor, rows: Rows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+    def _observe(self, z: Tensor, rows: QueryRows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
         held, keys = attend.places(self.layer, q, k)
         index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
         allowed = allowed_keys(rows, keys, attend.starts, attend.cuts.get(self.layer, ()), q.shape[1])
-        scores = scores_of(_gather(q, index), k, allowed)
+        scores = scores_of(at_rows(q.transpose(1, 2), index).transpose(1, 2), k, allowed)
         edited_scores, scores_live = _through(self.hook_attn_scores, rows, scores)
         pattern = pattern_of(edited_scores)
         edited_pattern, pattern_live = _through(self.hook_pattern, rows, pattern)
@@ -129,9 +130,8 @@ class Attention(AttentionViews, nn.Module):
         empty = ((edited_scores == -torch.inf).all(dim=-1) & allowed.any(dim=-1)).any(dim=1)
         if empty.any():
             report_empty_rows(rows[empty])
-        batch = torch.arange(len(rows), device=rows.device)[:, None]
         observed = weigh(edited_pattern, v).transpose(1, 2)
-        return z.transpose(1, 2).index_put((batch, index), observed).transpose(1, 2)
+        return put_rows(z.transpose(1, 2), index, observed).transpose(1, 2)
 
     def _project(self, z: Heads, attend: Attend) -> Resid:
         # the copy gives the layout that transformers hands to the same matrix product
@@ -139,23 +139,13 @@ class Attention(AttentionViews, nn.Module):
         rows = _wanted_rows(attend, z, self.hook_result)
         if rows is None:
             return attn_out
-        batch = torch.arange(len(rows), device=rows.device)[:, None]
         index = rows if attend.rows is None else row_index(attend.rows, rows, f"layer {self.layer}", "of a result hook")
-        result = einsum(
-            z[batch, index], self.W_O, "batch pos head d_head, head d_head d_model -> batch pos head d_model"
-        )
-        edited, live = _through(self.hook_result, rows, result)
-        return attn_out.index_put((batch, index), edited.sum(dim=2)) if live else attn_out
+        by_head = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+        edited, live = _through(self.hook_result, rows, einsum(at_rows(z, index), self.W_O, by_head))
+        return put_rows(attn_out, index, edited.sum(dim=2)) if live else attn_out
 
 
-def _part(
-    x: Resid, tables: tuple[Table, Table], reading: Int64[Tensor, " query"]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Some of the rows, and their rotary tables."""
-    return x[:, reading], (tables[0][:, reading], tables[1][:, reading])
-
-
-def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | None:
+def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> QueryRows | None:
     """The positions that hooks of these lazy points ask for together, or None."""
     wanted = [rows for point in points if (rows := point.wanted(attend.run)) is not None]
     if not wanted:
@@ -166,7 +156,7 @@ def _wanted_rows(attend: Attend, like: Tensor, *points: HookPoint) -> Rows | Non
     return attend.positions(like.shape[0], like.shape[1], like.device)
 
 
-def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tensor, bool]:
+def _through(point: HookPoint, rows: QueryRows | None, tensor: Tensor) -> tuple[Tensor, bool]:
     """A lazy activation through its hook point: what came back, and whether it must be used."""
     if not point.is_hooked:
         return tensor, False
@@ -174,14 +164,6 @@ def _through(point: HookPoint, rows: Rows | None, tensor: Tensor) -> tuple[Tenso
     version = version_of(tensor)
     edited = point(tensor)
     return edited, not point.only_reads and is_live(tensor, version, edited)
-
-
-def _gather(q: Float[Tensor, "batch head pos d_head"], rows: Rows) -> Float[Tensor, "batch head query d_head"]:
-    batch = torch.arange(len(rows), device=rows.device)[:, None]
-    return rearrange(
-        rearrange(q, "batch head pos d_head -> batch pos head d_head")[batch, rows],
-        "batch query head d_head -> batch head query d_head",
-    )
 
 
 class GatedMLP(MLPViews, nn.Module):
@@ -217,25 +199,11 @@ class Block(nn.Module):
     def forward(
         self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
     ) -> Float[Tensor, "batch query d_model"]:
-        resid_mid = self.to_mid(resid_pre, tables, attend)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
-        return self.hook_resid_post(resid_mid + mlp_out)
-
-    def to_mid(
-        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
-    ) -> Float[Tensor, "batch query d_model"]:
-        """The first half: the residual stream after attention."""
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
-        if attend.reading is not None:
-            resid_pre = resid_pre[:, attend.reading]
-        return self.hook_resid_mid(resid_pre + attn_out)
-
-    def add_mlp(self, resid_mid: Resid, n_rows: int) -> Resid:
-        """The second half in place, a few rows at a time: memory peaks in the MLP. Without hooks and gradients."""
-        for rows in resid_mid.split(n_rows, dim=1):
-            rows += self.mlp(self.ln2(rows))
-        return resid_mid
+        resid_mid = self.hook_resid_mid(attend.going_on(resid_pre) + attn_out)
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        return self.hook_resid_post(resid_mid + mlp_out)
 
 
 class HookedDecoder(nn.Module):
@@ -256,9 +224,9 @@ class HookedDecoder(nn.Module):
     def forward(
         self,
         resid: Resid,
-        position_ids: Positions,
+        position_ids: PositionIds,
         attend: Attend,
-        rows: "Rows | Literal['all']" = "all",
+        rows: "QueryRows | Literal['all']" = "all",
         layers: range = ALL_LAYERS,
     ) -> Float[Tensor, "batch query width"]:
         """Logits at `rows` ([batch, query] positions), or at every row that the pass holds.
@@ -283,13 +251,13 @@ class HookedDecoder(nn.Module):
         return self.blocks[layer](resid, tables, attend), tables, attend
 
     def read_out(
-        self, resid: Resid, rows: "Rows | Literal['all']", attend: Attend
+        self, resid: Resid, rows: "QueryRows | Literal['all']", attend: Attend
     ) -> Float[Tensor, "batch query d_vocab"]:
         """The final norm, and the logits at some positions of what the pass holds."""
         normalized = self.ln_final(resid)
         if isinstance(rows, Tensor):
             index = rows if attend.rows is None else row_index(attend.rows, rows, "hook_logits", "logits_at")
-            normalized = normalized[torch.arange(len(rows), device=rows.device)[:, None], index]
+            normalized = at_rows(normalized, index)
         self.hook_logits.rows = rows if isinstance(rows, Tensor) else attend.rows
         return self.hook_logits(self.unembed(normalized))
 
@@ -299,5 +267,4 @@ def _leave(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
     """Rows leave before a layer; those that stay keep their rotary angles."""
     attend, index = attend.without(layer, resid.shape[1])
-    batch = torch.arange(len(index), device=index.device)[:, None]
-    return resid[batch, index], (tables[0][batch, index], tables[1][batch, index]), attend
+    return at_rows(resid, index), (at_rows(tables[0], index), at_rows(tables[1], index)), attend

@@ -23,6 +23,7 @@ from transformer_lens.hook_points import LensHandle
 from hooked_av.errors import HookError, SpanError
 from hooked_av.hooks.names import Scope
 from hooked_av.hooks.opened import Opened, what_is_open
+from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import Run, current_run, row_index
 
 HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
@@ -284,15 +285,13 @@ def _media_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "bat
 def _take(tensor: Tensor, axis: int, index: Int64[Tensor, "batch span"]) -> Tensor:
     if axis == 0:  # encoder rows have no batch axis
         return tensor[index[0]]
-    batch = torch.arange(len(index), device=index.device)[:, None]
-    return tensor.movedim(axis, 1)[batch, index].movedim(1, axis)
+    return at_rows(tensor.movedim(axis, 1), index).movedim(1, axis)
 
 
 def _put(tensor: Tensor, axis: int, index: Int64[Tensor, "batch span"], part: Tensor) -> Tensor:
     if axis == 0:
         return tensor.index_put((index[0],), part)
-    batch = torch.arange(len(index), device=index.device)[:, None]
-    return tensor.movedim(axis, 1).index_put((batch, index), part.movedim(axis, 1)).movedim(1, axis)
+    return put_rows(tensor.movedim(axis, 1), index, part.movedim(axis, 1)).movedim(1, axis)
 
 
 def _put_back(tensor: Tensor, picks: Sequence[tuple[int, Tensor]], part: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_av.decoder import costs
 from hooked_av.errors import HookedAVWarning
 from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
@@ -27,8 +28,6 @@ from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone
 from hooked_av.replay.sweep import Batch, Sweep
-
-_FREE_BYTES = 2**23  # what a batch may take in any case: small models run many interventions at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +141,7 @@ class Baseline:
     def _rows_at_once(self) -> int:
         """Rows that a batch may hold, so that it and what is kept take about the memory of a clean pass."""
         n_pos, row = self.inputs.n_pos, _row_bytes(self.clean.model)
-        return max(n_pos - self.n_bytes // row, n_pos // 4, _FREE_BYTES // row, 1)
+        return max(n_pos - self.n_bytes // row, n_pos // 4, costs.FREE_BYTES // row, 1)
 
 
 def _report_full(full: Sequence[int], n: int) -> None:

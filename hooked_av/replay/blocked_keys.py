@@ -12,26 +12,23 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.cut_rows import Queries, Touched, allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import AnyCut
-
-_MASK_BYTES = 2**26  # that masks may take, to be kept from layer to layer
-_TOUCHED_KEPT = 4  # different cuts of many rows
-_FEW_ROWS = 8  # for fewer it costs more to leave keys out than to mask them
-_FEW_CLASSES = 4  # of rows that lose different keys, under one cut
 
 Cuts = tuple[AnyCut, ...]
 PrefixMask = Bool[Tensor, "*run query some_kv some_shared prefix"]
 OwnMask = Bool[Tensor, "*run query some_kv some_shared own"]
-Index = Int64[Tensor, "_"]
-RowClasses = tuple[tuple[Index, Index | None], ...]  # rows that lose the same shared keys, and which stay (None: all)
+UsedKeys = Int64[Tensor, " used"]
+# rows that lose the same shared keys, and which of these are left (None: all)
+RowClasses = tuple[tuple[Int64[Tensor, " some_rows"], UsedKeys | None], ...]
 
 
 class Alike(NamedTuple):
     """Places that may read the same of the shared keys: `used`, or all of them (None); `places` None: every place."""
 
-    places: Index | None
-    used: Index | None
+    places: Int64[Tensor, " place"] | None
+    used: UsedKeys | None
 
 
 class BlockedKeys:
@@ -63,7 +60,7 @@ class BlockedKeys:
             runs_of.setdefault(some, []).append(run)
         uncut, alike, masked = [], [], []
         for some, runs in runs_of.items():
-            classes = self._classes_of(some) if len(runs) * len(self.rows) >= _FEW_ROWS or not some else None
+            classes = self._classes_of(some) if len(runs) * len(self.rows) >= costs.FEW_PLACES or not some else None
             masked += runs if classes is None else []
             for rows, used in classes or ():
                 places = (torch.tensor(runs, device=rows.device)[:, None] * len(self.rows) + rows).flatten()
@@ -85,7 +82,7 @@ class BlockedKeys:
     def touched(self, cuts: Cuts, q: Queries) -> Touched:
         """The rows that cuts touch, where there are many."""
         if cuts not in self._touched:
-            if len(self._touched) == _TOUCHED_KEPT:
+            if len(self._touched) == costs.TOUCHED_KEPT:
                 self._touched.clear()
             self._touched[cuts] = Touched()
         touched = self._touched[cuts]
@@ -103,7 +100,7 @@ class BlockedKeys:
         if cuts not in self._masks:
             made = self._made(cuts)
             n_bytes = sum(mask.numel() for mask in made if mask is not None)
-            if self._n_bytes + n_bytes > _MASK_BYTES:
+            if self._n_bytes + n_bytes > costs.MASK_BYTES:
                 self._masks.clear()
                 self._n_bytes = 0
             self._masks[cuts] = made
@@ -118,7 +115,7 @@ class BlockedKeys:
         if blocked.shape[1:3].numel() > 1:
             return None
         patterns, which = torch.unique(blocked[:, 0, 0], dim=0, return_inverse=True)
-        if len(patterns) > _FEW_CLASSES:
+        if len(patterns) > costs.FEW_CLASSES:
             return None
         used = [None if not bool(lost.any()) else (~lost).nonzero().flatten() for lost in patterns]
         return tuple((rows[which == number], keys) for number, keys in enumerate(used))

@@ -5,13 +5,15 @@ Axes: pos (rows of the prompt), row (some of them), run (a variant of the prompt
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.attention import KeyValues
+from hooked_av.decoder.decoder import Block
 from hooked_av.errors import HookError, InputsError
 from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
@@ -19,8 +21,6 @@ from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.shared_prefix import SharedPrefix
 
 logger = logging.getLogger(__name__)
-
-_MLP_ROWS = 1024  # of the clean pass that go through an MLP at one time: what is kept takes memory beside it
 
 
 class CleanPass:
@@ -47,10 +47,13 @@ class CleanPass:
             resid = one.embed()
             self.embeds, self.keys_values, self.resid = resid[0], KeyValues(), {}
             attend, tables = one.attend(past=self.keys_values), decoder.rotary(inputs.position_ids, resid.dtype)
-            for layer, block in enumerate(decoder.blocks):
+            for layer, block in enumerate(cast(list[Block], decoder.blocks)):
                 self._keep(layer, resid)
-                resid = block.add_mlp(block.to_mid(resid, tables, attend), _MLP_ROWS)  # type: ignore
-            self._keep(len(decoder.blocks), resid)
+                # as the block does; nobody listens, so the MLP may go in place, some rows at a time: memory peaks there
+                resid = resid + block.attn(block.ln1(resid), tables, attend)
+                for rows in resid.split(costs.MLP_ROWS, dim=1):
+                    rows += block.mlp(block.ln2(rows))
+            self._keep(decoder.cfg.n_layers, resid)
             logits = decoder.read_out(resid, one.run.positions("last"), attend)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
         self._read["last"] = logits
@@ -84,7 +87,7 @@ class CleanPass:
             found[layer] = resid[0]
             resid = block(resid, tables, self.attend(layer, own, [()]))
         # only now: what is interrupted leaves what was kept as it was
-        self.first_row, self.resid = first_row, {**found, len(self.model.decoder.blocks): resid[0]}
+        self.first_row, self.resid = first_row, {**found, self.model.decoder.cfg.n_layers: resid[0]}
 
     def tables(self, rows: Int64[Tensor, " row"]) -> tuple[Tensor, Tensor]:
         """Rotary tables of some rows, the same in every layer and run: [1, row, d_head]."""
@@ -95,7 +98,7 @@ class CleanPass:
         known, n_prefix = self.keys_values.layers[layer], int(own[0])
         k, v = known.k[:, :, :n_prefix], known.v[:, :, :n_prefix]
         # scores take less than the MLP's activations of a clean pass, or 4 MiB
-        max_scores = max(1 << 20, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
+        max_scores = max(costs.LEAST_SCORES, self.inputs.n_pos * self.model.decoder.cfg.d_mlp // 2)
         return SharedPrefix(prefix_k=k, prefix_v=v, own=own, run_cuts=cuts, max_scores=max_scores, **more)
 
     def read(self, key: str) -> Tensor:

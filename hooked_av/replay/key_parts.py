@@ -7,9 +7,9 @@ the rest of their keys are.
 Axes: group (a key/value head, of one run or of all), query, key, d_head; `any` stands for what lies in front.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,19 +18,19 @@ from torch import Tensor
 _KERNEL_WIDTHS = range(8, 257, 8)  # of a head, that the fused kernels of GPUs take
 
 
-class Part(NamedTuple):
+class KeyPart(NamedTuple):
     """What queries read of some keys, and the logarithm of the sum of their exponents (-inf: there are none)."""
 
     z: Float[Tensor, "*any query d_head"]
     log_total: Float[Tensor, "*any query"]
 
-    def unfolded(self, shape: Sequence[int], *axes: int) -> "Part":
+    def unfolded(self, shape: Sequence[int], *axes: int) -> "KeyPart":
         """The queries on axes of their own again (`shape` of z), in another order (d_head stays the last)."""
         z, log_total = self.z.view(shape), self.log_total.view(shape[:-1])
-        return Part(z.permute(*axes, len(axes)), log_total.permute(*axes))
+        return KeyPart(z.permute(*axes, len(axes)), log_total.permute(*axes))
 
     @classmethod
-    def cat(cls, parts: "Sequence[Part]", dim: int) -> "Part":
+    def cat(cls, parts: "Sequence[KeyPart]", dim: int) -> "KeyPart":
         """Parts of different queries as one."""
         return cls(*(torch.cat(some, dim=dim) for some in zip(*parts, strict=True)))
 
@@ -40,20 +40,20 @@ def read_part(
     k: Float[Tensor, "group key d_head"],
     v: Float[Tensor, "group key d_head"],
     max_scores: int,
-) -> Part:
+) -> KeyPart:
     """Every query reads every key: by a fused kernel, or with at most so many scores at one time."""
     if not k.shape[1]:
-        return Part(torch.zeros_like(q), q.new_full(q.shape[:2], -torch.inf, dtype=torch.float32))
+        return KeyPart(torch.zeros_like(q), q.new_full(q.shape[:2], -torch.inf, dtype=torch.float32))
     kernel = kernel_for(q.device, q.dtype, q.shape[-1])
     if kernel is None:
         n_rows = max(1, max_scores // (len(k) * k.shape[1]))
         parts = [weigh_part(scores_of_part(some, k), v) for some in q.split(n_rows, dim=1)]
-        return Part.cat(parts, dim=1)
+        return KeyPart.cat(parts, dim=1)
     z, log_total, *_ = kernel(q[None], k[None], v[None], 0.0, False, scale=q.shape[-1] ** -0.5)
-    return Part(z[0], log_total[0].float())
+    return KeyPart(z[0], log_total[0].float())
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype, d_head: int) -> Any:
+def kernel_for(device: torch.device, dtype: torch.dtype, d_head: int) -> Callable[..., tuple[Tensor, ...]] | None:
     """torch's fused attention that gives the sums, too, as its ring attention calls it; None where there is none."""
     if device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -79,16 +79,16 @@ def scores_of_part(
     return (q.float() @ k.float().transpose(1, 2)).mul_(q.shape[-1] ** -0.5)
 
 
-def weigh_part(scores: Float[Tensor, "group query key"], v: Float[Tensor, "group key d_head"]) -> Part:
+def weigh_part(scores: Float[Tensor, "group query key"], v: Float[Tensor, "group key d_head"]) -> KeyPart:
     """The values under a softmax of these scores, which are used up; a query with no key left reads zero."""
     top = scores.amax(dim=-1, keepdim=True)
     top = top.masked_fill(top == -torch.inf, 0)
     total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
     z = (scores @ v.float()) / total.masked_fill(total == 0, 1)
-    return Part(z, (top + total.log())[..., 0])
+    return KeyPart(z, (top + total.log())[..., 0])
 
 
-def joined(first: Part, second: Part) -> Float[Tensor, "*any query d_head"]:
+def joined(first: KeyPart, second: KeyPart) -> Float[Tensor, "*any query d_head"]:
     """What is read of both, as one softmax over all their keys would read it, in float32."""
     # the second's part of all exponents; of none (-inf less -inf) it is whatever, because both read zero
     share = (second.log_total - first.log_total).sigmoid_().nan_to_num_(0)

@@ -11,25 +11,24 @@ run), d_head.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.decoder.attention import Attend
 from hooked_av.decoder.cut_rows import apply_cuts, read_everything
 from hooked_av.replay.blocked_keys import BlockedKeys, Cuts, PrefixMask
-from hooked_av.replay.key_parts import Part, joined, read_part, scores_of_part, weigh_part
+from hooked_av.replay.key_parts import KeyPart, joined, read_part, scores_of_part, weigh_part
 
-_LEAST_BLOCK = 16  # rows
-_MANY_ROWS = 128  # from here on the runs of a batch are attended to one by one
-
-Queries = Float[Tensor, "run query kv_head shared d_head"]
-Own = Float[Tensor, "run kv_head own d_head"]
+RunQueries = Float[Tensor, "run head query d_head"]
+GroupedQueries = Float[Tensor, "run query kv_head shared d_head"]
+OwnKeys = Float[Tensor, "run kv_head own d_head"]  # or values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SharedPrefix(Attend):
     """How several runs of one prompt attend in one layer: over [shared prefix | own rows].
 
@@ -37,41 +36,35 @@ class SharedPrefix(Attend):
     0, 1, ... before the first of them. A position after the first that is not among `own` is read by nobody.
     """
 
-    prefix_k: Float[Tensor, "one kv_head prefix d_head"] = field(default_factory=lambda: torch.zeros(1, 1, 0, 1))
-    prefix_v: Float[Tensor, "one kv_head prefix d_head"] = field(default_factory=lambda: torch.zeros(1, 1, 0, 1))
-    own: Int64[Tensor, " own"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    run_cuts: Sequence[Cuts] = ()  # of each run, in this layer
-    max_scores: int = 1 << 22  # numbers that a block of scores may hold
+    prefix_k: Float[Tensor, "one kv_head prefix d_head"]
+    prefix_v: Float[Tensor, "one kv_head prefix d_head"]
+    own: Int64[Tensor, " own"]
+    run_cuts: Sequence[Cuts]  # of each run, in this layer
+    max_scores: int  # numbers that a block of scores may hold
     blocked: BlockedKeys | None = None  # of the rows that go on, if several layers share it
 
-    def read(
-        self, layer: int, q: Float[Tensor, "run head query d_head"], k: Own, v: Own
-    ) -> Float[Tensor, "run head query d_head"]:
+    def read(self, layer: int, q: RunQueries, k: OwnKeys, v: OwnKeys) -> RunQueries:
         """What each query reads, with each run's cuts."""
         rows, masks = self.own if self.reading is None else self.own[self.reading], self.blocked
         if masks is None:
             masks = BlockedKeys(rows, self.own, self.prefix_k.shape[2], q.shape[1], k.shape[1])
-        many = self._run_by_run(q, k, v, masks) if len(rows) >= _MANY_ROWS else None
+        many = self._run_by_run(q, k, v, masks) if len(rows) >= costs.MANY_ROWS else None
         return self._together(q, k, v, masks) if many is None else many
 
-    def _together(
-        self, q: Float[Tensor, "run head query d_head"], k: Own, v: Own, masks: BlockedKeys
-    ) -> Float[Tensor, "run head query d_head"]:
+    def _together(self, q: RunQueries, k: OwnKeys, v: OwnKeys, masks: BlockedKeys) -> RunQueries:
         """Few rows of many runs, in blocks."""
         n_prefix, n_heads, n_kv, n_rows = self.prefix_k.shape[2], q.shape[1], k.shape[1], q.shape[2]
         grouped, z = q.transpose(1, 2).unflatten(2, (n_kv, n_heads // n_kv)), []
         most = self.max_scores // (n_heads * (n_prefix + len(self.own)))
         with _precise_enough(q):
-            for some in _slices(n_rows, min(max(most, _LEAST_BLOCK), _MANY_ROWS)):
+            for some in _slices(n_rows, min(max(most, costs.LEAST_BLOCK), costs.MANY_ROWS)):
                 whole = some == slice(0, n_rows)
                 part = masks if whole else BlockedKeys(masks.rows[some], self.own, n_prefix, n_heads, n_kv)
                 own = self._read_own(grouped[:, some], k, v, part)
                 z.append(self._with_prefix(own, grouped[:, some], part).to(q.dtype))
         return torch.cat(z, dim=1).flatten(2, 3).transpose(1, 2)
 
-    def _run_by_run(
-        self, q: Tensor, k: Tensor, v: Tensor, masks: BlockedKeys
-    ) -> Float[Tensor, "run head query d_head"] | None:
+    def _run_by_run(self, q: Tensor, k: Tensor, v: Tensor, masks: BlockedKeys) -> RunQueries | None:
         """Many rows: a run with a copy of the shared keys, which are few beside what the rows cost.
 
         None where only some rows are asked for, and not all of them are cut: they need masks.
@@ -90,7 +83,7 @@ class SharedPrefix(Attend):
                 z.append(plain if touched is None else apply_cuts(plain, q[one], k_all, v_all, touched))
         return torch.cat(z)
 
-    def _read_own(self, q: Queries, k: Own, v: Own, masks: BlockedKeys) -> Part:
+    def _read_own(self, q: GroupedQueries, k: OwnKeys, v: OwnKeys, masks: BlockedKeys) -> KeyPart:
         """What each query reads of its run's own rows: z is [run query kv_head shared d_head]."""
         n_own, parts = masks.n_own, []
         for runs in _slices(len(q), self.max_scores // (q[0, ..., 0].numel() * n_own)):
@@ -101,9 +94,9 @@ class SharedPrefix(Attend):
             by_query.masked_fill_(masks.own(self.run_cuts[runs]), -torch.inf)
             part = weigh_part(scores, v[runs, :, :n_own].flatten(0, 1))
             parts.append(part.unfolded(by_group.shape, 0, 2, 1, 3))
-        return Part.cat(parts, dim=0)
+        return KeyPart.cat(parts, dim=0)
 
-    def _with_prefix(self, own: Part, q: Queries, masks: BlockedKeys) -> Queries:
+    def _with_prefix(self, own: KeyPart, q: GroupedQueries, masks: BlockedKeys) -> GroupedQueries:
         """The same joined with what is read of the shared keys: those left to a place, or masked for its run."""
         k, v = self.prefix_k[0], self.prefix_v[0]
         if not k.shape[1]:
@@ -114,12 +107,12 @@ class SharedPrefix(Attend):
         for places, used in alike:
             some = slice(None) if places is None else places
             keys = (k, v) if used is None else (k[:, used], v[:, used])
-            out[some] = joined(Part(z[some], log_total[some]), self._read_prefix(by_place[some], *keys))
+            out[some] = joined(KeyPart(z[some], log_total[some]), self._read_prefix(by_place[some], *keys))
         out = out.view(own.z.shape)
         for block in _slices(len(masked), self.max_scores // (q[0, ..., 0].numel() * k.shape[1])):
             runs = masked[block]
             part = self._read_masked(q[runs], masks.shared([self.run_cuts[run] for run in runs]))
-            out[runs] = joined(Part(own.z[runs], own.log_total[runs]), part)
+            out[runs] = joined(KeyPart(own.z[runs], own.log_total[runs]), part)
         return out
 
     def _read_prefix(
@@ -127,12 +120,12 @@ class SharedPrefix(Attend):
         q: Float[Tensor, "place kv_head shared d_head"],
         k: Float[Tensor, "kv_head used d_head"],
         v: Float[Tensor, "kv_head used d_head"],
-    ) -> Part:
+    ) -> KeyPart:
         """What places read of shared keys that are all left to them."""
         by_head = q.transpose(0, 1)
         return read_part(by_head.flatten(1, 2), k, v, self.max_scores).unfolded(by_head.shape, 1, 0, 2)
 
-    def _read_masked(self, q: Queries, blocked: PrefixMask | None) -> Part:
+    def _read_masked(self, q: GroupedQueries, blocked: PrefixMask | None) -> KeyPart:
         """What some runs read of the shared keys under their masks."""
         by_head = q.permute(2, 0, 1, 3, 4)
         scores = scores_of_part(by_head.flatten(1, 3), self.prefix_k[0])

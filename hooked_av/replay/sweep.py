@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder import costs
 from hooked_av.hooks.attached import Placed, in_pass
 from hooked_av.hooks.opened import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
@@ -20,10 +21,6 @@ from hooked_av.interventions.plan import Plan
 from hooked_av.replay.blocked_keys import BlockedKeys
 from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone, Reads, holds_every_row, level
-
-# a call of a block for some runs alone, with its kernels' launches, costs about as much as so many rows
-_ROWS_WORTH_A_CALL_ON_CPU = 8
-_ROWS_WORTH_A_CALL = 1024
 
 
 class Asked(NamedTuple):
@@ -124,7 +121,7 @@ class Batch:
 
     def _is_worth_a_call(self, rows: tuple[int, ...], n_branches: int) -> bool:
         """Whether the rows that stay as they are, are worth leaving out, by a call of the block for the others."""
-        least = _ROWS_WORTH_A_CALL_ON_CPU if self.rows.device.type == "cpu" else _ROWS_WORTH_A_CALL
+        least = costs.CALL_ROWS_ON_CPU if self.rows.device.type == "cpu" else costs.CALL_ROWS
         return (len(self.rows) - len(rows)) * n_branches >= least
 
     def _first_cut(

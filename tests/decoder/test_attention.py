@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_av.decoder import attention
+from hooked_av.decoder import attention, costs
 from hooked_av.decoder.attention import Attend
 from hooked_av.decoder.cuts import Cut
 from hooked_av.errors import HookedAVWarning, InputsError
@@ -45,7 +45,7 @@ def test_fused_and_eager_agree_with_the_dense_mask(starts):
 def test_eager_in_blocks_is_eager_at_once(monkeypatch):
     q, k, v = qkv(n_pos=30)
     whole = Attend("eager").read(0, q, k, v)
-    monkeypatch.setattr(attention, "_EAGER_BLOCK", 7)
+    monkeypatch.setattr(costs, "EAGER_BLOCK", 7)
     torch.testing.assert_close(Attend("eager").read(0, q, k, v), whole, rtol=1e-6, atol=1e-6)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import hooked_av as av
-from hooked_av.decoder import cut_rows
+from hooked_av.decoder import costs
 from hooked_av.decoder.cut_rows import CausalBlock
 from hooked_av.errors import HookedAVWarning, InterventionError, SpanError
 
@@ -67,7 +67,7 @@ def test_a_cut_equals_transformers_with_a_mask(keys, layers):
 @pytest.mark.parametrize("block_size", [4, 256])
 def test_cuts_among_media_equal_transformers_with_a_mask(monkeypatch, keys, queries, block_size):
     """Many rows, in blocks of a mask each, or as causal attention without the keys that they lose."""
-    monkeypatch.setattr(cut_rows, "CUT_BLOCK", block_size)
+    monkeypatch.setattr(costs, "CUT_BLOCK", block_size)
     causal, read = [], CausalBlock.read
     monkeypatch.setattr(CausalBlock, "read", lambda self, *given: causal.append(self) or read(self, *given))
     ours = logits(block(keys, queries, [0, 2]))

@@ -183,8 +183,9 @@ def test_runs_over_a_shared_prefix_equal_dense_attention(cuts, max_scores, readi
 def test_blocked_keys_cost_nothing():
     def cost(cuts):
         attend = SharedPrefix(
-            prefix_k=random(1, 2, N_PREFIX, 8), prefix_v=random(1, 2, N_PREFIX, 8), own=ROWS, run_cuts=[cuts] * 3
-        )
+            prefix_k=random(1, 2, N_PREFIX, 8), prefix_v=random(1, 2, N_PREFIX, 8), own=ROWS, run_cuts=[cuts] * 3,
+            max_scores=1 << 22,
+        )  # fmt: skip
         return count_flops(lambda: attend.read(0, random(3, 4, 10, 8), random(3, 2, 10, 8), random(3, 2, 10, 8)))
 
     per_pair = 2 * 2 * 4 * 8  # scores and values, two operations for each MAC, all heads
@@ -196,7 +197,7 @@ def test_blocked_keys_cost_nothing():
 
 
 def test_many_rows_that_lose_the_same_keys_are_plain_causal_attention(monkeypatch):
-    monkeypatch.setattr("hooked_av.decoder.cut_rows.CUT_BLOCK", 4)
+    monkeypatch.setattr("hooked_av.decoder.costs.CUT_BLOCK", 4)
     positions = torch.arange(40)[None]
     index, cut = FILM[0], Cut(FILM, SOUND)
     prompt = OnePrompt(positions, positions, [cut])

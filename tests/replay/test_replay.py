@@ -12,8 +12,8 @@ from support.layouts import RANDOM
 from support.replays import assert_equal_to_full_passes, film, model_of, naive
 
 import hooked_av as av
-from hooked_av.decoder import cut_rows
-from hooked_av.replay import blocked_keys, cones, shared_prefix
+from hooked_av.decoder import costs
+from hooked_av.replay import cones, shared_prefix
 from hooked_av.replay import sweep as sweeps
 from hooked_av.replay.blocked_keys import Alike, BlockedKeys
 from hooked_av.replay.cones import Cone
@@ -29,10 +29,10 @@ pytestmark = [
 N_MODELS, N_LAYOUTS = 6, 500  # of each family
 # small prompts have few rows: every way of attending must be met
 THRESHOLDS = (
-    (blocked_keys, "_FEW_ROWS", 1),
-    (cut_rows, "CUT_BLOCK", 8),
-    (shared_prefix, "_MANY_ROWS", 12),
-    (sweeps, "_ROWS_WORTH_A_CALL_ON_CPU", 1),
+    ("FEW_PLACES", 1),
+    ("CUT_BLOCK", 8),
+    ("MANY_ROWS", 12),
+    ("CALL_ROWS_ON_CPU", 1),
 )
 
 
@@ -59,8 +59,8 @@ def check_random_replays(family, n, data):
     read = data.draw(st.just("last") | spans, "read")
     names = data.draw(st.lists(st.builds("{}@{}".format, point, spans), max_size=2, unique=True), "names")
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, low in THRESHOLDS:
-            patch.setattr(module, name, data.draw(st.sampled_from([low, getattr(module, name)]), name))
+        for name, low in THRESHOLDS:
+            patch.setattr(costs, name, data.draw(st.sampled_from([low, getattr(costs, name)]), name))
         assert_equal_to_full_passes(model, inputs, baseline, sweep, read, names)
 
 
@@ -235,7 +235,7 @@ def test_planted_faults_are_noticed(monkeypatch, fault):
     if fault is None:
         return assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
     if fault in LEFT_OUT:
-        monkeypatch.setattr(blocked_keys, "_FEW_ROWS", 1)
+        monkeypatch.setattr(costs, "FEW_PLACES", 1)
     FAULTS[fault](monkeypatch)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         assert_equal_to_full_passes(model, inputs, baseline, sweep, "last", [])
