@@ -24,7 +24,7 @@ from hooked_av.hooks.run import ALL_LAYERS, row_index
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
 Table = Float[Tensor, "batch pos d_head"]
-HeldQueries = Float[Tensor, "batch head held d_head"]  # of every row that goes on, beside rows asked for
+AllQueries = Float[Tensor, "batch head held d_head"]  # of every row that goes on, beside rows asked for
 PositionIds = Int64[Tensor, "axis=3 batch pos"]
 
 
@@ -117,9 +117,7 @@ class Attention(AttentionViews, nn.Module):
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
 
-    def _observe(
-        self, z: HeldQueries, rows: QueryRows, q: HeldQueries, k: Keys, v: Keys, attend: Attend
-    ) -> HeldQueries:
+    def _observe(self, z: AllQueries, rows: QueryRows, q: AllQueries, k: Keys, v: Keys, attend: Attend) -> AllQueries:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
         held, keys = attend.places(self.layer, q, k)
         index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")
