@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
-from hooked_av.decoder.cut_rows import allowed_keys, report_empty_rows
+from hooked_av.decoder.cut_rows import Keys, allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import QueryRows
 from hooked_av.decoder.layer_views import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of
@@ -24,6 +24,7 @@ from hooked_av.hooks.run import ALL_LAYERS, row_index
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
 Table = Float[Tensor, "batch pos d_head"]
+AllQueries = Float[Tensor, "batch head held d_head"]  # of every row that goes on, beside rows asked for
 PositionIds = Int64[Tensor, "axis=3 batch pos"]
 
 
@@ -116,7 +117,7 @@ class Attention(AttentionViews, nn.Module):
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
 
-    def _observe(self, z: Tensor, rows: QueryRows, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+    def _observe(self, z: AllQueries, rows: QueryRows, q: AllQueries, k: Keys, v: Keys, attend: Attend) -> AllQueries:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
         held, keys = attend.places(self.layer, q, k)
         index = rows if attend.rows is None else row_index(held, rows, f"layer {self.layer}", "of a pattern hook")

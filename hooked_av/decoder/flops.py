@@ -5,7 +5,6 @@ A multiplication with its addition is one operation here (1 MAC = 1 FLOP), as in
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hooked_av.config import DecoderConfig
 
 
-def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
     """Every query with every key (causal halves are not subtracted): torch's rule for its other fused kernels."""
     batch, n_heads, n_queries, d_head = query
     return 2 * batch * n_heads * n_queries * key[2] * (d_head + value[3])
@@ -32,7 +31,7 @@ FUSED_ON_GPU = dict.fromkeys(
 )
 
 
-def count_flops(run: Callable[[], Any]) -> int:
+def count_flops(run: Callable[[], object]) -> int:
     """Floating point operations of the matrix products and of attention, in torch's measure: two for each MAC.
 
     >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 2 * 2 * 3 * 4
@@ -43,7 +42,7 @@ def count_flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def count_macs(run: Callable[[], Any]) -> int:
+def count_macs(run: Callable[[], object]) -> int:
     """The same in multiplications with their additions."""
     return count_flops(run) // 2
 

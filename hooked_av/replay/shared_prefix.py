@@ -64,7 +64,7 @@ class SharedPrefix(Attend):
                 z.append(self._with_prefix(own, grouped[:, some], part).to(q.dtype))
         return torch.cat(z, dim=1).flatten(2, 3).transpose(1, 2)
 
-    def _run_by_run(self, q: Tensor, k: Tensor, v: Tensor, masks: BlockedKeys) -> RunQueries | None:
+    def _run_by_run(self, q: RunQueries, k: OwnKeys, v: OwnKeys, masks: BlockedKeys) -> RunQueries | None:
         """Many rows: a run with a copy of the shared keys, which are few beside what the rows cost.
 
         None where only some rows are asked for, and not all of them are cut: they need masks.
