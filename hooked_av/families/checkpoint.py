@@ -5,8 +5,7 @@ list, and leaves nothing half-loaded.
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +149,6 @@ def _compare(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[st
             got=listed,
             next_step="check that config.json and weights are of the same model",
         )
-
-
-def renamed(name: str, table: Iterable[tuple[str, str]]) -> str:
-    """`name` with the first matching prefix replaced; `{}` in a prefix stands for a layer number.
-
-    >>> renamed("model.layers.3.mlp.up_proj.weight", [("model.layers.{}.mlp.", "blocks.{}.mlp.")])
-    'blocks.3.mlp.up_proj.weight'
-    """
-    for old, new in table:
-        found = re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
-        if found:
-            return new.format(*found.groups()) + name[found.end() :]
-    return name
 
 
 def set_parameter(module: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -66,8 +66,12 @@ class AVInputs:
             )
         batch, n_pos = tokens.shape
         spans = Spans(n_pos, {"text": range(n_pos), "last": [n_pos - 1]})
-        positions = torch.arange(n_pos, device=tokens.device).expand(3, batch, n_pos)
-        return cls(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), (spans,) * batch)
+        return cls(
+            input_ids=tokens,
+            position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, n_pos),
+            attention_mask=torch.ones_like(tokens, dtype=torch.bool),
+            row_spans=(spans,) * batch,
+        )
 
     @property
     def batch(self) -> int:
@@ -238,14 +242,14 @@ def stack_inputs(prompts: Sequence[AVInputs], pad_token_id: int) -> AVInputs:
     n_pos = max(prompt.n_pos for prompt in prompts)
     padded = [_padded(prompt, n_pos, pad_token_id) for prompt in prompts]
     return AVInputs(
-        torch.cat([row.input_ids for row in padded]),
-        torch.cat([row.position_ids for row in padded], dim=1),
-        torch.cat([row.attention_mask for row in padded]),
-        tuple(spans for row in padded for spans in row.row_spans),
-        merge_features([row.features for row in padded]),
-        _shared_settings(padded),
-        tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
-        {token: text for row in padded for token, text in row.token_texts.items()},
+        input_ids=torch.cat([row.input_ids for row in padded]),
+        position_ids=torch.cat([row.position_ids for row in padded], dim=1),
+        attention_mask=torch.cat([row.attention_mask for row in padded]),
+        row_spans=tuple(spans for row in padded for spans in row.row_spans),
+        features=merge_features([row.features for row in padded]),
+        settings=_shared_settings(padded),
+        clips=tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
+        token_texts={token: text for row in padded for token, text in row.token_texts.items()},
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import Clip
@@ -100,7 +101,7 @@ def refuse_unknown(arguments: Mapping[str, Any], known: str) -> None:
         )
 
 
-def refuse_special_tokens(texts: Sequence[str], tokenizer: Any) -> None:
+def refuse_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> None:
     """Refuse user text that would be read as template or media tokens."""
     for text in texts:
         found = [token for token in tokenizer.all_special_tokens if token in text]
@@ -114,7 +115,9 @@ def refuse_special_tokens(texts: Sequence[str], tokenizer: Any) -> None:
             )
 
 
-def tokenize(parts: Sequence[Part], tokenizer: Any) -> tuple[Int64[Tensor, " pos"], dict[str, list[int]]]:
+def tokenize(
+    parts: Sequence[Part], tokenizer: PreTrainedTokenizerFast
+) -> tuple[Int64[Tensor, " pos"], dict[str, list[int]]]:
     """Token ids of the joined text, and the positions of every label.
 
     A label whose text holds no first character of any token gets no positions.
@@ -134,6 +137,6 @@ def tokenize(parts: Sequence[Part], tokenizer: Any) -> tuple[Int64[Tensor, " pos
     return torch.tensor(encoded["input_ids"]), labels
 
 
-def token_texts(ids: Int64[Tensor, " pos"], tokenizer: Any) -> dict[int, str]:
+def token_texts(ids: Int64[Tensor, " pos"], tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
     """The text of every token id of a prompt; a token that is part of a character has a replacement mark in it."""
-    return {token: tokenizer.decode([token]) for token in ids.unique().tolist()}
+    return {token: str(tokenizer.decode([token])) for token in ids.unique().tolist()}
