@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hooked_av.prompt.layout import ItemTimes
-from hooked_av.prompt.text import Part
+from hooked_av.prompt.text import TextPart
 
 DEFAULT_SYSTEM = "You are a helpful assistant."  # what the released chat template puts in when there is none
 
@@ -22,18 +22,18 @@ class PreparedClip:
 
 
 def prompt_parts(
-    system: str | None, media: Sequence[PreparedClip | str], question: Sequence[Part], answer_prefix: str
-) -> list[Part]:
+    system: str | None, media: Sequence[PreparedClip | str], question: Sequence[TextPart], answer_prefix: str
+) -> list[TextPart]:
     """The chat template's text with its parts named.
 
-    >>> [part.text for part in prompt_parts("Be brief.", [], [Part("Why?", ("question",))], "")][:3]
+    >>> [part.text for part in prompt_parts("Be brief.", [], [TextPart("Why?", ("question",))], "")][:3]
     ['<|im_start|>system\\nBe brief.<|im_end|>\\n', '<|im_start|>user\\n', 'Why?']
     """
     parts = [
-        Part(f"<|im_start|>system\n{DEFAULT_SYSTEM if system is None else system}<|im_end|>\n", ("system",)),
-        Part("<|im_start|>user\n", ("user",)),
+        TextPart(f"<|im_start|>system\n{DEFAULT_SYSTEM if system is None else system}<|im_end|>\n", ("system",)),
+        TextPart("<|im_start|>user\n", ("user",)),
     ]
-    parts += [Part(item if isinstance(item, str) else item.text, ("user",)) for item in media]
-    parts += [Part(part.text, ("user", *part.labels)) for part in question]
-    parts += [Part("<|im_end|>\n", ("user",)), Part("<|im_start|>assistant\n", ("assistant",))]
-    return [*parts, Part(answer_prefix, ("assistant", "answer_prefix"))] if answer_prefix else parts
+    parts += [TextPart(item if isinstance(item, str) else item.text, ("user",)) for item in media]
+    parts += [TextPart(part.text, ("user", *part.labels)) for part in question]
+    parts += [TextPart("<|im_end|>\n", ("user",)), TextPart("<|im_start|>assistant\n", ("assistant",))]
+    return [*parts, TextPart(answer_prefix, ("assistant", "answer_prefix"))] if answer_prefix else parts

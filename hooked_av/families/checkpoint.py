@@ -7,7 +7,7 @@ list, and leaves nothing half-loaded.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,16 @@ SINGLE = "model.safetensors"
 PACKAGED = {"tiny-av": Path(__file__).parent.parent / "tiny" / "checkpoint"}  # checkpoints that come with the package
 
 Rename = Callable[[str], str | None]  # checkpoint name -> our parameter name, or None for a tensor that is not ours
+
+
+@runtime_checkable
+class HoldsParameters(Protocol):
+    """A module, as far as reading weights into it goes."""
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def get_submodule(self, target: str) -> nn.Module: ...
 
 
 def resolve_folder(folder_or_hub_id: str | Path) -> Path:
@@ -91,7 +101,7 @@ def tensor_names(files: Sequence[Path]) -> list[str]:
 
 
 def load_weights(
-    module: nn.Module, folder: Path, rename: Rename, device: torch.device | str, dtype: torch.dtype | None
+    module: HoldsParameters, folder: Path, rename: Rename, device: torch.device | str, dtype: torch.dtype | None
 ) -> None:
     """Put every tensor of a checkpoint into `module` (built on the meta device), as stored or cast to `dtype`.
 
@@ -151,7 +161,7 @@ def _compare(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[st
         )
 
 
-def set_parameter(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def set_parameter(module: HoldsParameters, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor in a parameter's place, without a copy; a parameter object is adopted as it is."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)

@@ -1,8 +1,8 @@
 """What a model family is: how it names its tensors, lays out its prompt, counts positions and encodes media.
 
 The model knows families by this interface only. A new family is a folder in `families/` with one class that says the
-values and has the abstract methods below, and one line in `FAMILIES` of `model/loading.py` for its `model_type`. One
-built on Qwen2.5 begins at `families/qwen.py`, where most of them are written already.
+values and has the abstract methods below, and one line in `FAMILY_OF_TYPE` of `model/loading.py` for its `model_type`.
+One that is built on Qwen2.5 begins at `families/qwen.py`, where most of this is written already.
 """
 
 from abc import ABC, abstractmethod

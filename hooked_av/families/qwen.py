@@ -29,7 +29,7 @@ from hooked_av.prompt.layout import build_spans
 from hooked_av.prompt.positions import Piece, TextRun
 from hooked_av.prompt.spans import Spans
 from hooked_av.prompt.text import (
-    Part,
+    TextPart,
     check_options,
     question_parts,
     refuse_special_tokens,
@@ -138,7 +138,11 @@ class QwenFamily(Family):
         return mode
 
     def _assembled(
-        self, parts: Sequence[Part], items: Sequence[PreparedClip], clips: tuple[Clip, ...], settings: dict[str, Any]
+        self,
+        parts: Sequence[TextPart],
+        items: Sequence[PreparedClip],
+        clips: tuple[Clip, ...],
+        settings: dict[str, Any],
     ) -> AVInputs:
         """One prompt from its text; its layout is read back from the ids, as that of anybody's tensors is."""
         ids, labels = tokenize(parts, self.tokenizer)

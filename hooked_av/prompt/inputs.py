@@ -16,7 +16,7 @@ from torch import Tensor
 from hooked_av.errors import InputsError
 from hooked_av.figures import draw
 from hooked_av.media.clip import Clip
-from hooked_av.prompt.spans import GENERATED, Places, Span, Spans
+from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
@@ -42,10 +42,16 @@ class AVInputs:
     position_ids: Int64[Tensor, "axis=3 batch pos"]
     attention_mask: Bool[Tensor, "batch pos"]
     row_spans: tuple[Spans, ...]
-    features: Mapping[str, Tensor] = field(default_factory=dict)  # the encoders' inputs, under the family's own names
-    settings: Mapping[str, Any] = field(default_factory=dict)  # how it was made: position mode, sampling, budget
+    features: Mapping[str, Tensor] = field(
+        default_factory=dict[str, Tensor]
+    )  # encoders' inputs, under the family's names
+    settings: Mapping[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # how it was made: position mode, sampling
     clips: tuple[tuple[Clip, ...], ...] = ()  # the media of each row, for pictures of the prompt
-    token_texts: Mapping[int, str] = field(default_factory=dict)  # text of each token id, if a tokenizer was there
+    token_texts: Mapping[int, str] = field(
+        default_factory=dict[int, str]
+    )  # text of each id, if a tokenizer was there
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -139,7 +145,7 @@ class AVInputs:
             )
         return self.row_spans[0]
 
-    def with_span(self, name: str, positions: str | Span | Places) -> "AVInputs":
+    def with_span(self, name: str, positions: str | Span | PositionSet) -> "AVInputs":
         """The same inputs with your own span: a list of positions, a `Span`, or algebra such as `"av - boundary"`.
 
         >>> AVInputs.from_tokens(torch.tensor([[5, 6, 7]])).with_span("mine", [0, 2]).spans["mine"]

@@ -92,7 +92,13 @@ class QwenVLFamily(QwenFamily):
             )
 
     def writer(self, clips: Sequence[Clip], sampling: ResolvedSampling) -> Callable[[Clip], PreparedClip]:
-        return VLWriter(self.recipe, sampling, self.patch_layout, self.tokens, self.tokenizer).write
+        return VLWriter(
+            recipe=self.recipe,
+            sampling=sampling,
+            layout=self.patch_layout,
+            tokens=self.tokens,
+            tokenizer=self.tokenizer,
+        ).write
 
     def reader(self, features: Mapping[str, Tensor], n_samples: Sequence[int] | None) -> PromptReader:
         return VLReader(vl_supply(features, self.tokens.merge), self.tokens)

@@ -139,7 +139,7 @@ def qwen_frame_size(n_frames: int, clip: Clip, seen: ResolvedSampling, factor: i
 
 
 QWEN_VL = MediaRecipe(
-    sampling=ResolvedSampling(SAMPLED_FPS, MIN_FRAMES, MAX_FRAMES),
+    sampling=ResolvedSampling(fps=SAMPLED_FPS, min_frames=MIN_FRAMES, max_frames=MAX_FRAMES),
     sample=qwen_indices,
     frame_size=qwen_frame_size,
     resize=resize_in_float,

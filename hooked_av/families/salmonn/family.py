@@ -70,8 +70,8 @@ class SalmonnFamily(QwenVLFamily):
     @classmethod
     def read_extractor(cls, folder: Path, hf_config: PreTrainedConfig) -> WhisperFeatureExtractor:
         """Whisper's extractor with the published settings: the folder's own file is that of the pictures."""
-        n_mel = (getattr(hf_config, "audio_config", None) or {}).get("num_mel_bins", 128)
-        return mel_extractor(n_mel)
+        audio_config: Mapping[str, Any] = getattr(hf_config, "audio_config", None) or {}
+        return mel_extractor(audio_config.get("num_mel_bins", 128))
 
     def write_config(self, folder: Path, *, tied: bool) -> None:
         """The flat config.json that the published class reads."""
@@ -93,7 +93,7 @@ class SalmonnFamily(QwenVLFamily):
     @property
     def encoder_hooks(self) -> Mapping[str, EncoderHook]:
         windows = self.tokens.windows
-        qformer = self.audio_config.get("qformer_config") or {}
+        qformer: Mapping[str, Any] = self.audio_config.get("qformer_config") or {}
         d_audio, d_query = self.audio_config.get("d_model", 1280), qformer.get("hidden_size", 3072)
         return {
             "audio.hook_windows": EncoderHook("audio", windows.n_frames * d_audio, every=windows.n_queries),
@@ -117,7 +117,12 @@ class SalmonnFamily(QwenVLFamily):
         if not any(clip.has_audio for clip in clips):
             return super().writer(clips, sampling)
         return SalmonnWriter(
-            self.recipe, sampling, self.patch_layout, self.tokens, self.tokenizer, self.feature_extractor
+            recipe=self.recipe,
+            sampling=sampling,
+            layout=self.patch_layout,
+            tokens=self.tokens,
+            tokenizer=self.tokenizer,
+            extractor=self.feature_extractor,
         ).write
 
     def reader(self, features: Mapping[str, Tensor], n_samples: Sequence[int] | None) -> PromptReader:
