@@ -45,13 +45,9 @@ class AVInputs:
     features: Mapping[str, Tensor] = field(
         default_factory=dict[str, Tensor]
     )  # encoders' inputs, under the family's names
-    settings: Mapping[str, Any] = field(
-        default_factory=dict[str, Any]
-    )  # how it was made: position mode, sampling
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])  # how it was made: position mode, sampling
     clips: tuple[tuple[Clip, ...], ...] = ()  # the media of each row, for pictures of the prompt
-    token_texts: Mapping[int, str] = field(
-        default_factory=dict[int, str]
-    )  # text of each id, if a tokenizer was there
+    token_texts: Mapping[int, str] = field(default_factory=dict[int, str])  # text of each id, if a tokenizer was there
 
     def __post_init__(self) -> None:
         _check_shapes(self)
