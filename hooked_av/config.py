@@ -109,7 +109,7 @@ def _refuse_unknown(text_config: Any) -> None:
     wrong = {key: values[key] for key, good in _UNDERSTOOD.items() if key in values and values[key] not in good}
     if set(values.get("layer_types") or ["full_attention"]) != {"full_attention"}:
         wrong["layer_types"] = values["layer_types"]
-    rope = values.get("rope_parameters") or {}
+    rope: dict[str, Any] = values.get("rope_parameters") or {}
     odd_rope = {key: value for key, value in rope.items() if key not in _ROPE_KEYS and value is not None}
     if odd_rope or rope.get("rope_type", "default") not in ("default", "mrope") or rope.get("mrope_interleaved"):
         wrong["rope_parameters"] = rope

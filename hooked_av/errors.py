@@ -18,6 +18,7 @@ Every message says what happened, what was expected, what was got, and what to d
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class HookedAVError(Exception):
@@ -37,7 +38,7 @@ class HookedAVError(Exception):
         self.next_step = next_step
         super().__init__(f"{what}\n  expected: {expected}\n  got:      {got}\n  next:     {next_step}")
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (data loaders, pytest-xdist); keyword-only arguments need help there.
         return _rebuild, (type(self), self.what, str(self.expected), str(self.got), self.next_step)
 

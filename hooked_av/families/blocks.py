@@ -1,31 +1,104 @@
 """Reading the media blocks of a prompt back from its token ids: what the families share.
 
-A family says what stands at a position (`media_at`) and which end tokens its blocks have.
+A family's reader says what stands at a position (`media_at`) and which end tokens its blocks have.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
-from hooked_av.prompt.layout import Placed
+from hooked_av.prompt.layout import ItemTimes, Placed
 from hooked_av.prompt.positions import TextRun
 
 P = TypeVar("P", bound=Placed)
 
 
-@runtime_checkable
-class MediaTokens(Protocol):
+@dataclass(frozen=True)
+class MediaTokens:
     """The ids of a family's placeholder tokens."""
 
+    audio: int
+    image: int
+    video: int
+
     @property
-    def audio(self) -> int: ...
-    @property
-    def image(self) -> int: ...
-    @property
-    def video(self) -> int: ...
-    def modality(self, name: str) -> int: ...
+    def seconds_per_audio_token(self) -> float:
+        """How much sound one token stands for; 0.0 where nothing is heard."""
+        return 0.0
+
+    def modality(self, name: str) -> int:
+        return {"audio": self.audio, "image": self.image, "video": self.video}[name]
+
+
+@dataclass(frozen=True)
+class Supply:
+    """The media of a batch, handed out in prompt order. `left`: what is still to come, by modality."""
+
+    left: dict[str, list[Any]]
+
+    def take(self, modality: str, at: int) -> Any:
+        """The next item; `at`: the position of its block, for the message.
+
+        Errors: `InputsError` if there is none.
+        """
+        if not self.left[modality]:
+            raise InputsError(
+                f"the prompt has more {modality} items than features",
+                expected=f"features for the {modality} placeholder at position {at}",
+                got="no features left",
+                next_step=f"pass the {modality} features of every placeholder",
+            )
+        return self.left[modality].pop(0)
+
+    def check_empty(self) -> None:
+        """Refuse features that no prompt asked for."""
+        left = {modality: len(items) for modality, items in self.left.items() if items}
+        if left:
+            raise InputsError(
+                "more media features than placeholders in the prompt",
+                expected="one placeholder block per item",
+                got=f"left over: {left}",
+                next_step="check input_ids, or drop the extra features",
+            )
+
+
+@dataclass(frozen=True)
+class PromptReader(ABC):
+    """Reads the prompts of one batch, in order, each checked against the features that are left.
+
+    kind: what a family calls a piece at its place, where it counts the begin and end tokens its own way.
+    """
+
+    kind: ClassVar[type[Placed]] = Placed
+
+    supply: Supply
+    tokens: MediaTokens
+
+    @abstractmethod
+    def media_at(self, row: list[int], at: int) -> Placed | None:
+        """The media block that begins at this position, checked; None if none does."""
+
+    def place(self, ids: Int64[Tensor, " pos"]) -> list[Placed]:
+        """The layout of the next prompt.
+
+        Errors: `InputsError` where a block does not match its features.
+        """
+        row = ids.tolist()
+        return read_blocks(row, lambda at: self.media_at(row, at), self.tokens, self.kind)
+
+    def labels(self, placed: Sequence[Placed]) -> dict[str, list[int]]:
+        """Positions of spans that only this family has, of the prompt just read."""
+        return {}
+
+    def check_empty(self) -> None:
+        """Refuse what no prompt asked for, after the last prompt."""
+        self.supply.check_empty()
 
 
 def merged_grid(grid_thw: Tensor, merge: int) -> tuple[int, int, int]:
@@ -34,8 +107,16 @@ def merged_grid(grid_thw: Tensor, merge: int) -> tuple[int, int, int]:
     return groups, rows // merge, cols // merge
 
 
+def nominal_times(part: Placed, seconds_per_audio_token: float) -> ItemTimes:
+    """Times as the model counts them: so long an audio token, and so long a frame group as the prompt was told."""
+    vision = part.vision
+    if vision is None or vision.seconds_per_group is None:
+        return ItemTimes(seconds_per_audio_token)
+    return ItemTimes(seconds_per_audio_token, np.arange(vision.grid[0] + 1) * vision.seconds_per_group)
+
+
 def read_blocks(
-    row: Sequence[int], media_at: Callable[[int], Placed | None], tokens: MediaTokens, text: type[Placed] = Placed
+    row: Sequence[int], media_at: Callable[[int], Placed | None], tokens: MediaTokens, kind: type[Placed] = Placed
 ) -> list[Placed]:
     """The pieces of a prompt, in order: media where `media_at` finds them, text between; stray placeholders raise."""
     placed: list[Placed] = []
@@ -45,10 +126,10 @@ def read_blocks(
         if part is None:
             at += 1
             continue
-        placed += [text(TextRun(at - text_from), text_from)] if at > text_from else []
+        placed += [kind(TextRun(at - text_from), text_from)] if at > text_from else []
         placed.append(part)
         at = text_from = int(part.bounds[-1]) + 1
-    placed += [text(TextRun(at - text_from), text_from)] if at > text_from else []
+    placed += [kind(TextRun(at - text_from), text_from)] if at > text_from else []
     _check_text(row, placed, tokens)
     return placed
 

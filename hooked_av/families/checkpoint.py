@@ -5,10 +5,9 @@ list, and leaves nothing half-loaded.
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +21,16 @@ SINGLE = "model.safetensors"
 PACKAGED = {"tiny-av": Path(__file__).parent.parent / "tiny" / "checkpoint"}  # checkpoints that come with the package
 
 Rename = Callable[[str], str | None]  # checkpoint name -> our parameter name, or None for a tensor that is not ours
+
+
+@runtime_checkable
+class HoldsParameters(Protocol):
+    """A module, as far as reading weights into it goes."""
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def get_submodule(self, target: str) -> nn.Module: ...
 
 
 def resolve_folder(folder_or_hub_id: str | Path) -> Path:
@@ -92,7 +101,7 @@ def tensor_names(files: Sequence[Path]) -> list[str]:
 
 
 def load_weights(
-    module: nn.Module, folder: Path, rename: Rename, device: torch.device | str, dtype: torch.dtype | None
+    module: HoldsParameters, folder: Path, rename: Rename, device: torch.device | str, dtype: torch.dtype | None
 ) -> None:
     """Put every tensor of a checkpoint into `module` (built on the meta device), as stored or cast to `dtype`.
 
@@ -152,20 +161,7 @@ def _compare(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[st
         )
 
 
-def renamed(name: str, table: Iterable[tuple[str, str]]) -> str:
-    """`name` with the first matching prefix replaced; `{}` in a prefix stands for a layer number.
-
-    >>> renamed("model.layers.3.mlp.up_proj.weight", [("model.layers.{}.mlp.", "blocks.{}.mlp.")])
-    'blocks.3.mlp.up_proj.weight'
-    """
-    for old, new in table:
-        found = re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
-        if found:
-            return new.format(*found.groups()) + name[found.end() :]
-    return name
-
-
-def set_parameter(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+def set_parameter(module: HoldsParameters, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor in a parameter's place, without a copy; a parameter object is adopted as it is."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)

@@ -1,6 +1,8 @@
 """What a model family is: how it names its tensors, lays out its prompt, counts positions and encodes media.
 
-The model knows families by this interface only; a new family is one more file in `families/`.
+The model knows families by this interface only. A new family is a folder in `families/` with one class that says the
+values and has the abstract methods below, and one line in `FAMILY_OF_TYPE` of `model/loading.py` for its `model_type`.
+One that is built on Qwen2.5 begins at `families/qwen.py`, where most of this is written already.
 """
 
 from abc import ABC, abstractmethod
@@ -9,16 +11,19 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from transformers import WhisperFeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import InputsError
+from hooked_av.families.names import TensorNames
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
+
+Processor = TypeVar("Processor", PreTrainedTokenizerFast, WhisperFeatureExtractor)
 
 
 @dataclass(frozen=True)
@@ -36,24 +41,30 @@ class Family(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]  # the transformers class that reads what we save
     encoder_names: ClassVar[tuple[str, ...]]  # our names, and transformers', of the encoders
-    hears: ClassVar[bool] = True
+    tensor_names: ClassVar[TensorNames]  # what checkpoints call its tensors
+    hears: ClassVar[bool] = True  # whether it needs a mel extractor
 
-    def __init__(self, hf_config: Any, tokenizer: Any = None, feature_extractor: Any = None) -> None:
-        self.hf_config = hf_config
+    def __init__(
+        self,
+        hf_config: PreTrainedConfig,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        feature_extractor: WhisperFeatureExtractor | None = None,
+    ) -> None:
+        self.hf_config: Any = hf_config  # Any: which fields it has is said by its class, a family's own
         self._tokenizer = tokenizer
         self._feature_extractor = feature_extractor
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerFast:
         """transformers' tokenizer. Errors: `InputsError` if the model was loaded without one."""
         return self._needed(self._tokenizer, "tokenizer")
 
     @property
-    def feature_extractor(self) -> Any:
+    def feature_extractor(self) -> WhisperFeatureExtractor:
         """transformers' mel extractor. Errors: `InputsError` if the model was loaded without one."""
         return self._needed(self._feature_extractor, "feature_extractor")
 
-    def _needed(self, processor: Any, what: str) -> Any:
+    def _needed(self, processor: Processor | None, what: str) -> Processor:
         if processor is None:
             raise InputsError(
                 f"this model was loaded without a {what}",
@@ -64,7 +75,7 @@ class Family(ABC):
         return processor
 
     @property
-    def processors(self) -> tuple[Any, ...]:
+    def processors(self) -> tuple[PreTrainedTokenizerFast | WhisperFeatureExtractor, ...]:
         """Those of tokenizer and feature extractor that there are."""
         return tuple(part for part in (self._tokenizer, self._feature_extractor) if part is not None)
 
@@ -77,11 +88,11 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def read_config(cls, raw: dict[str, Any]) -> Any:
+    def read_config(cls, raw: dict[str, Any]) -> PreTrainedConfig:
         """The transformers config of a checkpoint's config.json."""
 
     @classmethod
-    def read_extractor(cls, folder: Path, hf_config: Any) -> Any:
+    def read_extractor(cls, folder: Path, hf_config: PreTrainedConfig) -> WhisperFeatureExtractor | None:
         """The mel extractor of a checkpoint folder; None if its files are not there, or nothing is heard."""
         there = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
         return WhisperFeatureExtractor.from_pretrained(folder) if cls.hears and there else None
@@ -93,15 +104,15 @@ class Family(ABC):
         config.architectures = [self.architecture]
         config.save_pretrained(folder)
 
-    @staticmethod
-    @abstractmethod
-    def our_name(checkpoint_name: str) -> str | None:
-        """Our parameter name of a checkpoint tensor; None for a tensor that is not ours to load."""
+    @classmethod
+    def our_name(cls, checkpoint_name: str) -> str | None:
+        """Our parameter name of a checkpoint tensor; None for one that is not ours to load, unknown names unchanged."""
+        return cls.tensor_names.ours(checkpoint_name)
 
-    @staticmethod
-    @abstractmethod
-    def checkpoint_name(our_name: str) -> str:
-        """The name under which our parameter is saved."""
+    @classmethod
+    def checkpoint_name(cls, our_name: str) -> str:
+        """The name under which our parameter is saved; transformers reads it too."""
+        return cls.tensor_names.in_file(our_name)
 
     @abstractmethod
     def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:
@@ -118,9 +129,10 @@ class Family(ABC):
         """The hook points inside the encoders, by name."""
         return MappingProxyType({})
 
-    @staticmethod
     @abstractmethod
-    def encode(encoders: nn.ModuleDict, features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "row d_model"]]:
+    def encode(
+        self, encoders: nn.ModuleDict, features: Mapping[str, Tensor]
+    ) -> dict[str, Float[Tensor, "row d_model"]]:
         """Encoder output rows of each modality that the features hold, in prompt order."""
 
     # --- prompts ---

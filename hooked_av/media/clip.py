@@ -341,7 +341,12 @@ def _picture_of(frames: np.ndarray, fps: Number | None) -> Picture:
         raise media_error("fps must be given for a film", "frames per second > 0", f"fps={fps}", "give fps=25")
     source = ArrayFrames(np.array(frames), None if fps is None else float(fps))
     numbers = np.arange(len(frames))
-    return Picture(source, numbers, numbers / (fps or 1.0), 0.0 if fps is None else len(frames) / fps)
+    return Picture(
+        source=source,
+        indices=numbers,
+        seconds=numbers / (fps or 1.0),
+        end_seconds=0.0 if fps is None else len(frames) / fps,
+    )
 
 
 def _sound_of(waveform: np.ndarray, sampling_rate_hz: int | None) -> Float32[np.ndarray, " sample"]:

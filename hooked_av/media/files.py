@@ -158,9 +158,15 @@ def _picture_in(
     end_seconds = max(packets.end_tick * _tick_seconds(stream) - zero_seconds, seconds[-1] + EDGE_SECONDS)
     height, width, _ = upright_rgb(first).shape
     source = FileFrames(
-        path, stream.index, ticks, np.unique(np.array(packets.keyframe_ticks, np.int64)), fps, height, width
+        path=path,
+        stream_index=stream.index,
+        presentation_ticks=ticks,
+        keyframe_ticks=np.unique(np.array(packets.keyframe_ticks, np.int64)),
+        fps=fps,
+        height=height,
+        width=width,
     )
-    return Picture(source, np.arange(len(ticks)), seconds, end_seconds)
+    return Picture(source=source, indices=np.arange(len(ticks)), seconds=seconds, end_seconds=end_seconds)
 
 
 def _track_in(
@@ -169,7 +175,14 @@ def _track_in(
     first_seconds, end_seconds = first.time or 0.0, packets.end_tick * _tick_seconds(stream)
     exact = "mov" in container.format.name
     start_seconds = first_seconds - zero_seconds
-    return SoundTrack(stream.index, first.sample_rate, first_seconds, start_seconds, end_seconds - zero_seconds, exact)
+    return SoundTrack(
+        stream_index=stream.index,
+        rate_hz=first.sample_rate,
+        first_seconds=first_seconds,
+        start_seconds=start_seconds,
+        end_seconds=end_seconds - zero_seconds,
+        seeks_exactly=exact,
+    )
 
 
 def _tick_seconds(stream: Stream) -> float:

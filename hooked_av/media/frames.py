@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
 from hooked_av.errors import InputsError
@@ -271,6 +272,15 @@ def resize_in_float(
     Bit-equal to `torchvision.transforms.functional.resize` (version 1) on the CPU.
     """
     return _resize(frames, height, width, torch.float32)
+
+
+def resize_picture(
+    picture: UInt8[Tensor, "1 3 old_height old_width"], height: int, width: int
+) -> UInt8[Tensor, "1 3 {height} {width}"]:
+    """A picture through Pillow (videos go through torch): so do qwen-omni-utils and qwen-vl-utils."""
+    image = Image.fromarray(picture[0].permute(1, 2, 0).numpy())
+    resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(resized).permute(2, 0, 1)[None]
 
 
 def patchify(

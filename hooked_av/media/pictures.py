@@ -4,7 +4,7 @@ Axes: frame (in presentation order), index (of the frames asked for), height, wi
 Frames of a file are known by their presentation times and decoded when asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +128,19 @@ class Picture:
                 f"no frame appears between {start:g} s and {stop:g} s", "a frame in [start, stop)", got, next_step
             )
         seconds = np.maximum(self.seconds[inside] - start, 0.0)
-        return Picture(self.source, self.indices[inside], seconds, min(self.end_seconds, stop) - start)
+        return Picture(
+            source=self.source,
+            indices=self.indices[inside],
+            seconds=seconds,
+            end_seconds=min(self.end_seconds, stop) - start,
+        )
 
 
 # ---- Opening and decoding --------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
+def opened(path: Path) -> Generator[InputContainer, None, None]:
     """PyAV's own errors leave here as ours, whether they come from opening, demuxing or decoding."""
     try:
         # An absolute path cannot be taken for a protocol, as "a:b.mp4" would be.

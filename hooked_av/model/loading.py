@@ -6,21 +6,30 @@ Numbers are never changed: tensors are adopted or read as they are stored.
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    WhisperFeatureExtractor,
+)
 
+from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
+from hooked_av.decoder.decoder import HookedDecoder
 from hooked_av.errors import CheckpointError, HookedAVWarning
 from hooked_av.families.checkpoint import (
     INDEX,
     SINGLE,
+    HoldsParameters,
     load_weights,
     read_json,
     resolve_folder,
@@ -38,14 +47,34 @@ from hooked_av.generation.defaults import GenerationDefaults
 logger = logging.getLogger(__name__)
 
 HEAD = "decoder.unembed.weight"
-FAMILIES: dict[str, type[Family]] = {**dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily), "qwen2_5_vl": QwenVLFamily}
+FAMILY_OF_TYPE: dict[str, type[Family]] = {
+    **dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily),
+    "qwen2_5_vl": QwenVLFamily,
+}
 GENERATION_CONFIG = "generation_config.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 SALMONN_IDS = "tsinghua-ee/video-SALMONN2_plus_3B_full, ..._7B_full or ..._72B_full"
 
 
-def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> Any:
-    """`cls` from a checkpoint folder or hub id."""
+@runtime_checkable
+class Loadable(HoldsParameters, Protocol):
+    """What is made here, as far as this module sees it: the hooked model, which imports this module."""
+
+    decoder: HookedDecoder
+    encoders: nn.ModuleDict
+    family: Family
+    generation_defaults: GenerationDefaults
+
+    def setup(self) -> None: ...
+    def eval(self) -> Any: ...
+
+
+M = TypeVar("M", bound=Loadable)
+Make = Callable[[DecoderConfig, Family, nn.ModuleDict, Backend], M]  # the model's class
+
+
+def load(make: Make[M], folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> M:
+    """A model from a checkpoint folder or hub id."""
     folder = resolve_folder(folder_or_hub_id)
     _refuse_adapter(folder)
     raw = read_json(folder, "config.json")
@@ -55,7 +84,7 @@ def load(cls: Any, folder_or_hub_id: str | Path, device: torch.device | str, dty
     tied = _is_tied(folder, family)
     with torch.device("meta"):
         decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
-        model = cls(decoder_config, family, family.make_encoders())
+        model = make(decoder_config, family, family.make_encoders(), "sdpa")
     load_weights(model, folder, kind.our_name, device, dtype)
     if tied:
         model.decoder.unembed.weight = model.decoder.embed.weight
@@ -81,8 +110,13 @@ def _is_tied(folder: Path, family: Family) -> bool:
     return tied
 
 
-def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> Any:
-    """`cls` around the tensors of a loaded transformers model."""
+def adopt(
+    make: Make[M],
+    hf_model: Any,  # what is no model of ours is refused in our own words
+    tokenizer: PreTrainedTokenizerFast | None,
+    feature_extractor: WhisperFeatureExtractor | None,
+) -> M:
+    """A model around the tensors of a loaded transformers model."""
     name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
     hf_model = getattr(hf_model, "thinker", hf_model)
     kind = _adopted_family(hf_model)
@@ -91,7 +125,7 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
     with torch.device("meta"):
         # the encoders are transformers' own objects and come as they are
-        model = cls(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
+        model = make(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
     model.encoders.update({name: _submodule(hf_model, name) for name in kind.encoder_names})
@@ -103,14 +137,16 @@ def adopt(cls: Any, hf_model: Any, tokenizer: Any, feature_extractor: Any) -> An
     return model
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: Loadable, folder: Path) -> None:
     """Write config, safetensors, tokenizer and preprocessor, under the names that transformers reads.
 
     Files are written beside the folder and moved in when they are complete: a model read from this folder may still
     use the old files (their tensors are mapped, not copied), and a write that breaks off leaves the folder as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()}
+    state: dict[str, torch.Tensor] = {
+        model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()
+    }
     generation = model.generation_defaults.to_dict()
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
         save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
@@ -145,17 +181,17 @@ def _family_of(raw: Mapping[str, Any], where: str) -> type[Family]:
             got=where,
             next_step=f"load {SALMONN_IDS}",
         )
-    if model_type not in FAMILIES:
+    if model_type not in FAMILY_OF_TYPE:
         raise CheckpointError(
             f"no model family for {where}",
-            expected=f"model_type {', '.join(FAMILIES)}",
+            expected=f"model_type {', '.join(FAMILY_OF_TYPE)}",
             got=f"model_type {model_type}",
             next_step="load Qwen/Qwen2.5-Omni-3B, Qwen/Qwen2.5-Omni-7B, a video-SALMONN 2+ "
             "(tsinghua-ee/video-SALMONN2_plus_3B_full), or a folder that save_pretrained wrote",
         )
     # video-SALMONN 2+ has the model_type of Qwen2.5-VL: only the class that its config names tells them apart
     is_salmonn = SalmonnFamily.architecture in classes or (not classes and "audio_config" in raw)
-    return SalmonnFamily if is_salmonn and model_type == "qwen2_5_vl" else FAMILIES[model_type]
+    return SalmonnFamily if is_salmonn and model_type == "qwen2_5_vl" else FAMILY_OF_TYPE[model_type]
 
 
 def _adopted_family(hf_model: Any) -> type[Family]:
@@ -188,7 +224,9 @@ def _adapter(where: str, got: str) -> CheckpointError:
     )
 
 
-def _processors(folder: Path, kind: type[Family], hf_config: Any) -> tuple[Any, Any]:
+def _processors(
+    folder: Path, kind: type[Family], hf_config: PreTrainedConfig
+) -> tuple[PreTrainedTokenizerFast | None, WhisperFeatureExtractor | None]:
     """Tokenizer and mel extractor of a folder; None for one whose files are not there (said, not guessed)."""
     tokenizer = None
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -204,7 +242,7 @@ def _processors(folder: Path, kind: type[Family], hf_config: Any) -> tuple[Any, 
     return tokenizer, extractor
 
 
-def _backend(hf_model: Any) -> Backend:
+def _backend(hf_model: PreTrainedModel) -> Backend:
     chosen = getattr(hf_model.config, "_attn_implementation", None) or "sdpa"
     if chosen not in ("sdpa", "eager"):
         logger.info("attention %s of the transformers model runs as sdpa here", chosen)
@@ -223,13 +261,13 @@ def _rebuild_buffers(encoder: nn.Module, device: torch.device) -> None:
                 module.register_buffer(name, module.get_buffer(name).to(device), persistent=False)
 
 
-def _submodule(hf_model: Any, leaf: str) -> Any:
+def _submodule(hf_model: nn.Module, leaf: str) -> Any:
     """A part of the thinker: transformers moved them one level down in 5.21."""
     places = (f"model.language_model.{leaf}", f"model.{leaf}", leaf)
     return hf_model.get_submodule(next(place for place in places if place in dict(hf_model.named_modules())))
 
 
-def _check_rotary(table: torch.Tensor, model: Any) -> None:
+def _check_rotary(table: torch.Tensor, model: Loadable) -> None:
     if not table.is_meta and not torch.equal(table.float().cpu(), model.decoder.rotary.frequencies):
         warnings.warn(
             "the transformers model's rotary table was rounded (.to(bfloat16) does that); ours is exact, so logits "

@@ -1,21 +1,22 @@
 """Text to tokens and back, under TransformerLens's names."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hooked_av.decoder.decoder import HookedDecoder
 from hooked_av.errors import InputsError
+from hooked_av.families.family import Family
 from hooked_av.prompt.inputs import AVInputs
 
 
 class TextTokens:
     """`to_tokens`, `to_string`, `to_str_tokens`, `to_single_token` of a model that has a tokenizer."""
 
-    family: Any
-    decoder: Any
+    family: Family
+    decoder: HookedDecoder
 
     def to_tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
         """Token ids of plain text (no chat template, nothing prepended). Several texts need equal lengths.
@@ -37,8 +38,10 @@ class TextTokens:
 
     def to_string(self, tokens: Tensor | Sequence[int] | int) -> str:
         """The text of token ids."""
-        ids = tokens.flatten().tolist() if isinstance(tokens, Tensor) else tokens
-        return self.family.tokenizer.decode(ids)
+        if isinstance(tokens, int):
+            tokens = [tokens]
+        ids = tokens.flatten().tolist() if isinstance(tokens, Tensor) else list(tokens)
+        return str(self.family.tokenizer.decode(ids))
 
     def to_str_tokens(self, text: str | AVInputs | Tensor) -> list[str]:
         """Each token of one prompt as text."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from hooked_av.errors import InputsError
 from hooked_av.figures import draw
 from hooked_av.media.clip import Clip
-from hooked_av.prompt.spans import GENERATED, Places, Span, Spans
+from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
@@ -42,10 +42,12 @@ class AVInputs:
     position_ids: Int64[Tensor, "axis=3 batch pos"]
     attention_mask: Bool[Tensor, "batch pos"]
     row_spans: tuple[Spans, ...]
-    features: Mapping[str, Tensor] = field(default_factory=dict)  # the encoders' inputs, under the family's own names
-    settings: Mapping[str, Any] = field(default_factory=dict)  # how it was made: position mode, sampling, budget
+    features: Mapping[str, Tensor] = field(
+        default_factory=dict[str, Tensor]
+    )  # encoders' inputs, under the family's names
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])  # how it was made: position mode, sampling
     clips: tuple[tuple[Clip, ...], ...] = ()  # the media of each row, for pictures of the prompt
-    token_texts: Mapping[int, str] = field(default_factory=dict)  # text of each token id, if a tokenizer was there
+    token_texts: Mapping[int, str] = field(default_factory=dict[int, str])  # text of each id, if a tokenizer was there
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -66,8 +68,12 @@ class AVInputs:
             )
         batch, n_pos = tokens.shape
         spans = Spans(n_pos, {"text": range(n_pos), "last": [n_pos - 1]})
-        positions = torch.arange(n_pos, device=tokens.device).expand(3, batch, n_pos)
-        return cls(tokens, positions, torch.ones_like(tokens, dtype=torch.bool), (spans,) * batch)
+        return cls(
+            input_ids=tokens,
+            position_ids=torch.arange(n_pos, device=tokens.device).expand(3, batch, n_pos),
+            attention_mask=torch.ones_like(tokens, dtype=torch.bool),
+            row_spans=(spans,) * batch,
+        )
 
     @property
     def batch(self) -> int:
@@ -135,7 +141,7 @@ class AVInputs:
             )
         return self.row_spans[0]
 
-    def with_span(self, name: str, positions: str | Span | Places) -> "AVInputs":
+    def with_span(self, name: str, positions: str | Span | PositionSet) -> "AVInputs":
         """The same inputs with your own span: a list of positions, a `Span`, or algebra such as `"av - boundary"`.
 
         >>> AVInputs.from_tokens(torch.tensor([[5, 6, 7]])).with_span("mine", [0, 2]).spans["mine"]
@@ -238,14 +244,14 @@ def stack_inputs(prompts: Sequence[AVInputs], pad_token_id: int) -> AVInputs:
     n_pos = max(prompt.n_pos for prompt in prompts)
     padded = [_padded(prompt, n_pos, pad_token_id) for prompt in prompts]
     return AVInputs(
-        torch.cat([row.input_ids for row in padded]),
-        torch.cat([row.position_ids for row in padded], dim=1),
-        torch.cat([row.attention_mask for row in padded]),
-        tuple(spans for row in padded for spans in row.row_spans),
-        merge_features([row.features for row in padded]),
-        _shared_settings(padded),
-        tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
-        {token: text for row in padded for token, text in row.token_texts.items()},
+        input_ids=torch.cat([row.input_ids for row in padded]),
+        position_ids=torch.cat([row.position_ids for row in padded], dim=1),
+        attention_mask=torch.cat([row.attention_mask for row in padded]),
+        row_spans=tuple(spans for row in padded for spans in row.row_spans),
+        features=merge_features([row.features for row in padded]),
+        settings=_shared_settings(padded),
+        clips=tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
+        token_texts={token: text for row in padded for token, text in row.token_texts.items()},
     )
 
 

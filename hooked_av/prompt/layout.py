@@ -24,7 +24,9 @@ class Placed:
     @property
     def n_bounds(self) -> int:
         """Begin (and as many end) tokens of the piece."""
-        return {TextRun: 0, AVPiece: 2}.get(type(self.piece), 1)
+        if isinstance(self.piece, TextRun):
+            return 0
+        return 2 if isinstance(self.piece, AVPiece) else 1
 
     @property
     def body(self) -> np.ndarray:
@@ -66,7 +68,7 @@ class ItemTimes:
 
 @dataclass
 class _Collected:
-    spans: dict[str, list[int]] = field(default_factory=dict)
+    spans: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
 
     def add(self, name: str, positions: np.ndarray) -> None:
         if len(positions):

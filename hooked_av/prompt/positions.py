@@ -171,7 +171,8 @@ def _group_times(groups: int, seconds_per_group: float | None, clock: OmniClock)
 
 def _runs(times: np.ndarray, chunk: int) -> list[tuple[int, int]]:
     """Cut a rising list wherever it reaches the next multiple of `chunk`: at most one cut an element."""
-    runs, start, border = [], 0, chunk
+    runs: list[tuple[int, int]] = []
+    start, border = 0, chunk
     for index, time in enumerate(times.tolist()):
         if time >= border:
             runs.append((start, index))

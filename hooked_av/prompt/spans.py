@@ -15,11 +15,11 @@ from jaxtyping import Float64, Int64
 
 from hooked_av.errors import SpanError, nearest
 
-Places = Iterable[int] | np.ndarray  # positions, in any order
+PositionSet = Iterable[int] | np.ndarray  # positions, in any order
 
 GENERATED = "generated"  # the span of the tokens that the model itself wrote
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_TERM = re.compile(rf"\s*([|&-]?)\s*({NAME.pattern})\s*")
+SPAN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_TERM = re.compile(rf"\s*([|&-]?)\s*({SPAN_NAME.pattern})\s*")
 
 
 class Span:
@@ -34,7 +34,7 @@ class Span:
 
     __slots__ = ("name", "positions")
 
-    def __init__(self, name: str, positions: Places) -> None:
+    def __init__(self, name: str, positions: PositionSet) -> None:
         self.name = name
         self.positions: Int64[np.ndarray, " span"] = np.unique(_whole_numbers(name, positions))
         self.positions.flags.writeable = False
@@ -107,7 +107,7 @@ class TokenPlaces:
         return places
 
 
-def _whole_numbers(name: str, positions: Places) -> Int64[np.ndarray, " position"]:
+def _whole_numbers(name: str, positions: PositionSet) -> Int64[np.ndarray, " position"]:
     """Positions as integers; a mask or fractions would be read as something else, so they are refused."""
     given = np.asarray(positions if isinstance(positions, np.ndarray) else list(positions))
     if given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
@@ -135,7 +135,7 @@ class Spans(Mapping[str, Span]):
     [4, 5, 8, 9]
     """
 
-    def __init__(self, n_pos: int, positions: Mapping[str, Places], places: TokenPlaces | None = None) -> None:
+    def __init__(self, n_pos: int, positions: Mapping[str, PositionSet], places: TokenPlaces | None = None) -> None:
         self.n_pos = n_pos
         self.places = places if places is not None else TokenPlaces.nowhere(n_pos)
         if len(self.places.items) != n_pos:
@@ -147,10 +147,10 @@ class Spans(Mapping[str, Span]):
             )
         self._spans = {name: self._checked(name, where) for name, where in positions.items()}
 
-    def _checked(self, name: str, positions: Places) -> Span:
-        if not NAME.fullmatch(name):
+    def _checked(self, name: str, positions: PositionSet) -> Span:
+        if not SPAN_NAME.fullmatch(name):
             raise SpanError(
-                "a span needs a plain name", expected=NAME.pattern, got=repr(name), next_step="rename the span"
+                "a span needs a plain name", expected=SPAN_NAME.pattern, got=repr(name), next_step="rename the span"
             )
         return self._within(Span(name, positions))
 
@@ -195,7 +195,7 @@ class Spans(Mapping[str, Span]):
         lines = "\n".join(f"  {span!r}" for span in self._spans.values())
         return f"Spans of {self.n_pos} positions:\n{lines}"
 
-    def resolve(self, selector: "str | Span | Places") -> Span:
+    def resolve(self, selector: "str | Span | PositionSet") -> Span:
         """The span that a selector means: a name, algebra such as `"av - boundary"`, a `Span`, or positions.
 
         >>> Spans(9, {"user": range(2, 8), "video": [3, 4]}).resolve("user - video").positions.tolist()
@@ -218,7 +218,7 @@ class Spans(Mapping[str, Span]):
             span = _ALGEBRA[term.group(1)](span, self[term.group(2)])
         return self._within(span)
 
-    def with_span(self, name: str, positions: "str | Span | Places") -> "Spans":
+    def with_span(self, name: str, positions: "str | Span | PositionSet") -> "Spans":
         """These spans and one more (or one replaced).
 
         >>> list(Spans(4, {"text": [0, 1]}).with_span("mine", [3]))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import Clip
@@ -25,32 +26,32 @@ OPTION_INSTRUCTION = "Answer with the option's letter."
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """A stretch of prompt text and the spans that it belongs to."""
 
     text: str
     labels: tuple[str, ...]
 
 
-def question_parts(question: str, options: Sequence[str], instruction: str | None) -> list[Part]:
+def question_parts(question: str, options: Sequence[str], instruction: str | None) -> list[TextPart]:
     """The question, its lettered options and the instruction, one to a line.
 
     >>> [part.text for part in question_parts("Which digit?", ["three", "eight"], None)][:4]
     ['Which digit?', '\\n', 'A. three', '\\n']
     """
-    parts = [Part(_own_words(question, "question"), ("question",))]
+    parts = [TextPart(_own_words(question, "question"), ("question",))]
     for letter, option in zip(ascii_lowercase, options, strict=False):
         text = f"{letter.upper()}. {_own_words(option, 'option')}"
-        parts += [Part("\n", ()), Part(text, ("options", f"option_{letter}"))]
+        parts += [TextPart("\n", ()), TextPart(text, ("options", f"option_{letter}"))]
     if instruction is None and options:
         instruction = OPTION_INSTRUCTION
     if instruction:
-        parts += [Part("\n", ()), Part(_own_words(instruction, "instruction"), ("instruction",))]
+        parts += [TextPart("\n", ()), TextPart(_own_words(instruction, "instruction"), ("instruction",))]
     return parts
 
 
 def _own_words(text: str, what: str) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance] - users' text
         raise InputsError(
             f"an empty {what}", expected=f"{what} text", got=repr(text), next_step=f"say what the {what} is"
         )
@@ -62,7 +63,7 @@ def media_list(media: Any) -> list[Clip | str]:
 
     Errors: `InputsError` for anything else; a path is not opened on the quiet, and never read as text.
     """
-    items = [] if media is None else list(media) if isinstance(media, (list, tuple)) else [media]
+    items: list[Any] = [] if media is None else [*media] if isinstance(media, (list, tuple)) else [media]
     texts = [item for item in items if isinstance(item, str)]
     paths = [text for text in texts if Path(text).suffix.lower() in _MEDIA_SUFFIXES]
     others = [item for item in items if not isinstance(item, (Clip, str))]
@@ -100,7 +101,7 @@ def refuse_unknown(arguments: Mapping[str, Any], known: str) -> None:
         )
 
 
-def refuse_special_tokens(texts: Sequence[str], tokenizer: Any) -> None:
+def refuse_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> None:
     """Refuse user text that would be read as template or media tokens."""
     for text in texts:
         found = [token for token in tokenizer.all_special_tokens if token in text]
@@ -114,14 +115,17 @@ def refuse_special_tokens(texts: Sequence[str], tokenizer: Any) -> None:
             )
 
 
-def tokenize(parts: Sequence[Part], tokenizer: Any) -> tuple[Int64[Tensor, " pos"], dict[str, list[int]]]:
+def tokenize(
+    parts: Sequence[TextPart], tokenizer: PreTrainedTokenizerFast
+) -> tuple[Int64[Tensor, " pos"], dict[str, list[int]]]:
     """Token ids of the joined text, and the positions of every label.
 
     A label whose text holds no first character of any token gets no positions.
     """
     encoded = tokenizer("".join(part.text for part in parts), add_special_tokens=False, return_offsets_mapping=True)
     labels: dict[str, list[int]] = {}
-    stops, stop = [], 0
+    stops: list[int] = []
+    stop = 0
     for part in parts:
         stop += len(part.text)
         stops.append(stop)
@@ -134,6 +138,6 @@ def tokenize(parts: Sequence[Part], tokenizer: Any) -> tuple[Int64[Tensor, " pos
     return torch.tensor(encoded["input_ids"]), labels
 
 
-def token_texts(ids: Int64[Tensor, " pos"], tokenizer: Any) -> dict[int, str]:
+def token_texts(ids: Int64[Tensor, " pos"], tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
     """The text of every token id of a prompt; a token that is part of a character has a replacement mark in it."""
-    return {token: tokenizer.decode([token]) for token in ids.unique().tolist()}
+    return {token: str(tokenizer.decode([token])) for token in ids.unique().tolist()}

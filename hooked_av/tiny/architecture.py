@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from hooked_av.families.omni.prepare import DEFAULT_SYSTEM
+from hooked_av.families.chat import DEFAULT_SYSTEM
 from hooked_av.model.random import TOKENIZER_FOLDER, mel_extractor
 from hooked_av.model.transformer import HookedAVTransformer
 from hooked_av.prompt.text import OPTION_INSTRUCTION, question_parts

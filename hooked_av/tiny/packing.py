@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from hooked_av.decoder.attention import Attend, Keys, Queries
 from hooked_av.decoder.decoder import ALL_LAYERS
-from hooked_av.families.omni.prepare import prompt_parts
+from hooked_av.families.chat import prompt_parts
 from hooked_av.prompt.inputs import PAD_POSITION_ID
 from hooked_av.prompt.text import question_parts
 from hooked_av.tiny.drills import Drill

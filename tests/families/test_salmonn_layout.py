@@ -11,17 +11,17 @@ from support.salmonn_parts import CASES, TENSORS, TOKENS, case_tensors
 from transformers import Qwen2_5_VLConfig
 
 from hooked_av.errors import InputsError
+from hooked_av.families.blocks import nominal_times
 from hooked_av.families.salmonn import layout as salmonn_layout
 from hooked_av.families.salmonn.audio import SoundWindows, holds_sound, sound_blocks
 from hooked_av.families.salmonn.layout import (
-    SalmonnSupply,
+    SalmonnReader,
     SalmonnTokens,
     audio_padding,
     audio_tokens_after_groups,
-    nominal_times,
-    place_pieces,
     salmonn_interleave,
     salmonn_positions,
+    salmonn_supply,
 )
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.layout import build_spans
@@ -34,8 +34,8 @@ CLIP = AVPiece(VisionPiece((6, 2, 4), 0.2), AudioPiece(60))
 
 def placed_case(case):
     tensors = case_tensors(case)
-    supply = SalmonnSupply(tensors, TOKENS.merge)
-    placed = place_pieces(tensors["input_ids"][0], supply, TOKENS)
+    supply = salmonn_supply(tensors, TOKENS.merge)
+    placed = SalmonnReader(supply, TOKENS).place(tensors["input_ids"][0])
     supply.check_empty()
     return placed
 
@@ -89,8 +89,8 @@ def test_a_layout_is_read_back_from_its_ids(layout):
         "second_per_grid": torch.tensor([layout["second_per_grid"]]),
         "audio_feature": torch.zeros(layout["n_audio"] // 60, 128, 1),
     }
-    supply = SalmonnSupply(features, merge=2)
-    placed = place_pieces(layout_ids(layout, RELEASED), supply, RELEASED)
+    supply = salmonn_supply(features, merge=2)
+    placed = SalmonnReader(supply, RELEASED).place(layout_ids(layout, RELEASED))
     supply.check_empty()
     assert salmonn_positions([part.piece for part in placed], "train").tolist() == layout["positions_thw"]
 
@@ -293,7 +293,9 @@ def test_blocks_have_one_begin_and_one_end():
 def test_spans_and_times_of_a_clip():
     placed = PLACED["av_train"]
     padding = audio_padding(placed, [16_000 * 3], TOKENS.windows)
-    spans = build_spans(placed, 118, [nominal_times(placed[1], TOKENS.windows)], {"audio_padding": padding})
+    spans = build_spans(
+        placed, 118, [nominal_times(placed[1], TOKENS.seconds_per_audio_token)], {"audio_padding": padding}
+    )
     assert len(spans["audio"]) == 60
     assert len(spans["video"]) == 48
     assert spans["boundary"].positions.tolist() == [3, 112]
@@ -324,7 +326,7 @@ def test_a_length_that_does_not_match_the_tokens_raises():
 
 
 def read(ids, **features):
-    placed = place_pieces(torch.tensor(ids), SalmonnSupply(features, TOKENS.merge), TOKENS)
+    placed = SalmonnReader(salmonn_supply(features, TOKENS.merge), TOKENS).place(torch.tensor(ids))
     return salmonn_positions([part.piece for part in placed], "generate")
 
 
@@ -353,8 +355,8 @@ def test_a_prompt_that_does_not_match_its_features_raises(ids, features, reason)
 
 
 def test_left_over_features_raise():
-    supply = SalmonnSupply(VIDEO_FEATURES | ONE_BLOCK, TOKENS.merge)
-    place_pieces(torch.tensor([300, *GROUP, *GROUP, 301]), supply, TOKENS)
+    supply = salmonn_supply(VIDEO_FEATURES | ONE_BLOCK, TOKENS.merge)
+    SalmonnReader(supply, TOKENS).place(torch.tensor([300, *GROUP, *GROUP, 301]))
     with pytest.raises(InputsError, match=r"left over: {'audio': 1}"):
         supply.check_empty()
 

@@ -18,7 +18,7 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
-from hooked_av.prompt.spans import Places, Span
+from hooked_av.prompt.spans import PositionSet, Span
 
 _READ = ("top_ids", "top_logits", "top_probabilities", "token_probabilities", "token_ranks")
 _CHUNK_LOGITS = 2**24  # vocabulary rows x positions unembedded at one time: 64 MiB in float32
@@ -78,7 +78,7 @@ class LogitLens(Result):
 def logit_lens(
     model: Any,
     inputs: Any,
-    at: str | Span | Places = "last",
+    at: str | Span | PositionSet = "last",
     *,
     top_k: int = 5,
     tokens: str | Sequence[str] = (),
@@ -110,7 +110,13 @@ def logit_lens(
 
 
 def lens_fields(
-    model: Any, inputs: AVInputs, at: str | Span | Places, *, top_k: int, tokens: str | Sequence[str], convention: str
+    model: Any,
+    inputs: AVInputs,
+    at: str | Span | PositionSet,
+    *,
+    top_k: int,
+    tokens: str | Sequence[str],
+    convention: str,
 ) -> dict[str, Any]:
     """Everything that a `LogitLens` holds."""
     rule = LensConvention.parse(convention)

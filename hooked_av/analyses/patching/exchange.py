@@ -23,7 +23,7 @@ from hooked_av.errors import InterventionError
 from hooked_av.hooks.cache import AVCache
 from hooked_av.interventions.specs import Patch, patch
 from hooked_av.prompt.inputs import AVInputs
-from hooked_av.prompt.spans import Places, Spans
+from hooked_av.prompt.spans import PositionSet, Spans
 
 ROWS = "_patched"  # the span of all rows that are patched
 _LOGITS_AT_ONCE = 2**25  # numbers
@@ -42,7 +42,7 @@ class Exchange:
         model: Any,
         clean: AVInputs,
         corrupt: AVInputs,
-        places: Mapping[str, Places],
+        places: Mapping[str, PositionSet],
         points: Sequence[str],
         *,
         metric: str = "logit_difference",

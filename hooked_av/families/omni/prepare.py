@@ -5,17 +5,17 @@ template's text. Budgets may be set smaller, and are recorded.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.families.chat import PreparedClip
 from hooked_av.families.omni.layout import SECONDS_PER_AUDIO_TOKEN, OmniTokens, audio_tokens
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.media.frames import (
@@ -26,14 +26,13 @@ from hooked_av.media.frames import (
     VIDEO_BUDGET,
     patchify,
     resize_in_float,
+    resize_picture,
     sample_indices,
 )
 from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.prompt.layout import ItemTimes
 from hooked_av.prompt.positions import AudioPiece, AVPiece, VisionPiece, omni_interleave
-from hooked_av.prompt.text import Part
 
-DEFAULT_SYSTEM = "You are a helpful assistant."  # what the released chat template puts in when there is none
 RELEASED = ResolvedSampling(fps=SAMPLED_FPS, min_frames=MIN_FRAMES, max_frames=MAX_FRAMES)  # what qwen-omni-utils does
 MAX_SOUND_SECONDS = 300
 HOP_SAMPLES = 160  # 10 ms, one mel frame
@@ -41,16 +40,7 @@ _DRIFT = 1.25  # how far the true and the told rate of frames may differ without
 _EDGE_HOPS = 4  # zeros after the sound, so that its last frames see the padding that the released processor gives
 
 
-@dataclass(frozen=True)
-class MediaItem:
-    """One clip as the model will see it: features, prompt text, and when its tokens happen."""
-
-    features: dict[str, Tensor]
-    text: str
-    times: ItemTimes
-
-
-def released_sampling(preprocessor: Any) -> ResolvedSampling:
+def released_sampling(preprocessor: WhisperFeatureExtractor | None) -> ResolvedSampling:
     """What a checkpoint's preprocessor_config.json says of `fps`, `min_frames`, `max_frames`, `max_pixels`.
 
     The released checkpoints name only a `max_pixels`, that of a later step, larger than the budget of `RELEASED`: it
@@ -62,60 +52,51 @@ def released_sampling(preprocessor: Any) -> ResolvedSampling:
     return replace(RELEASED, **{name: value for name, value in said.items() if value is not None})
 
 
-def media_item(clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens, tokenizer: Any, extractor: Any) -> MediaItem:
-    """Features and placeholder text of one clip."""
+def prepared_clip(
+    clip: Clip,
+    sampling: ResolvedSampling,
+    tokens: OmniTokens,
+    tokenizer: PreTrainedTokenizerFast,
+    extractor: Callable[[], WhisperFeatureExtractor],
+) -> PreparedClip:
+    """Features and placeholder text of one clip. `extractor` is asked for only if it can be heard."""
     if clip.kind == "image":
         return _image(clip, sampling, tokens, tokenizer)
     if clip.kind == "audio":
-        features, piece = _sound(clip, extractor)
-        text = _wrap(tokenizer, "audio", tokenizer.audio_token * piece.n_tokens)
-        return MediaItem(features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN))
+        features, piece = _sound(clip, extractor())
+        text = _wrap(tokenizer, "audio", _text_of(tokenizer, "audio") * piece.n_tokens)
+        return PreparedClip(features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN))
     pixels, video, edges = _video(clip, sampling, tokens)
     if clip.kind == "video":
-        text = _wrap(tokenizer, "vision", tokenizer.video_token * video.n_tokens)
-        return MediaItem(pixels, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN, edges))
-    features, audio = _sound(clip, extractor)
+        text = _wrap(tokenizer, "vision", _text_of(tokenizer, "video") * video.n_tokens)
+        return PreparedClip(pixels, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN, edges))
+    features, audio = _sound(clip, extractor())
     flags = omni_interleave(AVPiece(video, audio), tokens.clock).tolist()
-    body = "".join(tokenizer.video_token if is_video else tokenizer.audio_token for is_video in flags)
+    texts = {is_video: _text_of(tokenizer, "video" if is_video else "audio") for is_video in (True, False)}
+    body = "".join(texts[is_video] for is_video in flags)
     text = _wrap(tokenizer, "vision", _wrap(tokenizer, "audio", body))
-    return MediaItem(pixels | features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN, edges))
+    return PreparedClip(pixels | features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN, edges))
 
 
-def prompt_parts(
-    system: str | None, media: Sequence[MediaItem | str], question: Sequence[Part], answer_prefix: str
-) -> list[Part]:
-    """The chat template's text with its parts named."""
-    parts = [
-        Part(f"<|im_start|>system\n{DEFAULT_SYSTEM if system is None else system}<|im_end|>\n", ("system",)),
-        Part("<|im_start|>user\n", ("user",)),
-    ]
-    parts += [Part(item if isinstance(item, str) else item.text, ("user",)) for item in media]
-    parts += [Part(part.text, ("user", *part.labels)) for part in question]
-    parts += [Part("<|im_end|>\n", ("user",)), Part("<|im_start|>assistant\n", ("assistant",))]
-    return [*parts, Part(answer_prefix, ("assistant", "answer_prefix"))] if answer_prefix else parts
+def _wrap(tokenizer: PreTrainedTokenizerFast, kind: str, body: str) -> str:
+    return _text_of(tokenizer, f"{kind}_bos") + body + _text_of(tokenizer, f"{kind}_eos")
 
 
-def _wrap(tokenizer: Any, kind: str, body: str) -> str:
-    return getattr(tokenizer, f"{kind}_bos_token") + body + getattr(tokenizer, f"{kind}_eos_token")
+def _text_of(tokenizer: PreTrainedTokenizerFast, token: str) -> str:
+    """The text of a token that Omni's tokenizer has a name for."""
+    return getattr(tokenizer, f"{token}_token")
 
 
-def _image(clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens, tokenizer: Any) -> MediaItem:
+def _image(
+    clip: Clip, sampling: ResolvedSampling, tokens: OmniTokens, tokenizer: PreTrainedTokenizerFast
+) -> PreparedClip:
     height, width = sampling.budget(IMAGE_BUDGET).fit(n_frames=1, height=clip.height, width=clip.width)
     picture = torch.from_numpy(clip.read_frames([0])).permute(0, 3, 1, 2)
     pixels, grid = patchify(resize_picture(picture, height, width))
     n_tokens = int(grid.prod()) // tokens.merge**2
     features = {"pixel_values": pixels, "image_grid_thw": grid[None]}
-    text = _wrap(tokenizer, "vision", tokenizer.image_token * n_tokens)
-    return MediaItem(features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN))
-
-
-def resize_picture(
-    picture: UInt8[Tensor, "1 3 old_height old_width"], height: int, width: int
-) -> UInt8[Tensor, "1 3 {height} {width}"]:
-    """A picture through Pillow (videos go through torch): so do qwen-omni-utils and qwen-vl-utils."""
-    image = Image.fromarray(picture[0].permute(1, 2, 0).numpy())
-    resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
-    return torch.from_numpy(resized).permute(2, 0, 1)[None]
+    text = _wrap(tokenizer, "vision", _text_of(tokenizer, "image") * n_tokens)
+    return PreparedClip(features, text, ItemTimes(SECONDS_PER_AUDIO_TOKEN))
 
 
 def _video(
@@ -149,7 +130,7 @@ def _say_if_far_apart(true_seconds: float, told_seconds: float) -> None:
         )
 
 
-def _sound(clip: Clip, extractor: Any) -> tuple[dict[str, Tensor], AudioPiece]:
+def _sound(clip: Clip, extractor: WhisperFeatureExtractor) -> tuple[dict[str, Tensor], AudioPiece]:
     wave = clip.waveform
     seconds = len(wave) / SAMPLING_RATE_HZ
     n_mel = -(-len(wave) // HOP_SAMPLES)

@@ -65,8 +65,13 @@ class SoundWindows:
             round(FRAMES_PER_SOUND_BLOCK * audio_config.get(name, 0.5) / SECONDS_PER_SOUND_BLOCK)
             for name in ("second_per_window", "second_stride")
         )
-        n_queries = (audio_config.get("qformer_config") or {}).get("query_length", 1)
-        return cls(n_frames, stride, audio_config.get("max_source_positions", FRAMES_PER_SOUND_BLOCK), n_queries)
+        qformer_config: Mapping[str, Any] = audio_config.get("qformer_config") or {}
+        return cls(
+            n_frames=n_frames,
+            stride=stride,
+            block_frames=audio_config.get("max_source_positions", FRAMES_PER_SOUND_BLOCK),
+            n_queries=qformer_config.get("query_length", 1),
+        )
 
     @property
     def n_windows(self) -> int:
@@ -203,11 +208,11 @@ class QFormerSizes:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], d_audio: int) -> "QFormerSizes":
         return cls(
-            config.get("hidden_size", 3072),
-            config.get("intermediate_size", 12288),
-            d_audio,
-            config.get("num_attention_heads", 12),
-            config.get("layer_norm_eps", 1e-12),
+            d_query=config.get("hidden_size", 3072),
+            d_mlp=config.get("intermediate_size", 12288),
+            d_audio=d_audio,
+            n_heads=config.get("num_attention_heads", 12),
+            eps=config.get("layer_norm_eps", 1e-12),
         )
 
 

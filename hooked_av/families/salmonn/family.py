@@ -1,78 +1,77 @@
 """video-SALMONN 2+ (3B, 7B, 72B): Qwen2.5-VL with Whisper's encoder and a window Q-Former.
 
 Facts: the published code (github.com/bytedance/video-SALMONN-2, `video_SALMONN2_plus`). What it shares with Qwen2.5-VL
-(names, vision tower, prompt) is in `qwen_vl.py`; here is what sound adds, and the two published ways of counting
+(names, vision tower, prompt) is in `families/qwen_vl`; here is what sound adds, and the two published ways of counting
 positions.
 
 Axes: batch pos; row (encoder output rows); axis (time, height, width); block (30 s of sound).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from transformers import WhisperFeatureExtractor
+from transformers import PreTrainedConfig, WhisperFeatureExtractor
 
-from hooked_av.families.checkpoint import renamed
+from hooked_av.families.blocks import PromptReader
+from hooked_av.families.chat import PreparedClip
 from hooked_av.families.family import EncoderHook
-from hooked_av.families.features import encode_pictures
-from hooked_av.families.qwen_vl.family import FEATURE_GROUPS, IN_MEMORY, RENAMES, QwenVLFamily
-from hooked_av.families.salmonn.audio import IGNORED, SECONDS_PER_SOUND_BLOCK, SalmonnAudio, SoundWindows
-from hooked_av.families.salmonn.layout import SalmonnTokens, check_published, salmonn_positions
-from hooked_av.families.salmonn.prepare import SALMONN
+from hooked_av.families.names import DECODER, VISION_TOWER, TensorNames
+from hooked_av.families.qwen_vl.family import IN_MEMORY, QwenVLFamily
+from hooked_av.families.salmonn.audio import IGNORED, SECONDS_PER_SOUND_BLOCK, SalmonnAudio
+from hooked_av.families.salmonn.layout import (
+    SalmonnReader,
+    SalmonnTokens,
+    check_published,
+    salmonn_positions,
+    salmonn_supply,
+)
+from hooked_av.families.salmonn.prepare import SALMONN, SalmonnWriter
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
+from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.positions import AudioPiece, AVPiece, Piece, VisionPiece
 
-SALMONN_RENAMES = (*RENAMES, ("audio.", "encoders.audio."))
 _HOP_SAMPLES = 160  # 10 ms, one mel frame
 
 
 class SalmonnFamily(QwenVLFamily):
-    """video-SALMONN 2+: video with its sound, video, sound, pictures and text."""
+    """video-SALMONN 2+: video with its sound, video, sound, pictures and text.
+
+    >>> SalmonnFamily.our_name("audio.q_tokens")
+    'encoders.audio.q_tokens'
+    >>> SalmonnFamily.our_name("audio.qformer.bert.embeddings.position_ids") is None
+    True
+    >>> SalmonnFamily.checkpoint_name("encoders.audio.q_tokens")
+    'audio.q_tokens'
+    """
 
     name = "video_salmonn_2_plus"
     architecture = "video_SALMONN2_plus"
     encoder_names = ("audio", "visual")
     hears = True
+    tensor_names = TensorNames(
+        in_files=(*DECODER, *VISION_TOWER, ("audio.", "encoders.audio.")), in_memory=IN_MEMORY, skipped=IGNORED
+    )
     recipe = SALMONN
+    after_media = "\n"
     position_modes = ("generate", "train")
+    feature_groups = (("audio_feature",), *QwenVLFamily.feature_groups)
 
-    def _read_tokens(self) -> SalmonnTokens:
+    @property
+    def tokens(self) -> SalmonnTokens:
         return SalmonnTokens.from_config(self.hf_config)
 
     # --- checkpoint ---
 
-    @staticmethod
-    def our_name(checkpoint_name: str) -> str | None:
-        """Our parameter name of a checkpoint tensor; None for an index buffer that nothing reads.
-
-        >>> SalmonnFamily.our_name("audio.q_tokens")
-        'encoders.audio.q_tokens'
-        >>> SalmonnFamily.our_name("audio.qformer.bert.embeddings.position_ids") is None
-        True
-        """
-        if checkpoint_name in IGNORED:
-            return None
-        return renamed(renamed(checkpoint_name, IN_MEMORY), SALMONN_RENAMES)
-
-    @staticmethod
-    def checkpoint_name(our_name: str) -> str:
-        """The name under which released files keep our parameter.
-
-        >>> SalmonnFamily.checkpoint_name("encoders.audio.q_tokens")
-        'audio.q_tokens'
-        """
-        return renamed(our_name, [(ours, theirs) for theirs, ours in SALMONN_RENAMES])
-
     @classmethod
-    def read_extractor(cls, folder: Path, hf_config: Any) -> Any:
+    def read_extractor(cls, folder: Path, hf_config: PreTrainedConfig) -> WhisperFeatureExtractor:
         """Whisper's extractor with the published settings: the folder's own file is that of the pictures."""
-        n_mel = (getattr(hf_config, "audio_config", None) or {}).get("num_mel_bins", 128)
-        return mel_extractor(n_mel)
+        audio_config: Mapping[str, Any] = getattr(hf_config, "audio_config", None) or {}
+        return mel_extractor(audio_config.get("num_mel_bins", 128))
 
     def write_config(self, folder: Path, *, tied: bool) -> None:
         """The flat config.json that the published class reads."""
@@ -93,28 +92,47 @@ class SalmonnFamily(QwenVLFamily):
 
     @property
     def encoder_hooks(self) -> Mapping[str, EncoderHook]:
-        windows: SoundWindows = self.tokens.windows
-        qformer = self.audio_config.get("qformer_config") or {}
+        windows = self.tokens.windows
+        qformer: Mapping[str, Any] = self.audio_config.get("qformer_config") or {}
         d_audio, d_query = self.audio_config.get("d_model", 1280), qformer.get("hidden_size", 3072)
         return {
             "audio.hook_windows": EncoderHook("audio", windows.n_frames * d_audio, every=windows.n_queries),
             "audio.hook_rows": EncoderHook("audio", d_query),
         }
 
-    @staticmethod
-    def encode(encoders: nn.ModuleDict, features: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "row d_model"]]:
-        rows = encode_pictures(encoders["visual"], features)
+    def encode(
+        self, encoders: nn.ModuleDict, features: Mapping[str, Tensor]
+    ) -> dict[str, Float[Tensor, "row d_model"]]:
+        rows = super().encode(encoders, features)
         if "audio_feature" in features:
             rows["audio"] = encoders["audio"](features["audio_feature"])
         return rows
 
     # --- prompts ---
 
+    def check_media(self, clips: Sequence[Clip]) -> None:
+        check_published([_STAND_IN[clip.kind] for clip in clips])
+
+    def writer(self, clips: Sequence[Clip], sampling: ResolvedSampling) -> Callable[[Clip], PreparedClip]:
+        if not any(clip.has_audio for clip in clips):
+            return super().writer(clips, sampling)
+        return SalmonnWriter(
+            recipe=self.recipe,
+            sampling=sampling,
+            layout=self.patch_layout,
+            tokens=self.tokens,
+            tokenizer=self.tokenizer,
+            extractor=self.feature_extractor,
+        ).write
+
+    def reader(self, features: Mapping[str, Tensor], n_samples: Sequence[int] | None) -> PromptReader:
+        supply = salmonn_supply(features, self.tokens.merge)
+        return SalmonnReader(supply, self.tokens, None if n_samples is None else list(n_samples))
+
     def position_ids(self, pieces: Sequence[Piece], mode: str) -> Int64[Tensor, "axis=3 pos"]:
         return salmonn_positions(pieces, mode)
 
-    def _check_media(self, clips: Sequence[Clip]) -> None:
-        check_published([_STAND_IN[clip.kind] for clip in clips])
+    # --- ready tensors ---
 
     def inputs_from_tensors(
         self,
@@ -126,8 +144,9 @@ class SalmonnFamily(QwenVLFamily):
         **features: Any,
     ) -> AVInputs:
         """`audio_samples`: 16 kHz samples of each sound before padding; then there is a span `audio_padding`."""
-        groups = (("audio_feature",), *FEATURE_GROUPS)
-        return self._from_tensors(input_ids, attention_mask, features, groups, positions, audio_samples)
+        settings = {"positions": self._mode(positions)}
+        given = self._checked_features(features)
+        return self._from_tensors(input_ids, attention_mask, given, self.reader(given, audio_samples), settings)
 
 
 # What a clip will be in the prompt, as far as mixes of media are concerned; sizes come later.

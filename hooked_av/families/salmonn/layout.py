@@ -11,16 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
-from hooked_av.families.blocks import check_block, merged_grid, read_blocks
-from hooked_av.families.omni.layout import Supply
+from hooked_av.families.blocks import Supply, check_block
+from hooked_av.families.qwen_vl.layout import VLPlaced, VLReader, VLTokens, vision_ids, vl_supply
 from hooked_av.families.salmonn.audio import SoundWindows, holds_sound
-from hooked_av.prompt.layout import ItemTimes, Placed
+from hooked_av.prompt.layout import Placed
 from hooked_av.prompt.positions import AudioPiece, AVPiece, Piece, TextRun, VisionPiece
 
 PositionMode = Literal["train", "generate"]
@@ -32,32 +31,20 @@ _SECONDS_PER_GROUP_WHEN_UNTOLD = 1.0
 
 
 @dataclass(frozen=True)
-class SalmonnTokens:
+class SalmonnTokens(VLTokens):
     """Ids of the tokens that mark media, and how sound becomes tokens."""
 
-    audio: int
-    image: int
-    video: int
-    vision_begin: int
-    vision_end: int
-    merge: int = 2
     windows: SoundWindows = SoundWindows()  # noqa: RUF009 - frozen
+
+    @property
+    def seconds_per_audio_token(self) -> float:
+        return self.windows.seconds_per_token
 
     @classmethod
     def from_config(cls, hf_config: Any) -> "SalmonnTokens":
         """From transformers' Qwen2_5_VLConfig of a flat 2+ config.json; the released ids where it names none."""
-        return cls(
-            getattr(hf_config, "audio_token_id", 151665),
-            getattr(hf_config, "image_token_id", 151655),
-            getattr(hf_config, "video_token_id", 151656),
-            getattr(hf_config, "vision_start_token_id", 151652),
-            getattr(hf_config, "vision_end_token_id", 151653),
-            hf_config.vision_config.spatial_merge_size,
-            SoundWindows.from_config(getattr(hf_config, "audio_config", None) or {}),
-        )
-
-    def modality(self, name: str) -> int:
-        return {"audio": self.audio, "image": self.image, "video": self.video}[name]
+        windows = SoundWindows.from_config(getattr(hf_config, "audio_config", None) or {})
+        return cls(audio=getattr(hf_config, "audio_token_id", 151665), windows=windows, **vision_ids(hf_config))
 
 
 # --- interleaving ------------------------------------------------------------------------------------------------
@@ -237,56 +224,65 @@ def _last(ids: Int64[Tensor, "axis=3 token"], time_only: bool = False) -> int:
 # --- reading a prompt --------------------------------------------------------------------------------------------
 
 
+def salmonn_supply(features: Mapping[str, Tensor], merge: int) -> Supply:
+    """The media of a batch; sound in blocks of 30 s."""
+    sounds = [None] * len(features.get("audio_feature", ()))
+    return Supply({"audio": sounds, **vl_supply(features, merge).left})
+
+
 @dataclass(frozen=True)
-class SalmonnPlaced(Placed):
-    """A piece at its place in the prompt: every medium has one begin and one end token, a video with sound too."""
+class SalmonnReader(VLReader):
+    """Reads layouts from ids: Qwen2.5-VL's, and sound, alone or in a video.
 
-    @property
-    def n_bounds(self) -> int:
-        return 0 if isinstance(self.piece, TextRun) else 1
+    n_samples: 16 kHz samples of each sound before padding, in prompt order; they are taken away as prompts are read.
+    None if unknown: then no token is known to be padding.
+    """
 
+    tokens: SalmonnTokens
+    n_samples: list[int] | None = None
 
-class SalmonnSupply(Supply):
-    """The media of a batch, handed out in prompt order; sound in blocks of 30 s."""
+    def media_at(self, row: list[int], at: int) -> Placed | None:
+        tokens = self.tokens
+        ahead = row[at + 1] if at + 1 < len(row) else None
+        if row[at] != tokens.vision_begin or ahead not in (tokens.video, tokens.audio):
+            return super().media_at(row, at)
+        # How many blocks of sound belong here is said by the prompt alone: audio_feature joins those of all sounds.
+        stop = row.index(tokens.vision_end, at) if tokens.vision_end in row[at:] else len(row)
+        n_audio = row[at:stop].count(tokens.audio)
+        if not n_audio:
+            return super().media_at(row, at)
+        if ahead == tokens.audio:
+            part = VLPlaced(self._sound(n_audio, at), at)
+        else:
+            piece = AVPiece(self.supply.take("video", at), self._sound(n_audio, at))
+            part = VLPlaced(piece, at, salmonn_interleave(piece).numpy())
+        return check_block(part, row, tokens, [tokens.vision_end])
 
-    def __init__(self, features: Mapping[str, Tensor], merge: int) -> None:
-        images, videos = features.get("image_grid_thw", ()), features.get("video_grid_thw", ())
-        seconds = features.get("second_per_grid", ())
-        if len(seconds) != len(videos):
-            raise InputsError(
-                "every video needs its seconds a frame group",
-                expected=f"second_per_grid with {len(videos)} values, 2 / fps each",
-                got=f"{len(seconds)} values",
-                next_step="give second_per_grid with video_grid_thw",
-            )
-        self.left: dict[str, list[Any]] = {
-            "audio": [None] * len(features.get("audio_feature", ())),
-            "image": [VisionPiece(merged_grid(grid, merge), None) for grid in images],
-            "video": [VisionPiece(merged_grid(g, merge), float(s)) for g, s in zip(videos, seconds, strict=True)],
-        }
-
-    def sound(self, n_tokens: int, at: int, windows: SoundWindows) -> AudioPiece:
+    def _sound(self, n_tokens: int, at: int) -> AudioPiece:
         """The sound of a block of the prompt that holds `n_tokens` audio tokens."""
-        n_blocks, rest = divmod(n_tokens, windows.n_tokens)
+        n_blocks, rest = divmod(n_tokens, self.tokens.windows.n_tokens)
         if rest:
             raise InputsError(
                 f"the audio tokens of the block at position {at} are no whole number of 30 s blocks",
-                expected=f"a multiple of {windows.n_tokens}, silence included",
+                expected=f"a multiple of {self.tokens.windows.n_tokens}, silence included",
                 got=n_tokens,
                 next_step="put all tokens of every block of audio_feature into the prompt",
             )
         for _ in range(n_blocks):
-            self.take("audio", at)
+            self.supply.take("audio", at)
         return AudioPiece(n_tokens)
 
+    def labels(self, placed: Sequence[Placed]) -> dict[str, list[int]]:
+        """The span `audio_padding`: tokens of sound that hold none of it."""
+        if self.n_samples is None:
+            return {}
+        padding = audio_padding(placed, _taken(self.n_samples, placed), self.tokens.windows)
+        return {"audio_padding": padding} if padding else {}
 
-def place_pieces(ids: Int64[Tensor, " pos"], supply: SalmonnSupply, tokens: SalmonnTokens) -> list[Placed]:
-    """Read a prompt's layout from its ids, and check it against the features, token by token.
-
-    Errors: `InputsError` where a block does not match its features.
-    """
-    row = ids.tolist()
-    return read_blocks(row, lambda at: _media_at(row, at, supply, tokens), tokens, SalmonnPlaced)
+    def check_empty(self) -> None:
+        super().check_empty()
+        if self.n_samples:
+            raise _wrong_lengths(f"{len(self.n_samples)} more")
 
 
 def audio_padding(placed: Sequence[Placed], n_samples: Sequence[int | None], windows: SoundWindows) -> list[int]:
@@ -308,29 +304,20 @@ def audio_padding(placed: Sequence[Placed], n_samples: Sequence[int | None], win
     return padding
 
 
-def nominal_times(part: Placed, windows: SoundWindows) -> ItemTimes:
-    """Times as the model counts them: half a second an audio token, `second_per_grid` a frame group."""
-    vision = part.vision
-    if vision is None or vision.seconds_per_group is None:
-        return ItemTimes(windows.seconds_per_token)
-    return ItemTimes(windows.seconds_per_token, np.arange(vision.grid[0] + 1) * vision.seconds_per_group)
+def _taken(lengths: list[int], placed: Sequence[Placed]) -> list[int]:
+    """The first of `lengths`, one a sound of this prompt; they are taken away."""
+    n_sounds = sum("audio" in part.streams for part in placed)
+    if len(lengths) < n_sounds:
+        raise _wrong_lengths(f"{n_sounds - len(lengths)} fewer")
+    taken = lengths[:n_sounds]
+    del lengths[:n_sounds]
+    return taken
 
 
-def _media_at(row: list[int], at: int, supply: SalmonnSupply, tokens: SalmonnTokens) -> Placed | None:
-    ahead = row[at + 1] if at + 1 < len(row) else None
-    if row[at] != tokens.vision_begin or ahead not in (tokens.image, tokens.video, tokens.audio):
-        return None
-    if ahead == tokens.image:
-        return check_block(SalmonnPlaced(supply.take("image", at), at), row, tokens, [tokens.vision_end])
-    # How many blocks of sound belong here is said by the prompt alone: audio_feature joins those of all sounds.
-    stop = row.index(tokens.vision_end, at) if tokens.vision_end in row[at:] else len(row)
-    n_audio = row[at:stop].count(tokens.audio)
-    if ahead == tokens.audio:
-        return check_block(
-            SalmonnPlaced(supply.sound(n_audio, at, tokens.windows), at), row, tokens, [tokens.vision_end]
-        )
-    video = supply.take("video", at)
-    if not n_audio:
-        return check_block(SalmonnPlaced(video, at), row, tokens, [tokens.vision_end])
-    piece = AVPiece(video, supply.sound(n_audio, at, tokens.windows))
-    return check_block(SalmonnPlaced(piece, at, salmonn_interleave(piece).numpy()), row, tokens, [tokens.vision_end])
+def _wrong_lengths(got: str) -> InputsError:
+    return InputsError(
+        "audio_samples does not match the sounds of the prompts",
+        expected="one number a sound, in prompt order: its 16 kHz samples before padding to 30 s",
+        got=got,
+        next_step="give one number a sound, or leave audio_samples out",
+    )
