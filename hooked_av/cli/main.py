@@ -207,7 +207,7 @@ def _table(result: "DemoResult") -> Any:
     return table
 
 
-for command in (*(entry.build() for entry in COMMANDS), merge, study):
+for command in (*COMMANDS, merge, study):
     main.add_command(command)
 main.add_command(train_tiny)
 main.add_command(evaluate_tiny)

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.discard.discard import discard_curve
 from hooked_av.analyses.flow.answers import Metric
-from hooked_av.analyses.flow.controls import Controls
 from hooked_av.analyses.flow.information_flow import InformationFlow, information_flow
 from hooked_av.analyses.flow.route_sweep import route_sweep
 from hooked_av.analyses.lenses.logit_lens import logit_lens
@@ -43,19 +42,15 @@ def of_inputs(function: Analysis) -> Analysis:
     return run
 
 
-def flow_of_sample(
-    model: Any,
-    case: SampleCase,
-    *,
-    pathways: Any = None,
-    window: int | None = None,
-    metric: Metric = "answer",
-    controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
-) -> InformationFlow:
+@wraps(information_flow)
+def flow_of_sample(model: Any, case: SampleCase, **arguments: Any) -> InformationFlow:
     """The map of one sample, rightly answered or not: every sample has its rows, and `read_flow` chooses."""
-    return information_flow(
-        model, case, pathways=pathways, window=window, metric=metric, controls=controls, only_correct=False
-    )
+    return information_flow(model, case, only_correct=False, **arguments)
+
+
+_of_flow = signature(information_flow)
+_taken = [argument for name, argument in _of_flow.parameters.items() if name != "only_correct"]
+flow_of_sample.__signature__ = _of_flow.replace(parameters=_taken)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # What `run_dataset` knows by name: functions of (model, case, **arguments).
