@@ -7,13 +7,16 @@ the analyses, whose signatures and docstrings it shows.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from hooked_av.cli.options import Form, Reader, options_of
 from hooked_av.interventions.routes import Route
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 TINY = "tiny-av"
 
@@ -179,7 +182,7 @@ def study(model: str, samples: int, families: tuple[str, ...], window: int | Non
     click.echo(f"Report: {write_study(found, out)}")
 
 
-def load_model(name: str) -> Any:
+def load_model(name: str) -> "HookedAVTransformer":
     """A checkpoint, on the GPU if there is one."""
     import torch
 

@@ -1,16 +1,19 @@
 """Patching over a dataset: every sample against itself with its media changed."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hooked_av.analyses.patching.pairs import make_pair
 from hooked_av.analyses.patching.spans import COMPONENTS, SpanPatching, patch_spans
 from hooked_av.datasets.manifest import SampleCase
 from hooked_av.errors import DatasetError
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 
 def patch_media(
-    model: Any,
+    model: "HookedAVTransformer",
     case: SampleCase,
     *,
     corruption: Literal["silence", "black_frames"] = "silence",

@@ -10,7 +10,7 @@ from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -27,6 +27,9 @@ from hooked_av.datasets.patch_media import patch_media
 from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merged
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 Analysis = Callable[..., Result]  # of a model, a case, and arguments of its own
 GIVE_UP_AFTER = 20
 OURS = ("sample", "task", "group", "gold")  # columns that say what a sample is
@@ -36,14 +39,14 @@ def of_inputs(function: Analysis) -> Analysis:
     """An analysis that takes a prompt, as one that takes a case."""
 
     @wraps(function)
-    def run(model: Any, case: SampleCase, **arguments: Any) -> Result:
+    def run(model: "HookedAVTransformer", case: SampleCase, **arguments: Any) -> Result:
         return function(model, case.inputs, **arguments)
 
     return run
 
 
 @wraps(information_flow)
-def flow_of_sample(model: Any, case: SampleCase, **arguments: Any) -> InformationFlow:
+def flow_of_sample(model: "HookedAVTransformer", case: SampleCase, **arguments: Any) -> InformationFlow:
     """The map of one sample, rightly answered or not: every sample has its rows, and `read_flow` chooses."""
     return information_flow(model, case, only_correct=False, **arguments)
 
@@ -80,7 +83,7 @@ class DatasetRun:
 
 
 def run_dataset(
-    model: Any,
+    model: "HookedAVTransformer",
     manifest: str | Path | Sequence[Sample],
     analysis: str | Analysis,
     *,
@@ -234,7 +237,11 @@ class _Jobs:
 
 
 def _table(
-    model: Any, function: Analysis, prepare: Mapping[str, Any], arguments: Mapping[str, Any], sample: Sample
+    model: "HookedAVTransformer",
+    function: Analysis,
+    prepare: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    sample: Sample,
 ) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """A sample's results with what it is, and the settings of its result."""
     case = sample.prepare(model, **prepare)
