@@ -4,12 +4,12 @@ import os
 
 import jaxtyping
 import pytest
-import support.typecheck  # noqa: F401 - the hook finds it by name
+import support.typecheck
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism; threads on top of them only wait for each other
-jaxtyping.install_import_hook("hooked_av", "support.typecheck.checked")
+support.typecheck.install("hooked_av")
 
 
 @pytest.fixture

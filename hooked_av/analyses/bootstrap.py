@@ -7,6 +7,7 @@ from jaxtyping import Float64
 
 N_RESAMPLES = 2_000
 COVERAGE = 0.95
+GATHERED = 2**17  # values that resamples gather at once: memory does not grow with samples x resamples
 
 
 def bootstrap_interval(
@@ -35,12 +36,14 @@ def resampled_means(
     """
     rng = np.random.default_rng(seed)
     known = ~np.isnan(values)
-    sums, filled = np.empty((n_resamples, *values.shape[1:])), np.where(known, values, 0.0)
-    for number in range(n_resamples):  # one resample at a time: memory does not grow with samples x resamples
-        drawn = rng.integers(0, len(values), len(values))
-        n_known = known[drawn].sum(axis=0)
-        sums[number] = filled[drawn].sum(axis=0) / np.where(n_known == 0, np.nan, n_known)
-    return sums
+    means, filled = np.empty((n_resamples, *values.shape[1:])), np.where(known, values, 0.0)
+    at_once = max(1, GATHERED // max(1, values.size))
+    for start in range(0, n_resamples, at_once):
+        block = means[start : start + at_once]
+        drawn = rng.integers(0, len(values), (len(block), len(values)))
+        n_known = np.full(block.shape, len(values)) if known.all() else known[drawn].sum(axis=1)
+        block[:] = filled[drawn].sum(axis=1) / np.where(n_known == 0, np.nan, n_known)
+    return means
 
 
 def percentile_interval(resampled: Float64[np.ndarray, " resample *axes"]) -> Float64[np.ndarray, " edge=2 *axes"]:

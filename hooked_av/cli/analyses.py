@@ -1,139 +1,130 @@
-"""The commands that run an analysis over a manifest, from one table: `hooked-av flow | lens | patch | discard | sweep`.
+"""The commands that run an analysis over a manifest: `hooked-av flow | lens | patch | discard | sweep`.
 
 `merge` joins what they wrote. `hooked-av study` asks published findings of a model.
 
-Heavy imports happen inside the commands, so that `hooked-av --help` answers at once.
+Heavy imports happen inside the commands, so that `hooked-av --help` answers at once; `hooked-av lens --help` imports
+the analyses, whose signatures and docstrings it shows.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from hooked_av.cli.options import Form, Reader, options_of
 from hooked_av.interventions.routes import Route
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 TINY = "tiny-av"
 
 _COMMON = (
-    click.option("--model", metavar="PATH_OR_ID", default=TINY, show_default=True, help="Checkpoint folder or hub id."),
-    click.option("--manifest", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    click.Option(["--model"], metavar="PATH_OR_ID", default=TINY, show_default=True,
+                 help="Checkpoint folder or hub id."),
+    click.Option(["--manifest"], type=click.Path(path_type=Path), required=True, metavar="FILE",
                  help="Questions: .jsonl or .csv with id, media, question, options, answer, task, group."),
-    click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
+    click.Option(["--out"], type=click.Path(path_type=Path), required=True, metavar="FOLDER",
                  help="Where results go; a run that was stopped is taken up from there."),
-    click.option("--shard", default="1/1", show_default=True, metavar="I/N",
+    click.Option(["--shard"], default="1/1", show_default=True, metavar="I/N",
                  help="Run the I-th of N parts only; the parts may run at once."),
-    click.option("--max-pixels", type=int, metavar="N", help="Pixels of a frame, at most (default: as released)."),
-    click.option("--fps", type=float, metavar="N", help="Frames a second that the model sees (default: as released)."),
-    click.option("--positions", metavar="MODE", help="How positions are counted (video-SALMONN 2+: generate, train)."),
+    click.Option(["--max-pixels"], type=int, metavar="N", help="Pixels of a frame, at most (default: as released)."),
+    click.Option(["--fps"], type=float, metavar="N",
+                 help="Frames a second that the model sees (default: as released)."),
+    click.Option(["--positions"], metavar="MODE",
+                 help="How positions are counted (video-SALMONN 2+: generate, train)."),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AnalysisCommand:
-    """A command; its name is that of the analysis in `datasets.ANALYSES`, its options are that one's arguments."""
+class AnalysisCommand(click.Command):
+    """A command named as an analysis in `datasets.ANALYSES`, whose options are the arguments of that one.
 
-    name: str
-    help: str
-    options: tuple[Callable[..., Any], ...]
+    They are read when they are asked for, so that a list of all commands imports no analysis.
+    """
 
-    def build(self) -> click.Command:
-        def run(model: str, manifest: Path, out: Path, shard: str, **rest: Any) -> None:
-            run_analysis(self.name, model, manifest, out, shard, rest)
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self.params:
+            self.params = [*_COMMON, *self.arguments()]
+        return super().get_params(ctx)
 
-        for option in reversed((*_COMMON, *self.options)):
-            run = option(run)
-        return click.command(self.name, help=self.help)(run)
+    def arguments(self) -> list[click.Option]:
+        """The options that are arguments of the analysis."""
+        from hooked_av.datasets.run import ANALYSES
+
+        return options_of(ANALYSES[str(self.name)], FORMS)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Runs with what was said; what was not has the defaults of the analysis."""
+        given = {n: v for n, v in ctx.params.items() if ctx.get_parameter_source(n) is not ParameterSource.DEFAULT}
+        run_analysis(str(self.name), **{name: ctx.params[name] for name in ("model", "shard")} | given)
 
 
-def _pathways(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    routes = [Route.parse(text) for text in texts]
-    if any(route.layers is not None for route in routes):
-        raise click.BadParameter("pathways have no layers: every layer is cut in turn", ctx, option)
-    return tuple((route.keys, route.queries) for route in routes)
+def _pathway(text: str) -> tuple[str, str]:
+    route = Route.parse(text)
+    if route.layers is not None:
+        raise click.BadParameter("pathways have no layers: every layer is cut in turn")
+    return route.keys, route.queries
 
 
-def _controls(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+def _controls(text: str) -> Any:
     """ "2:rows" is two draws of that spread; what is no spread is refused by `Controls`."""
-    if text is None:
-        return None
     from hooked_av.analyses.flow.controls import Controls
 
     draws, _, spread = text.partition(":")
     if not draws.isdecimal():
-        raise click.BadParameter("give a number of draws, such as 2 or 2:rows", ctx, option)
+        raise click.BadParameter("give a number of draws, such as 2 or 2:rows")
     chosen: Any = {"spread": spread} if spread else {}
     return Controls(int(draws), **chosen)
 
 
+def _say_controls(controls: Any) -> str:
+    return f"{controls.draws}:{controls.spread}"
+
+
+def _cut(text: str) -> str:
+    Route.parse(text)
+    return text
+
+
+def _convention(text: str) -> str:
+    from hooked_av.analyses.lenses.convention import LensConvention
+
+    LensConvention.parse(text)
+    return text
+
+
+# Arguments that are said in a form of their own; a text that is wrong is refused before a model is loaded.
+FORMS = {
+    "pathways": Form(Reader("KEYS->QUERIES", _pathway), is_multiple=True),
+    "controls": Form(Reader("DRAWS[:SPREAD]", _controls, _say_controls)),
+    "cuts": Form(Reader("ROUTE", _cut), is_multiple=True),
+    "convention": Form(Reader("NAME[+NAME]", _convention)),
+    "kv": Form(click.Choice(("keep", "drop"))),
+}
 COMMANDS = (
     AnalysisCommand(
         "flow",
-        "Cut attention along all pathways, layer by layer, beside random cuts, and measure what becomes of the answer.",
-        (
-            click.option("--pathway", "pathways", multiple=True, metavar="KEYS->QUERIES", callback=_pathways,
-                         help="What is cut; give several (default: all that the prompt has)."),
-            click.option("--window", type=int, metavar="LAYERS",
-                         help="Layers cut at a time (default: 9, less in small models)."),
-            click.option("--metric", type=click.Choice(["answer", "gold"]),
-                         help="Whose probability counts: of the clean answer (default), or of the right one."),
-            click.option("--controls", metavar="DRAWS[:SPREAD]", callback=_controls,
-                         help="Random cuts beside each cut (default: 1:entries; 1:rows is cheaper; 0: none)."),
-        ),
+        help="Cut attention along all pathways, layer by layer, beside random cuts, and measure what becomes of the "
+        "answer.",
     ),
-    AnalysisCommand(
-        "lens",
-        "Read the logit lens: the best tokens of every layer.",
-        (
-            click.option("--at", metavar="SPAN", help="Where it is read (default: last)."),
-            click.option("--top-k", type=int, metavar="N", help="Tokens kept a layer and position (default: 5)."),
-            click.option("--convention", type=click.Choice(["final_norm", "no_norm"]),
-                         help="Whether the final norm comes before unembedding (default: final_norm)."),
-        ),
-    ),
+    AnalysisCommand("lens", help="Read the logit lens: the best tokens of every layer."),
     AnalysisCommand(
         "patch",
-        "Patch each sample's run into that of its silenced or blanked clip, span by span and layer by layer.",
-        (
-            click.option("--corruption", type=click.Choice(["silence", "black_frames"]),
-                         help="What happens to the clip (default: silence)."),
-            click.option("--span", "spans", multiple=True, metavar="SPAN",
-                         help="Rows that are patched together; give several (default: all usual ones)."),
-            click.option("--component", "components", multiple=True, metavar="NAME",
-                         help="What is patched (default: resid_pre, attn_out, mlp_out)."),
-        ),
+        help="Patch each sample's run into that of its silenced or blanked clip, span by span and layer by layer.",
     ),
-    AnalysisCommand(
-        "discard",
-        "Drop tokens before each layer; measure answers, and what is saved.",
-        (
-            click.option("--tokens", multiple=True, metavar="SPAN",
-                         help="What is dropped; give several (default: audio, video, av)."),
-            click.option("--kv", type=click.Choice(["keep", "drop"]),
-                         help="Whether keys and values of earlier layers stay (default: keep)."),
-            click.option("--repeats", type=int, metavar="N", help="Timed passes of each (default: 3)."),
-        ),
-    ),
-    AnalysisCommand(
-        "sweep",
-        "Cut each of the given routes, and measure what becomes of the answer.",
-        (
-            click.option("--cut", "cuts", multiple=True, required=True, metavar="ROUTE",
-                         help='Such as "audio->question@2-5" (layers from 0, the last included); give several.'),
-        ),
-    ),
-)  # fmt: skip
+    AnalysisCommand("discard", help="Drop tokens before each layer; measure answers, and what is saved."),
+    AnalysisCommand("sweep", help="Cut each of the given routes, and measure what becomes of the answer."),
+)
 
 
-def run_analysis(name: str, model: str, manifest: Path, out: Path, shard: str, rest: dict[str, Any]) -> None:
+def run_analysis(name: str, model: str, manifest: Path, out: Path, shard: str, **given: Any) -> None:
     """One command, from its options to the folder of results."""
     from hooked_av.datasets.manifest import read_manifest
     from hooked_av.datasets.run import run_dataset
     from hooked_av.media.sampling import Sampling
 
     samples = read_manifest(manifest)  # what is wrong with it is said before a model is loaded
-    given = {option: value for option, value in rest.items() if value not in (None, ())}
     sampling = {option: given.pop(option) for option in ("fps", "max_pixels") if option in given}
     prepare = {"positions": given.pop("positions")} if "positions" in given else {}
     if sampling:
@@ -191,7 +182,7 @@ def study(model: str, samples: int, families: tuple[str, ...], window: int | Non
     click.echo(f"Report: {write_study(found, out)}")
 
 
-def load_model(name: str) -> Any:
+def load_model(name: str) -> "HookedAVTransformer":
     """A checkpoint, on the GPU if there is one."""
     import torch
 

@@ -19,6 +19,7 @@ from hooked_av.errors import HookedAVError, HookedAVWarning
 if TYPE_CHECKING:
     from hooked_av.cli.demo import DemoResult, Origin
     from hooked_av.media.sampling import Sampling
+    from hooked_av.model.transformer import HookedAVTransformer
 
 HOME = Path(__file__).parent.parent
 TINY_CLIP = HOME / "tiny" / "clips" / "four-is-spoken-twice.mp4"
@@ -157,7 +158,7 @@ def _check(asked: DemoOptions) -> None:
     seen.budget(VIDEO_BUDGET)
 
 
-def _load(asked: DemoOptions) -> Any:
+def _load(asked: DemoOptions) -> "HookedAVTransformer":
     return load_model(asked.model)
 
 
@@ -207,7 +208,7 @@ def _table(result: "DemoResult") -> Any:
     return table
 
 
-for command in (*(entry.build() for entry in COMMANDS), merge, study):
+for command in (*COMMANDS, merge, study):
     main.add_command(command)
 main.add_command(train_tiny)
 main.add_command(evaluate_tiny)

@@ -24,11 +24,14 @@ from hashlib import sha256
 from numbers import Real
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooked_av.analyses.cases import Case
 from hooked_av.errors import DatasetError, nearest
 from hooked_av.media.clip import Clip
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 FIELDS = ("id", "media", "question", "options", "answer", "alternative", "queried_item", "task", "group")
 _ITEM_FIELDS = {"file", "start", "stop"}
@@ -67,7 +70,7 @@ class Sample:
             for item in self.media
         ]
 
-    def prepare(self, model: Any, **arguments: Any) -> "SampleCase":
+    def prepare(self, model: "HookedAVTransformer", **arguments: Any) -> "SampleCase":
         """The prompt, with what is known of its answer: a letter where there are options.
 
         Args:

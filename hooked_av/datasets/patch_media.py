@@ -1,19 +1,22 @@
 """Patching over a dataset: every sample against itself with its media changed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from hooked_av.analyses.patching.pairs import make_pair
 from hooked_av.analyses.patching.spans import COMPONENTS, SpanPatching, patch_spans
 from hooked_av.datasets.manifest import SampleCase
 from hooked_av.errors import DatasetError
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 
 def patch_media(
-    model: Any,
+    model: "HookedAVTransformer",
     case: SampleCase,
     *,
-    corruption: str = "silence",
+    corruption: Literal["silence", "black_frames"] = "silence",
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
 ) -> SpanPatching:
@@ -23,7 +26,7 @@ def patch_media(
     patched into it (`patch_spans`).
 
     Args:
-        corruption: "silence" or "black_frames".
+        corruption: what happens to the clip.
         spans: rows that are patched together (None: those of `patch_spans`).
         components: short names of what is patched.
 

@@ -10,7 +10,7 @@ from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.discard.discard import discard_curve
 from hooked_av.analyses.flow.answers import Metric
-from hooked_av.analyses.flow.controls import Controls
 from hooked_av.analyses.flow.information_flow import InformationFlow, information_flow
 from hooked_av.analyses.flow.route_sweep import route_sweep
 from hooked_av.analyses.lenses.logit_lens import logit_lens
@@ -27,6 +26,9 @@ from hooked_av.datasets.manifest import Sample, SampleCase, checked_ids, manifes
 from hooked_av.datasets.patch_media import patch_media
 from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merged
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 Analysis = Callable[..., Result]  # of a model, a case, and arguments of its own
 GIVE_UP_AFTER = 20
@@ -37,25 +39,21 @@ def of_inputs(function: Analysis) -> Analysis:
     """An analysis that takes a prompt, as one that takes a case."""
 
     @wraps(function)
-    def run(model: Any, case: SampleCase, **arguments: Any) -> Result:
+    def run(model: "HookedAVTransformer", case: SampleCase, **arguments: Any) -> Result:
         return function(model, case.inputs, **arguments)
 
     return run
 
 
-def flow_of_sample(
-    model: Any,
-    case: SampleCase,
-    *,
-    pathways: Any = None,
-    window: int | None = None,
-    metric: Metric = "answer",
-    controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
-) -> InformationFlow:
+@wraps(information_flow)
+def flow_of_sample(model: "HookedAVTransformer", case: SampleCase, **arguments: Any) -> InformationFlow:
     """The map of one sample, rightly answered or not: every sample has its rows, and `read_flow` chooses."""
-    return information_flow(
-        model, case, pathways=pathways, window=window, metric=metric, controls=controls, only_correct=False
-    )
+    return information_flow(model, case, only_correct=False, **arguments)
+
+
+_of_flow = signature(information_flow)
+_taken = [argument for name, argument in _of_flow.parameters.items() if name != "only_correct"]
+flow_of_sample.__signature__ = _of_flow.replace(parameters=_taken)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # What `run_dataset` knows by name: functions of (model, case, **arguments).
@@ -85,7 +83,7 @@ class DatasetRun:
 
 
 def run_dataset(
-    model: Any,
+    model: "HookedAVTransformer",
     manifest: str | Path | Sequence[Sample],
     analysis: str | Analysis,
     *,
@@ -239,7 +237,11 @@ class _Jobs:
 
 
 def _table(
-    model: Any, function: Analysis, prepare: Mapping[str, Any], arguments: Mapping[str, Any], sample: Sample
+    model: "HookedAVTransformer",
+    function: Analysis,
+    prepare: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    sample: Sample,
 ) -> tuple[pd.DataFrame, Mapping[str, Any]]:
     """A sample's results with what it is, and the settings of its result."""
     case = sample.prepare(model, **prepare)

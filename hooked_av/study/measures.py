@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.discard.discard import DiscardCurve, discard_curve
@@ -22,6 +22,9 @@ from hooked_av.study.rules import HOLDS, Verdict, answers_enough
 from hooked_av.tiny.cases import held_out_cases
 from hooked_av.tiny.evaluation import check_family, text_alone
 from hooked_av.tiny.questions import FAMILIES
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 OPTIONS = ", options"  # the end of a form of questions with lettered options
 ITEMS = "items"  # in the names of scenes with several items
@@ -131,7 +134,9 @@ RESULTS: Mapping[str, type[Result]] = {
 }
 
 
-def measure(model: Any, family: str, plan: Plan, stage: Callable[[str], None] = lambda name: None) -> FamilyResults:
+def measure(
+    model: "HookedAVTransformer", family: str, plan: Plan, stage: Callable[[str], None] = lambda name: None
+) -> FamilyResults:
     """All that the study wants to know of one family; `stage` is told what begins."""
     name, options, controls = family_of(family), family.endswith(OPTIONS), Controls(seed=plan.seed)
     stage("prompts")

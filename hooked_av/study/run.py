@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pandas as pd
@@ -27,6 +27,9 @@ from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, Plan, family_of, measure, slug
 from hooked_av.study.tables import tables
 from hooked_av.tiny.questions import FAMILIES
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 RESULTS, TABLES, STATEMENTS = "results", "tables", "statements.json"
 
@@ -55,7 +58,7 @@ class Study:
 
 
 def run_study(
-    model: Any,
+    model: "HookedAVTransformer",
     families: Sequence[str] | None = None,
     *,
     out: str | Path,
@@ -104,7 +107,7 @@ def run_study(
     return study
 
 
-def _family(model: Any, name: str, plan: Plan, folder: Path, bar: Any) -> FamilyResults:
+def _family(model: "HookedAVTransformer", name: str, plan: Plan, folder: Path, bar: Any) -> FamilyResults:
     """One family, measured now or at an earlier time."""
     if folder.exists():
         return FamilyResults.load(folder)

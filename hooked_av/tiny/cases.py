@@ -1,7 +1,7 @@
 """Cases of tiny-av's held-out set: the questions of an evaluation as prompts, with answers, swaps and named spans."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from hooked_av.tiny.held_out import read_held_out
 from hooked_av.tiny.questions import NUMBERS, Question
 from hooked_av.tiny.scenes import Scene
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 _NAMED_ITEM = re.compile(rf"\bitem ({'|'.join(NUMBERS)})\b")
 
 
 def held_out_cases(
-    model: Any,
+    model: "HookedAVTransformer",
     family: str,
     n_questions: int,
     *,

@@ -5,7 +5,7 @@ Axes: batch (scenes of one step), row (encoder rows), d_model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from hooked_av.tiny.packing import (
 from hooked_av.tiny.probes import MARKS, marks_of
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 SCENE_SHARES: Mapping[str, float] = {
     "free": 0.3,
@@ -78,7 +81,7 @@ class FromBank:
 
     encoded: Mapping[str, Float[Tensor, "row d_model"]]
 
-    def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]:
+    def rows(self, model: "HookedAVTransformer") -> Mapping[str, Float[Tensor, "row d_model"]]:
         return self.encoded
 
     def to(self, device: torch.device) -> "FromBank":
@@ -101,7 +104,7 @@ class FromClips:
 
     features: tuple[Mapping[str, Tensor], ...]
 
-    def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]:
+    def rows(self, model: "HookedAVTransformer") -> Mapping[str, Float[Tensor, "row d_model"]]:
         parts = [model.family.encode(model.encoders, features) for features in self.features]
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
@@ -111,7 +114,12 @@ class FromClips:
 
     @classmethod
     def of(
-        cls, model: Any, scenes: Sequence[Scene], digits: Digits, rng: np.random.Generator, change: Change
+        cls,
+        model: "HookedAVTransformer",
+        scenes: Sequence[Scene],
+        digits: Digits,
+        rng: np.random.Generator,
+        change: Change,
     ) -> "FromClips":
         clips = ([change(clip) for clip in render(scene, digits, rng)] for scene in scenes)
         features = [model.family.prepare(some, question=CAPTION).features for some in clips]
@@ -122,7 +130,7 @@ class FromClips:
 class Classroom:
     """Makes the batch of any step from a bank (fast), or from clips (the real path)."""
 
-    def __init__(self, model: Any, lesson: Lesson, seed: int) -> None:
+    def __init__(self, model: "HookedAVTransformer", lesson: Lesson, seed: int) -> None:
         self.model, self.lesson, self.seed = model, lesson, seed
         self._layouts: dict[tuple, tuple[Tensor, Tensor]] = {}
 

@@ -9,7 +9,7 @@ Axes: second; row (encoder rows of one second), d_model; digit (class).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from hooked_av.prompt.inputs import merge_features
 from hooked_av.tiny.digits import NAMES, Digits
 from hooked_av.tiny.scenes import Item, Look, Scene, render
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 ROWS = {"audio": 25, "video": 4}  # encoder rows of one second
 SECONDS = 3  # of the clips that the encoders learn from
@@ -44,7 +47,7 @@ def features_to(features: Sequence[Mapping[str, Tensor]], device: torch.device) 
 
 
 def encoder_batch(
-    model: Any, digits: Digits, modality: str, n_clips: int, rng: np.random.Generator, look: Look
+    model: "HookedAVTransformer", digits: Digits, modality: str, n_clips: int, rng: np.random.Generator, look: Look
 ) -> EncoderBatch:
     """Films or sounds of random digits, through the path that every clip takes. On the CPU, as workers need it."""
     drawn = rng.integers(10, size=(n_clips, SECONDS))
@@ -56,7 +59,7 @@ def encoder_batch(
     return EncoderBatch(modality, chunks, torch.from_numpy(drawn).flatten())
 
 
-def encode_seconds(model: Any, batch: EncoderBatch) -> Float[Tensor, "second row d_model"]:
+def encode_seconds(model: "HookedAVTransformer", batch: EncoderBatch) -> Float[Tensor, "second row d_model"]:
     """The encoder rows of every second."""
     parts = [model.family.encode(model.encoders, features)[batch.modality] for features in batch.features]
     return torch.cat(parts).unflatten(0, (-1, ROWS[batch.modality]))
@@ -90,7 +93,7 @@ class Bank:
 
 
 @torch.no_grad()
-def make_bank(model: Any, batches: Iterator[EncoderBatch]) -> Bank:
+def make_bank(model: "HookedAVTransformer", batches: Iterator[EncoderBatch]) -> Bank:
     """Everything that the encoders make of these batches."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ROWS}
     digits: dict[str, list[Tensor]] = {name: [] for name in ROWS}

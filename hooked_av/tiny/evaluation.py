@@ -8,7 +8,7 @@ Axes: question.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.packing import count_right, packed_logits
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_scene
 from hooked_av.tiny.scenes import Scene, render
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 EVALUATION_SEED = 20_261_125  # no training run has it
 SCENES_AT_ONCE = 24
@@ -111,7 +114,7 @@ def clips_of(exam: Exam, digits: Digits) -> Iterator[list[Clip]]:
 
 
 @torch.no_grad()
-def take(model: Any, exam: Exam, digits: Digits, condition: str = "as it is") -> float:
+def take(model: "HookedAVTransformer", exam: Exam, digits: Digits, condition: str = "as it is") -> float:
     """The share of an exam's questions that the model answers rightly."""
     classroom = Classroom(model, Lesson(), EVALUATION_SEED)
     right = total = 0
@@ -122,7 +125,9 @@ def take(model: Any, exam: Exam, digits: Digits, condition: str = "as it is") ->
     return right / total
 
 
-def by_family(model: Any, digits: Digits, n_questions: int = 200, *, progress: bool = False) -> pd.DataFrame:
+def by_family(
+    model: "HookedAVTransformer", digits: Digits, n_questions: int = 200, *, progress: bool = False
+) -> pd.DataFrame:
     """One row a form of question: accuracy under each condition, and what the question's text alone would give.
 
     Columns: form, needs, n, one for each of `CONDITIONS`, "text alone" (see `text_alone`).
@@ -138,7 +143,9 @@ def by_family(model: Any, digits: Digits, n_questions: int = 200, *, progress: b
     return pd.DataFrame(rows)
 
 
-def by_speaker(model: Any, digits: Digits, n_questions: int = 200, *, progress: bool = False) -> pd.DataFrame:
+def by_speaker(
+    model: "HookedAVTransformer", digits: Digits, n_questions: int = 200, *, progress: bool = False
+) -> pd.DataFrame:
     """Accuracy on the plain auditory questions, each time with one speaker's recordings only."""
     exam = _exam("auditory", False, n_questions, np.random.default_rng(EVALUATION_SEED))
     speakers = sorted(set(digits.recordings.speakers))

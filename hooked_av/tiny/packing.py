@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -30,6 +30,9 @@ from hooked_av.prompt.text import question_parts
 from hooked_av.tiny.drills import Drill
 from hooked_av.tiny.questions import Pair, Question
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 UNLEARNED = -100
 NO_PAIR = (UNLEARNED, UNLEARNED)
 
@@ -38,7 +41,7 @@ NO_PAIR = (UNLEARNED, UNLEARNED)
 class Media(Protocol):
     """Where the encoder rows of a batch come from."""
 
-    def rows(self, model: Any) -> Mapping[str, Float[Tensor, "row d_model"]]: ...
+    def rows(self, model: "HookedAVTransformer") -> Mapping[str, Float[Tensor, "row d_model"]]: ...
 
     def to(self, device: torch.device) -> "Media": ...
 
@@ -119,7 +122,7 @@ class PackedAttend(Attend):
         return rearrange(heads[:, :, self.n_shared :], "b h (s l) d -> (b s) h l d", l=self.n_slot)
 
 
-def question_slot(model: Any, question: Question) -> Slot:
+def question_slot(model: "HookedAVTransformer", question: Question) -> Slot:
     """A question and its answer token."""
     return Slot(
         question.form,
@@ -129,7 +132,7 @@ def question_slot(model: Any, question: Question) -> Slot:
     )
 
 
-def drill_slot(model: Any, drill: Drill) -> Slot:
+def drill_slot(model: "HookedAVTransformer", drill: Drill) -> Slot:
     """A drill: its request and words, of which some are learned."""
     ids = [_token(model.family.tokenizer, word.text) for word in drill.words]
     return Slot(
@@ -205,13 +208,13 @@ def _answers(scenes: Sequence[PackedScene], n_shared: int, n_slot: int) -> list[
     return [[*row, *[_Answer()] * (most - len(row))] for row in answers]
 
 
-def packed_logits(model: Any, batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
+def packed_logits(model: "HookedAVTransformer", batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:
     """Logits wherever an answer is learned."""
     return packed_pass(model, batch, ())[1]
 
 
 def packed_pass(
-    model: Any, batch: PackedBatch, after_blocks: Sequence[int]
+    model: "HookedAVTransformer", batch: PackedBatch, after_blocks: Sequence[int]
 ) -> tuple[list[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch answer d_vocab"]]:
     """The residual stream after so many blocks (rising numbers), and the logits wherever an answer is learned."""
     resid = model.decoder.embed(batch.input_ids)

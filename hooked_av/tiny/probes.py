@@ -10,7 +10,7 @@ Axes: batch pos answer; mark (what is told of a media token), pair (of digits), 
 
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +23,9 @@ from hooked_av.tiny.packing import UNLEARNED, PackedBatch
 from hooked_av.tiny.questions import MAX_LENGTH
 from hooked_av.tiny.scenes import Item, Scene
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 AFTER_BLOCKS = (3, 5)
 OWN, OTHER, PLACE = MARKS = range(3)
 
@@ -30,7 +33,7 @@ OWN, OTHER, PLACE = MARKS = range(3)
 class Probes(nn.Module):
     """What the residual stream after the first blocks must tell of media tokens and of the words of options."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: "HookedAVTransformer") -> None:
         super().__init__()
         d_model = model.cfg.d_model
         self.other, self.place, self.letter = (nn.Linear(d_model, n) for n in (len(NAMES), MAX_LENGTH, MAX_LENGTH))
@@ -41,7 +44,7 @@ class Probes(nn.Module):
         self.pair = nn.Linear(d_model, 2 * len(NAMES))
 
     def forward(
-        self, model: Any, resids: Sequence[Float[Tensor, "batch pos d_model"]], batch: PackedBatch
+        self, model: "HookedAVTransformer", resids: Sequence[Float[Tensor, "batch pos d_model"]], batch: PackedBatch
     ) -> Float[Tensor, ""]:
         """The summed cross entropies, from the residual streams after `AFTER_BLOCKS`."""
         early, late = (rms_norm(resid, resid.shape[-1:]) for resid in resids)
@@ -75,7 +78,7 @@ def _loss(choices: Float[Tensor, "batch pos choice"], wanted: Int64[Tensor, "bat
     return total / (wanted != UNLEARNED).sum().clamp(min=1)
 
 
-def marks_of(scene: Scene, ids: Int64[Tensor, " pos"], model: Any) -> Int64[Tensor, "mark=3 pos"]:
+def marks_of(scene: Scene, ids: Int64[Tensor, " pos"], model: "HookedAVTransformer") -> Int64[Tensor, "mark=3 pos"]:
     """What is told of every media token of a prompt: its digit, the other stream's beside it, its place."""
     marks = torch.full((len(MARKS), len(ids)), UNLEARNED)
     for modality, rows in {**ROWS, "image": ROWS["video"]}.items():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from hooked_av.media.clip import Clip
 from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
 from hooked_av.tiny.questions import target_of
 from hooked_av.tiny.scenes import Item, Look, Scene, render
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 FOLDER = Path(__file__).parent / "clips"
 MANIFEST = "manifest.jsonl"
@@ -137,13 +140,13 @@ def _task(question: str) -> str:
     return "joint" if sees and hears else "visual" if sees else "auditory"
 
 
-def share_right(model: Any, samples: Sequence[Sample]) -> float:
+def share_right(model: "HookedAVTransformer", samples: Sequence[Sample]) -> float:
     """The share of samples that a model answers rightly, through the whole decode path."""
     answers = [answer(model, sample) for sample in samples]
     return float(np.mean([said == sample.target for said, sample in zip(answers, samples, strict=True)]))
 
 
-def answer(model: Any, sample: Sample) -> str:
+def answer(model: "HookedAVTransformer", sample: Sample) -> str:
     """What a model says to a sample: its most likely next token."""
     inputs = model.prepare(sample.clip, question=sample.question, options=sample.options)
     return model.to_string(int(model(inputs, logits_at="last")[0, -1].argmax()))

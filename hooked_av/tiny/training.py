@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from hooked_av.tiny.muon import Muon
 from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss, packed_pass
 from hooked_av.tiny.probes import AFTER_BLOCKS, Probes
 from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Look
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ class Recipe:
 class Trainer:
     """A model on its way through the stages, with its folder."""
 
-    model: Any
+    model: "HookedAVTransformer"
     recipe: Recipe
     training: Digits
     held_out: Digits

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hooked_av as av
+from hooked_av.analyses import bootstrap
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import as_cases
 from hooked_av.prompt.inputs import stack_inputs
@@ -57,6 +58,22 @@ def test_intervals_leave_missing_values_out():
     low, high = bootstrap_interval(values)
     assert (low[1], high[1]) == (5.0, 5.0)
     assert 1.0 <= low[0] < 2.0 < high[0] <= 3.0
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (3,), (9, 1, 8)])
+@pytest.mark.parametrize("n", [1, 3, 40, 257])
+def test_resamples_are_those_drawn_one_by_one(n, axes, monkeypatch):
+    rng = np.random.default_rng(n)
+    values = rng.normal(size=(n, *axes)) * 10.0 ** rng.integers(-3, 4, (n, *axes))
+    monkeypatch.setattr(bootstrap, "GATHERED", 5 * values.size)  # several blocks, the last one shorter
+    for missing in (0, 0.3):
+        values[rng.random(values.shape) < missing] = np.nan
+        drawing, wanted = np.random.default_rng(7), []
+        for _ in range(23):
+            sample = values[drawing.integers(0, n, n)]
+            n_known = (~np.isnan(sample)).sum(axis=0)
+            wanted.append(np.nan_to_num(sample).sum(axis=0) / np.where(n_known == 0, np.nan, n_known))
+        np.testing.assert_array_equal(bootstrap.resampled_means(values, 7, 23), np.array(wanted))
 
 
 def test_one_sample_has_no_interval():
