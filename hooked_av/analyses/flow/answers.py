@@ -80,6 +80,16 @@ class Answers(Result):
     token_texts: tuple[tuple[int, str], ...]  # of every token that is an answer somewhere
     metric: Metric = "answer"
 
+    @property
+    def answers(self) -> list[str]:
+        """The clean run's answer to each sample, as text."""
+        return self.texts(self.answer_ids)
+
+    @property
+    def golds(self) -> list[str]:
+        """The right answer to each sample, as text; empty where it is not known."""
+        return self.texts(self.gold_ids)
+
     def texts(self, token_ids: Int64[np.ndarray, " *axes"]) -> list[str]:
         """Token ids as texts, in one row."""
         known = dict(self.token_texts)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.flow.answers import READINGS, UNKNOWN, Answers, Metric, check_metric, nothing_left
@@ -100,6 +100,11 @@ class InformationFlow(Answers):
         return (self.best_ids != self.per_sample(self.answer_ids, self.best_ids)).mean(axis=0)
 
     @property
+    def best_texts(self) -> Shaped[np.ndarray, "sample pathway layer"]:
+        """`best_ids` as texts."""
+        return np.array(self.texts(self.best_ids), dtype=object).reshape(self.best_ids.shape)
+
+    @property
     def accuracy(self) -> Float64[np.ndarray, "pathway layer"]:
         """Share of samples that are answered rightly; NaN where a right answer is not known."""
         return self.is_right(self.best_ids).mean(axis=0)
@@ -150,7 +155,7 @@ class InformationFlow(Answers):
 
         >>> import hooked_av as av
         >>> model = av.random_omni(n_layers=2)
-        >>> flow = information_flow(model, model.prepare(question="Which digit do you hear?"))
+        >>> flow = av.information_flow(model, model.prepare(question="Which digit do you hear?"))
         >>> again = InformationFlow.from_frame(flow.to_frame())
         >>> bool((again.control_changes == flow.control_changes).all())
         True
