@@ -20,7 +20,7 @@ _BAND = "#AAAAAA"
 
 
 def plot_information_flow(flow: Any) -> Drawing:
-    """An `InformationFlow`: curves with 95 % intervals; grey, dashed, with a hatched band: random cuts of the same size.
+    """An `InformationFlow`: curves with 95 % intervals; grey and dashed, with a hatched band: random cuts as large.
 
     Of one sample the title says the answer, and how probable it was before anything was cut.
     """

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
@@ -27,14 +26,21 @@ USUAL_QUERIES = ("audio", "video", "image", "question", "last")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionMass(Result):
-    """Mean over a span's rows of the attention that they give to each span."""
+    """Mean over a span's rows of the attention that they give to each span.
+
+    Table: one row a layer, head, reading span and span read, the mean over samples.
+    """
 
     figure: ClassVar = "hooked_av.plots.attention_mass:plot_attention_mass"
     axes: ClassVar = {
         "mass": ("sample", "layer", "head", "queries", "keys"),
         "n_keys": ("sample", "keys"),
         "n_pos": ("sample",),
+        "mean_mass": ("layer", "head", "queries", "keys"),
+        "share_of_tokens": ("keys",),
     }
+    labels: ClassVar = {"sample": "ids", "queries": "queries", "keys": "keys"}
+    columns: ClassVar = ("layer", "head", "queries", "keys", "mass=mean_mass", "share_of_tokens", "n_samples")
     mass: Float32[np.ndarray, "sample layer head queries keys"]
     n_keys: Int64[np.ndarray, "sample keys"]  # tokens of each span that is read
     n_pos: Int64[np.ndarray, " sample"]
@@ -52,22 +58,19 @@ class AttentionMass(Result):
         """Bootstrap interval of `by_layer` over samples; NaN for one sample."""
         return bootstrap_interval(self.mass.astype(np.float64).mean(axis=2))
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a layer, head, reading span and span read: the mean over samples."""
-        mean = self.mass.astype(np.float64).mean(axis=0)
-        layers, heads, queries, keys = (index.ravel() for index in np.indices(mean.shape))
-        share = (self.n_keys / self.n_pos[:, None]).mean(axis=0)
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "head": heads,
-                "queries": np.array(self.queries, dtype=object)[queries],
-                "keys": np.array(self.keys, dtype=object)[keys],
-                "mass": mean.ravel(),
-                "share_of_tokens": share[keys],
-                "n_samples": len(self.mass),
-            }
-        )
+    @property
+    def mean_mass(self) -> Float64[np.ndarray, "layer head queries keys"]:
+        """Mean over samples."""
+        return self.mass.astype(np.float64).mean(axis=0)
+
+    @property
+    def share_of_tokens(self) -> Float64[np.ndarray, " keys"]:
+        """Of the prompt, in each span that is read: what attention without a choice would give it."""
+        return (self.n_keys / self.n_pos[:, None]).mean(axis=0)
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.ids)
 
 
 def attention_mass(

@@ -46,7 +46,12 @@ class DiscardCurve(Result):
         "formula": ("drop", "layer", "sample"),
         "clean_formula": ("sample",),
         **ARRAYS,
+        **dict.fromkeys(("spans", "rules"), ("drop",)),
+        **dict.fromkeys(("agrees", "correct"), ("drop", "layer", "sample")),
+        "clean_correct": ("sample",),
     }
+    labels: ClassVar = {"layer": "layers", "sample": "ids"}
+    columns: ClassVar = ("span=spans", "rule=rules", "layer", "n_samples")
     layers: Int64[np.ndarray, " layer"]
     best_ids: Int64[np.ndarray, "drop layer sample"]  # the answer without the tokens
     p_drop: Float64[np.ndarray, "drop layer sample"]  # probability of the clean answer without the tokens
@@ -68,6 +73,10 @@ class DiscardCurve(Result):
     kept_share: float  # of the span, by rules other than "all"
     kv: str
     ids: tuple[str, ...]  # of the samples
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.ids)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,14 +130,7 @@ class DiscardCurve(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a drop and layer: accuracy and agreement with intervals, and costs, means over samples."""
-        drops, layers = (index.ravel() for index in np.indices(self.best_ids.shape[:2]))
-        change = self.correct - self.clean_correct
-        table: dict[str, Any] = {
-            "span": np.array(self.spans, dtype=object)[drops],
-            "rule": np.array(self.rules, dtype=object)[drops],
-            "layer": self.layers[layers],
-            "n_samples": len(self.ids),
-        }
+        change, table = self.correct - self.clean_correct, {}
         for name, values in (("agreement", self.agrees), ("accuracy", self.correct), ("accuracy_change", change)):
             low, high = self.interval(values)
             table |= {name: _known_mean(values).ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
@@ -142,27 +144,15 @@ class DiscardCurve(Result):
             "kv_bytes": self.kv_bytes.mean(axis=2).ravel(),
             "clean_kv_bytes": self.clean_kv_bytes.mean(),
         }
-        return pd.DataFrame(table | {f"{k}_saved_percent": v.ravel() for k, v in self.saved_percent.items()})
+        saved = {f"{name}_saved_percent": percent.ravel() for name, percent in self.saved_percent.items()}
+        return super().to_frame().assign(**table, **saved)
 
     def samples_frame(self) -> pd.DataFrame:
         """One row a drop, layer and sample."""
-        drops, layers, samples = (index.ravel() for index in np.indices(self.best_ids.shape))
-        return pd.DataFrame(
-            {
-                "span": np.array(self.spans, dtype=object)[drops],
-                "rule": np.array(self.rules, dtype=object)[drops],
-                "layer": self.layers[layers],
-                "sample": np.array(self.ids, dtype=object)[samples],
-                "n_pos": self.n_pos[samples],
-                "n_dropped": self.n_dropped[drops, samples],
-                "p_clean": self.p_clean[samples],
-                "p_drop": self.p_drop.ravel(),
-                "agrees": self.agrees.ravel(),
-                "correct": self.correct.ravel(),
-                "clean_correct": self.clean_correct[samples],
-                "formula": self.formula.ravel(),
-            }
-        )
+        return self.tabulate(
+            "span=spans", "rule=rules", "layer", "sample", "n_pos", "n_dropped", "p_clean", "p_drop", "agrees",
+            "correct", "clean_correct", "formula",
+        )  # fmt: skip
 
 
 _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attended"}

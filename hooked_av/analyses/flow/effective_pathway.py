@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import Case, as_cases
 from hooked_av.analyses.flow.answers import (
+    BASES,
     READINGS,
     Answers,
     Measured,
@@ -39,10 +40,14 @@ class EffectivePathway(Answers):
     figure: ClassVar = "hooked_av.plots.effective:plot_effective_pathway"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys(READINGS, ("sample",)),
+        **dict.fromkeys((*READINGS, "best_texts", "best_is_right"), ("sample",)),
         **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw")),
         "share": ("sample",),
     }
+    columns: ClassVar = (
+        "id=sample", "task=tasks", "answer=answers", "gold=golds", "share_of_edges=share", *BASES, *READINGS,
+        "best_token=best_texts", "is_right=best_is_right",
+    )  # fmt: skip
     p_answer: Float64[np.ndarray, " sample"]
     p_gold: Float64[np.ndarray, " sample"]
     logit_difference: Float64[np.ndarray, " sample"]
@@ -84,21 +89,9 @@ class EffectivePathway(Answers):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample; `summary` has the means."""
-        return pd.DataFrame(
-            {
-                "id": self.ids,
-                "task": self.tasks,
-                "answer": self.texts(self.answer_ids),
-                "gold": self.texts(self.gold_ids),
-                "share_of_edges": self.share,
-                **{f"{name}_base": getattr(self, f"{name}_base") for name in READINGS[:3]},
-                **{name: getattr(self, name) for name in READINGS},
-                "best_token": self.texts(self.best_ids),
-                "is_right": self.is_right(self.best_ids),
-                **{f"control_{name}_{draw}": values for name in READINGS[:1] + READINGS[3:]
-                   for draw, values in enumerate(getattr(self, f"control_{name}").T)},
-            }
-        )  # fmt: skip
+        draws = range(self.control_best_ids.shape[1])
+        read = ("control_p_answer", "control_best_ids")
+        return self.tabulate(*self.columns, *(f"{name}_{draw}={name}[draw={draw}]" for name in read for draw in draws))
 
 
 def effective_pathway(

@@ -75,8 +75,8 @@ def information_flow(
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
     >>> inputs = model.prepare(sample.clip, question=sample.question)
     >>> flow = av.information_flow(model, inputs, pathways=["audio->question", "audio->last"], controls=0)
-    >>> sample.question, flow.texts(flow.answer_ids), flow.change_percent.shape
-    ('Which digit is spoken first?', ['five'], (2, 8))
+    >>> sample.question, flow.answers, flow.change_percent.shape
+    ('Which digit is spoken first?', ('five',), (2, 8))
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
     size = {None: default_window(n_layers), "all": n_layers}.get(window, window)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -23,6 +22,7 @@ from hooked_av.analyses.patching.exchange import ROWS, Exchange
 from hooked_av.analyses.patching.positions import PositionPatching, media_rows
 from hooked_av.analyses.patching.spans import (
     COMPONENTS,
+    EFFECTS,
     SPANS,
     Answers,
     HeadPatching,
@@ -41,14 +41,12 @@ class AttributionPatching(PatchEffects):
     """Estimated effects (`metric_patched` is the estimate), beside the exact ones where they are known."""
 
     figure: ClassVar = "hooked_av.plots.attribution:plot_attribution_patching"
-    axes: ClassVar = {"metric_patched": ("row", "layer"), "exact": ("row", "layer")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects", "exact"), ("row", "layer"))
+    labels: ClassVar = {"row": "rows"}
+    columns: ClassVar = ("row", "layer", *EFFECTS, "exact")
     exact: Float64[np.ndarray, "row layer"]  # effects by real patches; nan if no exact table was given
     rows: tuple[str, ...]
     table: str
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"row": self.rows}
 
     @property
     def correlation(self) -> float:
@@ -56,10 +54,6 @@ class AttributionPatching(PatchEffects):
         if np.isnan(self.exact).any():
             return float("nan")
         return float(np.corrcoef(self.effects.ravel(), self.exact.ravel())[0, 1])
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cell, with the exact effect beside the estimate."""
-        return super().to_frame().assign(exact=self.exact.ravel())
 
 
 def attribution_patching(

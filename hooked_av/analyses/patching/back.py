@@ -17,7 +17,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 
 from hooked_av.analyses.patching.contrast import Metric
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, Answers, PatchEffects
 from hooked_av.prompt.inputs import AVInputs
 
 
@@ -29,7 +29,8 @@ class BackPatching(PatchEffects):
     """
 
     figure: ClassVar = "hooked_av.plots.patching:plot_back_patching"
-    axes: ClassVar = {"metric_patched": ("source", "target")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("source", "target"))
+    columns: ClassVar = ("source", "target", *EFFECTS)
     span: str
     is_one_prompt: bool
 

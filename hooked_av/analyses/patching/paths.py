@@ -21,7 +21,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 
 from hooked_av.analyses.patching.contrast import Metric
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, Answers, PatchEffects
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.run import layer_of
 from hooked_av.interventions.routes import check_range, numbers
@@ -37,7 +37,8 @@ class PathPatching(PatchEffects):
     """Effect of each sender head on the answer through one receiver; nan where the sender comes after the receiver."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_path_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "head")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("layer", "head"))
+    columns: ClassVar = ("layer", "head", *EFFECTS)
     span: str
     receiver: str
     receiver_heads: tuple[int, ...] | None

@@ -3,7 +3,6 @@
 Axes: layer, place (one media token, or the tokens of one modality in one stretch of time), edge (start, stop).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 
 from hooked_av.analyses.patching.contrast import Metric
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, Answers, PatchEffects
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -25,16 +24,17 @@ class PositionPatching(PatchEffects):
     """Effect of media rows, one by one or by stretches of time, with the place of each in its clip."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_position_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "place"), "seconds": ("place", "edge")}
+    axes: ClassVar = {
+        **dict.fromkeys(("metric_patched", "effects"), ("layer", "place")),
+        "seconds": ("place", "edge"),
+    }
+    labels: ClassVar = {"place": "place_names"}
+    columns: ClassVar = ("layer", "place", *EFFECTS)
     seconds: Float64[np.ndarray, "place edge=2"]  # [start, stop) in the clip; nan for a still
     modalities: tuple[str, ...]  # [place]
     items: tuple[int, ...]  # [place]: number of the media item
     positions: tuple[tuple[int, ...], ...]  # [place]: the rows
     component: str
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"place": self.place_names}
 
     @property
     def place_names(self) -> tuple[str, ...]:

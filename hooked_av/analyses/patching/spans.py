@@ -7,12 +7,11 @@ Basu et al. 2024; Golovanevsky et al. 2025).
 Axes: component (resid_pre, attn_out, mlp_out), span, layer, head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
@@ -26,6 +25,7 @@ COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 SPANS = ("system", "audio", "video", "image", "boundary", "question", "options", "instruction", "answer_prefix", "last")
 
 Answers = tuple[str, str]
+EFFECTS = ("metric_patched", "effect=effects")  # the columns of every table of patches, one row a patch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,35 +43,17 @@ class PatchEffects(Result):
         """(metric_patched - metric_corrupt) / (metric_clean - metric_corrupt)."""
         return (self.metric_patched - self.metric_corrupt) / (self.metric_clean - self.metric_corrupt)
 
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        """What stands along an axis, where it is not a number that counts from 0."""
-        return {}
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a patch."""
-        axes = self.axes["metric_patched"]
-        places = [index.ravel() for index in np.indices(self.metric_patched.shape)]
-        columns = {
-            axis: np.array(self.labels[axis], dtype=object)[place] if axis in self.labels else place
-            for axis, place in zip(axes, places, strict=True)
-        }
-        columns |= {"metric_patched": self.metric_patched.ravel(), "effect": self.effects.ravel()}
-        return pd.DataFrame(columns)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpanPatching(PatchEffects):
     """Effect of a whole span's rows, by component and layer."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_span_patching"
-    axes: ClassVar = {"metric_patched": ("component", "span", "layer")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("component", "span", "layer"))
+    labels: ClassVar = {"component": "components", "span": "spans"}
+    columns: ClassVar = ("component", "span", "layer", *EFFECTS)
     components: tuple[str, ...]
     spans: tuple[str, ...]
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"component": self.components, "span": self.spans}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,7 +61,8 @@ class HeadPatching(PatchEffects):
     """Effect of one head's output (z) at the rows of a span."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_head_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "head")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("layer", "head"))
+    columns: ClassVar = ("layer", "head", *EFFECTS)
     span: str
 
 
