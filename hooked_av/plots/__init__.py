@@ -1,5 +1,5 @@
 """Figures, one file each, and pages: the only place that imports a plotting library. No figure runs a model.
 
-May import: what it draws (`prompt`, `media`), and folders above. A figure takes its result as it is (`Any`, whose type the
-first line names): results come further down, and what they hold is written there alone.
+May import: what it draws (`prompt`, `media`), and folders above. A figure takes its result as it is: its first line
+names the type, which stands further down, where alone it is written what it holds.
 """

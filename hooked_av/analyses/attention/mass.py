@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.attention.parts import REST, Parts, indicator, parts_of
 from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import SpanError
 from hooked_av.prompt.inputs import AVInputs
@@ -107,27 +106,27 @@ def attention_mass(
     >>> bool(abs(mass.mass.sum(axis=-1) - 1).max() < 1e-5)
     True
     """
-    masses, sizes, n_pos, ids = [], [], [], []
     names: tuple[str, ...] = () if keys is None else tuple(keys)
-    readers, settings = () if queries is None else tuple(queries), None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+    readers: tuple[str, ...] = () if queries is None else tuple(queries)
+
+    def measure(case: Case) -> tuple[str, np.ndarray, list[int]]:
+        nonlocal names, readers  # those of the first sample hold for all
         inputs = case.inputs.to(model.device)
         parts = _parts(inputs, names, keys is None)
         names = names or tuple(parts)
         readers = readers or tuple(name for name in USUAL_QUERIES if name in inputs.spans)
-        masses.append(mass_of(model, inputs, parts, readers))
-        sizes.append([len(positions) for positions in parts.values()])
-        n_pos.append(inputs.n_pos)
-        ids.append(case.id)
-        settings = settings or run_settings(model, inputs, keys=list(names), queries=list(readers))
+        return case.id, mass_of(model, inputs, parts, readers), [len(positions) for positions in parts.values()]
+
+    found = over_cases(cases, measure, progress=progress)
+    ids, masses, sizes = zip(*found.samples, strict=True)
     return AttentionMass(
         mass=np.stack(masses),
         n_keys=np.array(sizes, dtype=np.int64),
-        n_pos=np.array(n_pos, dtype=np.int64),
+        n_pos=np.array(found.sizes, dtype=np.int64),
         queries=readers,
         keys=names,
-        ids=tuple(ids),
-        settings=settings or {},
+        ids=ids,
+        settings=run_settings(model, found.last, keys=list(names), queries=list(readers)),
     )
 
 

@@ -9,16 +9,16 @@ whose cost is measured), repeat, edge (of an interval).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import Case, as_cases
-from hooked_av.analyses.discard.cost import ARRAYS, Costs, formula_macs, measure
+from hooked_av.analyses.cases import Case, over_cases
+from hooked_av.analyses.discard.cost import ARRAYS, Costs, costs_of, formula_macs
 from hooked_av.analyses.discard.rules import Rule, check_rules, dropped, last_row_attention
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InterventionError
@@ -205,26 +205,28 @@ def discard_curve(
     """
     drops, layers = _drops(model.cfg.n_layers, tokens, layers, rules, kept_share)
     _check_sizes(drops, layers, n_measured, repeats)
-    rows, costs, ids, settings = [], [], [], None
-    for number, case in enumerate(tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress)):
+    numbers = count()
+
+    def measure(case: Case) -> tuple[str, dict[str, np.ndarray], Costs | None]:
+        number = next(numbers)
         inputs, specs, n_dropped = _specs(model, case, drops, layers, kept_share, kv, [seed, number])
         clean, dropping = formula_macs(model.cfg, inputs.n_pos, n_dropped, layers)
         sizes = {"n_dropped": n_dropped, "n_pos": np.array(inputs.n_pos)}
-        rows.append(_answers(model, inputs, case, specs) | sizes | {"formula": dropping, "clean_formula": clean})
-        if number < n_measured:
-            costs.append(measure(model, inputs, specs, repeats))
-        ids.append(case.id)
-        settings = settings or run_settings(model, inputs, seed=seed, device=str(model.device))
+        answers = _answers(model, inputs, case, specs) | sizes | {"formula": dropping, "clean_formula": clean}
+        return case.id, answers, costs_of(model, inputs, specs, repeats) if number < n_measured else None
+
+    found = over_cases(cases, measure, progress=progress)
+    ids, rows, costs = zip(*found.samples, strict=True)
     return DiscardCurve(
         layers=np.array(layers, dtype=np.int64),
         **{name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]},
-        **Costs.stacked(costs),
+        **Costs.stacked(costs[:n_measured]),
         spans=tuple(span for span, _ in drops),
         rules=tuple(rule for _, rule in drops),
         kept_share=float(kept_share),
         kv=kv,
-        ids=tuple(ids),
-        settings=settings or {},
+        ids=ids,
+        settings=run_settings(model, found.last, seed=seed, device=str(model.device)),
     )
 
 

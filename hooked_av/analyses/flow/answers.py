@@ -194,12 +194,3 @@ def check_metric(metric: str, sample: str, *, is_known: bool) -> None:
             got=f"metric {metric!r}, {'a' if is_known else 'no'} right answer that is known",
             next_step="give av.Case(inputs, answer=...), or take metric='answer'",
         )
-
-
-def nothing_left(skipped: Sequence[str]) -> InputsError:
-    return InputsError(
-        "no sample is left to analyse",
-        expected="some that the clean model answers rightly",
-        got=f"{len(skipped)} samples, all answered wrongly",
-        next_step="pass only_correct=False to analyse them all",
-    )

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float64, Int64, Shaped
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.attention.mass import mass_of
 from hooked_av.analyses.attention.parts import Parts
 from hooked_av.analyses.bootstrap import bootstrap_interval, percentile_interval, resampled_means
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     BASES,
     READINGS,
@@ -29,7 +28,6 @@ from hooked_av.analyses.flow.answers import (
     Targets,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
@@ -257,27 +255,30 @@ def modality_contribution(
     >>> bool(found.index()["index"][0] < 0)  # the question is about the sound
     True
     """
-    samples, skipped, last, drawn = [], [], None, Controls.given(controls)
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+    drawn = Controls.given(controls)
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
         check_swaps(case.swapped, case.id)
-        measured, last = _measure(model, case, only_correct, drawn), case.inputs
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return _measure(model, case, only_correct, drawn)
+
+    found = over_cases(cases, measure, progress=progress)
     run = {
-        name for sample in samples for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True) if best >= 0
+        name
+        for sample in found.samples
+        for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True)
+        if best >= 0
     }
     columns = [number for number, name in enumerate(CONDITIONS) if name in run]
     own = {"metric": metric, "only_correct": only_correct, "controls": vars(drawn)}
-    runs = stacked(samples)
+    runs = stacked(found.samples)
     return ModalityContribution(
-        **answer_fields(model, samples, metric),
+        **answer_fields(model, found.samples, metric),
         **{name: runs.pop(name)[..., columns] for name in list(runs) if name.removeprefix("control_") in READINGS},
         **runs,
-        conditions=tuple(name for name in CONDITIONS if name in run),
-        skipped=tuple(skipped),
-        settings=run_settings(model, last, **own, n_samples=len(samples), n_skipped=len(skipped)),
+        conditions=tuple(list(CONDITIONS)[column] for column in columns),
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own, n_samples=len(found.samples), n_skipped=len(found.skipped)),
     )
 
 

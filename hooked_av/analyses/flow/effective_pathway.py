@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     BASES,
     READINGS,
@@ -22,7 +21,6 @@ from hooked_av.analyses.flow.answers import (
     Targets,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
@@ -128,21 +126,20 @@ def effective_pathway(
     (True, ['clean', 'these edges', 'random edges'])
     """
     keep, drawn = keep_only(*([edges] if isinstance(edges, str) else edges)), Controls.given(controls)
-    samples, skipped, last = [], [], None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
-        measured, last = _measure(model, case, keep, drawn, only_correct), case.inputs
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return _measure(model, case, keep, drawn, only_correct)
+
+    found = over_cases(cases, measure, progress=progress)
     names = tuple(str(route) for route in keep.routes)
     own = {"metric": metric, "controls": vars(drawn), "only_correct": only_correct, "edges": list(names)}
     return EffectivePathway(
-        **answer_fields(model, samples, metric),
-        **stacked(samples),
+        **answer_fields(model, found.samples, metric),
+        **stacked(found.samples),
         edges=names,
-        skipped=tuple(skipped),
-        settings=run_settings(model, last, **own, n_samples=len(samples), n_skipped=len(skipped)),
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own, n_samples=len(found.samples), n_skipped=len(found.skipped)),
     )
 
 

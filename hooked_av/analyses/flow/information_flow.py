@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     READINGS,
     Measured,
@@ -21,7 +20,6 @@ from hooked_av.analyses.flow.answers import (
     Targets,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
@@ -85,26 +83,23 @@ def information_flow(
     is_one = isinstance(cases, (AVInputs, Case))  # then the bar counts its cuts
     named = None if pathways is None else as_pathways(pathways)
     flow = _Flow(model, named, windows, drawn, progress=progress and is_one)
-    samples, skipped, sizes, last = [], [], [], None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=is_one or not progress):
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
-        measured = flow.measure(case, only_correct)
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-        sizes, last = [*sizes, case.inputs.n_pos], case.inputs
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return flow.measure(case, only_correct)
+
+    found = over_cases(cases, measure, progress=progress and not is_one)
     names = [pathway.name for pathway in flow.pathways or ()]
-    own = {"window": size, "metric": metric, "controls": vars(drawn), "only_correct": only_correct}
+    own = {"window": size, "metric": metric, "controls": vars(drawn), "only_correct": only_correct, "pathways": names}
+    own |= {"n_pos": sorted(set(found.sizes)), "n_samples": len(found.samples), "n_skipped": len(found.skipped)}
     return InformationFlow(
-        **answer_fields(model, samples, metric),
-        **stacked(samples),
+        **answer_fields(model, found.samples, metric),
+        **stacked(found.samples),
         windows=np.array([(some[0], some[-1]) for some in windows], dtype=np.int64),
         pathways=tuple(names),
         window=size,
-        skipped=tuple(skipped),
-        settings=run_settings(
-            model, last, **own, pathways=names, n_pos=sorted(set(sizes)), n_samples=len(samples), n_skipped=len(skipped)
-        ),
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own),
     )
 
 

@@ -17,7 +17,8 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Metric, check_metric, nothing_left
+from hooked_av.analyses.cases import nothing_left
+from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Metric, check_metric
 from hooked_av.analyses.flow.pathways import other_layout
 from hooked_av.errors import InputsError
 
