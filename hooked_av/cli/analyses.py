@@ -108,7 +108,7 @@ COMMANDS = (
         "discard",
         "Drop tokens before each layer; measure answers, and what is saved.",
         (
-            click.option("--tokens", multiple=True, metavar="SPAN",
+            click.option("--tokens", "spans", multiple=True, metavar="SPAN",
                          help="What is dropped; give several (default: audio, video, av)."),
             click.option("--kv", type=click.Choice(["keep", "drop"]),
                          help="Whether keys and values of earlier layers stay (default: keep)."),

@@ -75,9 +75,9 @@ class AttentionMass(Result):
 def attention_mass(
     model: Any,
     cases: Any,
+    *,
     keys: Sequence[str] | None = None,
     queries: Sequence[str] | None = None,
-    *,
     progress: bool = False,
 ) -> AttentionMass:
     """What do the tokens of a span look at?

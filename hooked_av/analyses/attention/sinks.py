@@ -129,7 +129,7 @@ def find_sinks(
     dims: Sequence[int] | None = None,
     threshold: float | None = None,
     received_threshold: float = RECEIVED,
-    readers: Sequence[str] = ("audio", "video"),
+    queries: Sequence[str] = ("audio", "video"),
 ) -> Sinks:
     """Which tokens are sinks, and of which modality?
 
@@ -139,7 +139,7 @@ def find_sinks(
             dimensions of a model; `Sinks` of all of them shows where to look.
         threshold: a token whose largest |normalised h| there is above it is massive (None: `default_threshold`).
         received_threshold: a token that gets more than this share of later rows' attention collects attention.
-        readers: spans whose attention is also kept apart, as far as the prompt has them.
+        queries: spans whose attention is also kept apart, as far as the prompt has them.
 
     Errors: `InputsError` for a batch, for dimensions that are not there, and for a threshold that nothing can exceed;
     `InterventionError` while attention matrices are edited or tokens leave.
@@ -156,7 +156,7 @@ def find_sinks(
     threshold = default_threshold(model.cfg.d_model) if threshold is None else float(threshold)
     _check(model.cfg.d_model, dims, threshold, received_threshold)
     parts = parts_of(inputs)
-    rows = {name: inputs.spans[name].positions for name in readers if name in inputs.spans}
+    rows = {name: inputs.spans[name].positions for name in queries if name in inputs.spans}
     rows = {EVERY_ROW: np.arange(inputs.n_pos), **rows}
     peak, received = _read(model, inputs, dims, indicator(rows, inputs.n_pos, model.device))
     return Sinks(

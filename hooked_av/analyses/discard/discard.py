@@ -161,7 +161,7 @@ _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attend
 def discard_curve(
     model: Any,
     cases: Any,
-    tokens: str | Sequence[str] = ("audio", "video", "av"),
+    spans: str | Sequence[str] = ("audio", "video", "av"),
     layers: Sequence[int] | None = None,
     *,
     rules: Rule | Sequence[Rule] = "all",
@@ -180,7 +180,7 @@ def discard_curve(
 
     Args:
         cases: one prompt, one `Case`, or several; accuracy needs cases with an answer.
-        tokens: spans that are dropped, span algebra included ("question - last").
+        spans: what is dropped, span algebra included ("question - last").
         layers: the first layers that run without them (None: all that the rules allow).
         rules: "all" of the span; or a part of it: "random", "uniform" (those kept are evenly spaced), "attention"
             (those that the last token reads least in the layer before, as in FastV; from layer 1 on).
@@ -203,7 +203,7 @@ def discard_curve(
     >>> curve.correct[0, :, 0].tolist()
     [0.0, 1.0]
     """
-    drops, layers = _drops(model.cfg.n_layers, tokens, layers, rules, kept_share)
+    drops, layers = _drops(model.cfg.n_layers, spans, layers, rules, kept_share)
     _check_sizes(drops, layers, n_measured, repeats)
     numbers = count()
 
@@ -280,13 +280,13 @@ def _known_mean(values: Float64[np.ndarray, "drop layer sample"]) -> Float64[np.
 
 def _drops(
     n_layers: int,
-    tokens: str | Sequence[str],
+    spans: str | Sequence[str],
     layers: Sequence[int] | None,
     rules: Rule | Sequence[Rule],
     kept_share: float,
 ) -> tuple[list[tuple[str, Rule]], list[int]]:
     """Every span with every rule, and the layers; checked."""
-    names: list[str] = [tokens] if isinstance(tokens, str) else list(tokens)
+    names: list[str] = [spans] if isinstance(spans, str) else list(spans)
     chosen: list[Rule] = [rules] if isinstance(rules, str) else list(rules)
     first = 1 if "attention" in chosen else 0
     layers = list(range(first, n_layers)) if layers is None else [int(layer) for layer in layers]
@@ -301,5 +301,5 @@ def _check_sizes(drops: Sequence[Any], layers: Sequence[int], n_measured: int, r
             "nothing to drop, or nothing to measure",
             expected="at least one span, one layer, one measured sample and one repeat",
             got=f"{len(drops)} spans, {len(layers)} layers, n_measured={n_measured}, repeats={repeats}",
-            next_step='for example av.discard_curve(model, cases, tokens=["audio", "video"])',
+            next_step='for example av.discard_curve(model, cases, spans=["audio", "video"])',
         )

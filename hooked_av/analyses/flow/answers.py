@@ -16,7 +16,7 @@ from hooked_av.analyses.cases import Case
 from hooked_av.analyses.results import Result
 from hooked_av.errors import InputsError
 
-Metric = Literal["answer", "gold"]
+Whose = Literal["answer", "gold"]  # whose probability counts: the clean run's answer, or the right one
 READINGS = ("p_answer", "p_gold", "logit_difference", "best_ids")
 BASES = ("p_answer_base", "p_gold_base", "logit_difference_base")  # of the clean run
 UNKNOWN = -1  # the id of a token that nobody named
@@ -82,7 +82,7 @@ class Answers(Result):
     token_texts: tuple[tuple[int, str], ...]  # of every token that is an answer somewhere
     best_ids: Int64[np.ndarray, " sample *cell"]  # the most probable token of each changed run
     control_best_ids: Int64[np.ndarray, " sample draw *cell"]
-    metric: Metric = "answer"
+    metric: Whose = "answer"
 
     @property
     def n_samples(self) -> int:
@@ -153,7 +153,7 @@ class Measured:
     runs: dict[str, np.ndarray]
 
 
-def answer_fields(model: Any, samples: Sequence[Measured], metric: Metric) -> dict[str, Any]:
+def answer_fields(model: Any, samples: Sequence[Measured], metric: Whose) -> dict[str, Any]:
     """The fields that `Answers` holds."""
     ids = {
         "answer_ids": [sample.targets.answer_id for sample in samples],
@@ -187,7 +187,7 @@ def check_metric(metric: str, sample: str, *, is_known: bool) -> None:
 
     Errors: `InputsError`.
     """
-    if metric not in get_args(Metric) or (metric == "gold" and not is_known):
+    if metric not in get_args(Whose) or (metric == "gold" and not is_known):
         raise InputsError(
             f"nothing to measure of sample {sample!r}",
             expected="metric 'answer', or 'gold' for cases with an answer",

@@ -24,8 +24,8 @@ from hooked_av.analyses.flow.answers import (
     UNKNOWN,
     Answers,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
     stacked,
@@ -218,7 +218,7 @@ def modality_contribution(
     model: Any,
     cases: Any,
     *,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = False,
     progress: bool = False,

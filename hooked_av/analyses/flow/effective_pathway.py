@@ -17,8 +17,8 @@ from hooked_av.analyses.flow.answers import (
     READINGS,
     Answers,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
     stacked,
@@ -97,7 +97,7 @@ def effective_pathway(
     cases: Any,
     edges: Any,
     *,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(3),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,

@@ -16,8 +16,8 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     READINGS,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
     stacked,
@@ -39,7 +39,7 @@ def information_flow(
     *,
     pathways: Any = None,
     window: int | Literal["all"] | None = None,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,

@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import nothing_left
-from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Metric, check_metric
+from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Whose, check_metric
 from hooked_av.analyses.flow.pathways import other_layout
 from hooked_av.errors import InputsError
 
@@ -136,7 +136,7 @@ class InformationFlow(Answers):
         table: pd.DataFrame,
         *,
         only_correct: bool = True,
-        metric: Metric = "answer",
+        metric: Whose = "answer",
         settings: Mapping[str, Any] | None = None,
     ) -> "InformationFlow":
         """The result of these samples, from tables that `to_frame` made of them together or one by one.
