@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hooked_av.analyses.flow.knockout import layer_window
+from hooked_av.analyses.flow.windows import layer_window
 from hooked_av.decoder.flops import count_flops
 from hooked_av.interventions.specs import Intervention, ablate, block_attention, patch
 from hooked_av.model.transformer import HookedAVTransformer

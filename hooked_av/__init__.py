@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from hooked_av.analyses.flow.effective_pathway import EffectivePathway as EffectivePathway
     from hooked_av.analyses.flow.effective_pathway import effective_pathway as effective_pathway
     from hooked_av.analyses.flow.information_flow import information_flow as information_flow
-    from hooked_av.analyses.flow.knockout import KnockoutCurves as KnockoutCurves
-    from hooked_av.analyses.flow.knockout import knockout_curves as knockout_curves
+    from hooked_av.analyses.flow.information_flow import knockout_curves as knockout_curves
     from hooked_av.analyses.flow.map import InformationFlow as InformationFlow
     from hooked_av.analyses.flow.pathways import Pathway as Pathway
     from hooked_av.analyses.flow.route_sweep import RouteSweep as RouteSweep
@@ -140,7 +139,6 @@ _HOME = {
     "Intervention": "interventions.specs",
     "InterventionError": "errors",
     "KeyValues": "decoder.attention",
-    "KnockoutCurves": "analyses.flow.knockout",
     "LogitLens": "analyses.lenses.logit_lens",
     "MediaError": "errors",
     "MediaLens": "analyses.lenses.media_lens",
@@ -178,7 +176,7 @@ _HOME = {
     "from_json": "interventions.json",
     "information_flow": "analyses.flow.information_flow",
     "keep_only": "interventions.specs",
-    "knockout_curves": "analyses.flow.knockout",
+    "knockout_curves": "analyses.flow.information_flow",
     "logit_lens": "analyses.lenses.logit_lens",
     "make_pair": "analyses.patching.pairs",
     "media_lens": "analyses.lenses.media_lens",

@@ -1,11 +1,15 @@
 """Cases: prompts with what is known about their answers, which an analysis over many samples is run on."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from tqdm.auto import tqdm
 
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,47 @@ def as_cases(given: Any) -> Iterator[Case]:
         yield case if case.id else replace(case, id=str(number))
     if number < 0:
         raise _not_cases("nothing")
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements(Generic[M]):
+    """What was measured of each case, and who was left out."""
+
+    samples: tuple[M, ...]
+    skipped: tuple[str, ...]  # their ids
+    sizes: tuple[int, ...]  # tokens of every prompt, also of those that were left out
+    last: AVInputs  # stands for all prompts in a result's settings
+
+
+def over_cases(given: Any, measure: Callable[[Case], M | None], *, progress: bool = False) -> Measurements[M]:
+    """Measure one case after the other; a case of which `measure` gives None is left out.
+
+    Errors: those of `as_cases` and of `measure`; `InputsError` when every case is left out.
+
+    >>> import hooked_av as av
+    >>> inputs = av.random_omni(n_layers=2).prepare(question="Which digit do you hear?")
+    >>> found = over_cases([inputs, inputs], lambda case: None if case.id == "0" else case.inputs.n_pos)
+    >>> found.samples, found.skipped
+    ((25,), ('0',))
+    """
+    samples, skipped, sizes, last = [], [], [], None
+    for case in tqdm(as_cases(given), desc="samples", unit="sample", disable=not progress):
+        measured, last = measure(case), case.inputs
+        (skipped if measured is None else samples).append(case.id if measured is None else measured)
+        sizes.append(last.n_pos)
+    if not samples or last is None:
+        raise nothing_left(skipped)
+    return Measurements(tuple(samples), tuple(skipped), tuple(sizes), last)
+
+
+def nothing_left(skipped: Sequence[str]) -> InputsError:
+    """Every sample was left out."""
+    return InputsError(
+        "no sample is left to analyse",
+        expected="some that the clean model answers rightly",
+        got=f"{len(skipped)} samples, all answered wrongly",
+        next_step="pass only_correct=False to analyse them all",
+    )
 
 
 def _name(inputs: Any) -> str:

@@ -1,9 +1,25 @@
 """Results: frozen dataclasses of numpy arrays with named axes and the exact settings that made them.
 
 `to_frame()` gives a table, `save`/`load` keep everything in one safetensors file, `plot()` draws without a model.
+A type of your own declares `axes`, and has all of that:
+
+    @dataclass(frozen=True, eq=False, kw_only=True)
+    class Gates(Result):
+        axes: ClassVar = {"gates": ("layer", "expert"), "shares": ("layer", "expert")}
+        labels: ClassVar = {"expert": "experts"}
+        gates: Float64[np.ndarray, "layer expert"]
+        experts: tuple[str, ...]
+
+        @property
+        def shares(self) -> Float64[np.ndarray, "layer expert"]:
+            return self.gates / self.gates.sum(axis=1, keepdims=True)
+
+Its table has the columns layer, expert (by name), gates and shares. `columns` says which, in what order and by what
+names, where that is not enough.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
@@ -27,18 +43,22 @@ R = TypeVar("R", bound="Result")
 class Result:
     """What every analysis returns.
 
-    `axes` names the axes of every array field; arrays that share an axis name share its length. `figure` names the
-    function that draws it; subclasses inherit it.
+    `axes` names the axes of every array field, and of tuples and properties that stand in the table; arrays that share
+    an axis name share its length. `labels` says which field or property names the places along an axis; without one
+    they count from 0. `columns` are those of the table, see `tabulate`. `figure` names the function that draws it.
+    Subclasses inherit all of them.
     """
 
     axes: ClassVar[Mapping[str, tuple[str, ...]]]
+    labels: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[tuple[str, ...]] = ()
     figure: ClassVar[Figure | None] = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}
-        for name, axes in self.axes.items():
-            shape = getattr(self, name).shape
+        for name, array in self._arrays().items():
+            axes, shape = self.axes[name], array.shape
             if len(shape) != len(axes) or any(lengths.setdefault(a, n) != n for a, n in zip(axes, shape, strict=True)):
                 raise InputsError(
                     f"{type(self).__name__}.{name} does not fit its axes",
@@ -48,8 +68,62 @@ class Result:
                 )
 
     def to_frame(self) -> pd.DataFrame:
-        """A table, one row a cell, one column a quantity."""
-        raise NotImplementedError
+        """A table, one row a cell, one column a quantity: `columns`, or all that goes with the widest array."""
+        return self.tabulate(*(self.columns or self._all_columns()))
+
+    def tabulate(self, *columns: str) -> pd.DataFrame:
+        """One row a cell of the axes that these columns have together, in the order in which they come.
+
+        Args:
+            columns: each an axis, field or property ("layer", "p_cut"); by a name of its own ("best_id=best_ids"); or
+                one place along an axis that the rows have not ("low=interval[edge=0]").
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> lens = av.logit_lens(model, model.prepare(question="Which digit do you hear?"), top_k=3)
+        >>> lens.tabulate("layer", "best=top_ids[rank=0]").shape
+        (2, 2)
+        """
+        wanted = [_Column.parse(text) for text in columns]
+        values = {name: self._values_of(name) for name in {column.quantity for column in wanted}}
+        axes_of = {column: self._axes_of(column.quantity) for column in wanted}
+        rows = list(dict.fromkeys(axis for column in wanted for axis in axes_of[column] if axis != column.axis))
+        held = [(self.axes[name], array) for name, array in self._arrays().items()]
+        held += [(axes_of[column], values[column.quantity]) for column in wanted]
+        lengths = {
+            axis: n
+            for axes, array in held
+            if hasattr(array, "shape")
+            for axis, n in zip(axes, array.shape, strict=True)
+        }
+        index = dict(zip(rows, np.indices([lengths[axis] for axis in rows]).reshape(len(rows), -1), strict=True))
+        return pd.DataFrame(
+            {column.name: column.along(index, values[column.quantity], axes_of[column]) for column in wanted}
+        )
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The array fields."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name in self.axes}
+        return {name: value for name, value in known.items() if not isinstance(value, (tuple, list))}
+
+    def _all_columns(self) -> tuple[str, ...]:
+        """The axes of the widest array, and all that has no other axes; not the labels, which the axes show."""
+        rows = max((self.axes[name] for name in self._arrays()), key=len)
+        shown = {*self.labels.values()}
+        return (*rows, *(name for name, axes in self.axes.items() if {*axes} <= {*rows} and name not in shown))
+
+    def _axes_of(self, quantity: str) -> tuple[str, ...]:
+        """Of an axis, itself; none for a number or a text, which is the same in every row."""
+        by_label = {field: (axis,) for axis, field in self.labels.items()}
+        is_axis = any(quantity in axes for axes in self.axes.values())
+        return (quantity,) if is_axis else self.axes.get(quantity) or by_label.get(quantity, ())
+
+    def _values_of(self, quantity: str) -> Any:
+        """A field or property; of an axis its labels, or None where its places are numbers."""
+        is_axis = any(quantity in axes for axes in self.axes.values())
+        name = self.labels.get(quantity) if is_axis else quantity
+        value = None if name is None else getattr(self, name)
+        return np.array(value, dtype=object) if isinstance(value, (tuple, list)) else value
 
     def plot(self) -> Any:
         """The figure of this result (matplotlib); it is drawn from the arrays, and runs no model."""
@@ -58,9 +132,10 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write arrays and settings to one safetensors file; `load` reads it back."""
         path = Path(path)
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.axes}
+        arrays = self._arrays()
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
         header = {"result": type(self).__name__, "fields": json.dumps(plain, default=plain_value)}
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in self.axes}, path, metadata=header)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=header)
         return path
 
     @classmethod
@@ -79,6 +154,38 @@ class Result:
             raise _not_a_result(cls, header.get("result", "a safetensors file without a result"))
         plain = {name: _tuples(value) for name, value in json.loads(header["fields"]).items()}
         return cls(**arrays, **plain)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table: a quantity by its name, maybe at one place along one of its axes."""
+
+    name: str
+    quantity: str
+    axis: str | None = None
+    place: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "_Column":
+        """From "name", "name=quantity" or "name=quantity[axis=place]"."""
+        found = re.fullmatch(r"(\w+)(?:=(\w+))?(?:\[(\w+)=(\d+)\])?", text)
+        if found is None:
+            raise InputsError(
+                "no such column",
+                expected="name, name=quantity, or name=quantity[axis=place]",
+                got=repr(text),
+                next_step='say which field or property it is, such as "low=interval[edge=0]"',
+            )
+        name, quantity, axis, place = found.groups()
+        return cls(name, quantity or name, axis, int(place or 0))
+
+    def along(self, index: Mapping[str, np.ndarray], values: Any, axes: tuple[str, ...]) -> Any:
+        """What stands in each row; `index` has the place of each row along each axis."""
+        if not axes:
+            return values
+        if values is None:
+            return index[axes[0]]
+        return values[tuple(self.place if axis == self.axis else index[axis] for axis in axes)]
 
 
 def run_settings(model: Any, inputs: AVInputs, **own: Any) -> dict[str, Any]:

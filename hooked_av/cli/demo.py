@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from hooked_av.analyses.flow.knockout import KnockoutCurves, knockout_curves
+from hooked_av.analyses.flow.information_flow import knockout_curves
+from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.lenses.logit_lens import LogitLens, logit_lens
 from hooked_av.media.clip import SILENCE_PEAK, Clip
 from hooked_av.media.sampling import Sampling
@@ -42,7 +43,7 @@ class DemoResult:
     inputs: AVInputs
     question: str
     options: tuple[str, ...]
-    curves: KnockoutCurves
+    curves: InformationFlow
     lens: LogitLens
     cached: Mapping[str, tuple[int, ...]]  # cache key -> shape
     notes: tuple[str, ...]  # what this clip has not, or what is odd about it
@@ -58,7 +59,7 @@ def run_demo(
     *,
     origin: Origin,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-    width: int | None = None,
+    window: int | None = None,
     progress: bool = False,
 ) -> DemoResult:
     """What does the answer to a question about a clip need: its sound, its pictures, and in which layers?
@@ -66,7 +67,7 @@ def run_demo(
     Args:
         origin: names of model and clip, and whether the model has random weights.
         sampling: frames and pixels that the model sees.
-        width: layers cut at a time (None: protocol default, see `default_width`).
+        window: layers cut at a time (None: protocol default, see `default_window`).
         progress: show one bar a stage.
 
     A clip without sound or without pictures has only the pathways that exist; `notes` says which are missing.
@@ -91,7 +92,7 @@ def run_demo(
         with _timed("attention knockout", seconds):
             held = [modality for modality in MODALITIES if modality in inputs.spans]
             pathways = [(modality, reader) for reader in READERS for modality in held]
-            curves = knockout_curves(model, inputs, pathways, width=width, progress=progress)
+            curves = knockout_curves(model, inputs, pathways, window=window, progress=progress)
         with stage("logit lens", seconds, progress):
             lens = logit_lens(model, inputs, at="last")
     return DemoResult(

@@ -178,7 +178,7 @@ def _show(result: "DemoResult", path: Path) -> None:
     console.print(Text(f"Question:  {result.question}"))
     console.print(Text(f"Prompt:    {result.inputs.n_pos} tokens ({media}); {sampling['fps']:g} frames a second, "
                        f"at most {budget} a frame; positions: {result.inputs.settings['positions']}"))  # fmt: skip
-    console.print(Text(f"Answer:    {visible(result.curves.answer)}, p = {result.curves.p_base:.3g}"))
+    console.print(Text(f"Answer:    {visible(result.curves.answers[0])}, p = {result.curves.p_answer_base[0]:.3g}"))
     for note in result.notes:
         console.print(Text(f"Note:      {note}"))
     console.print(_table(result))
@@ -194,7 +194,7 @@ def _table(result: "DemoResult") -> Any:
     from hooked_av.plots.text import shortened, visible
 
     curves, lens = result.curves, result.lens
-    cut = "one layer" if curves.width == 1 else f"{curves.width} layers"
+    cut = "one layer" if curves.window == 1 else f"{curves.window} layers"
     table = Table(title=f"Change of answer probability, attention cut in {cut} at a time; best token of the logit lens")
     table.add_column("layer", justify="right")
     for pathway in curves.pathways:

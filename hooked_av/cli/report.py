@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hooked_av.analyses.flow.knockout import KnockoutCurves
+from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.lenses.logit_lens import LogitLens
 from hooked_av.cli.demo import DemoResult
 from hooked_av.plots.page import image_address, render, write_page
@@ -52,14 +52,14 @@ def _counts(result: DemoResult) -> dict[str, int]:
     return {name: len(result.inputs.spans[name]) for name in _COUNTED if name in result.inputs.spans}
 
 
-def _knockout_rows(curves: KnockoutCurves) -> Iterator[dict[str, Any]]:
+def _knockout_rows(curves: InformationFlow) -> Iterator[dict[str, Any]]:
     """One row a layer: the layers cut, and the change and the new best token of each pathway."""
     for layer, (first, last) in enumerate(curves.windows.tolist()):
         yield {
             "layer": layer,
             "window": f"{first}–{last}" if last > first else str(first),
             "cells": [
-                (float(curves.change_percent[pathway, layer]), curves.best_texts[pathway][layer])
+                (float(curves.change_percent[pathway, layer]), curves.best_texts[0, pathway, layer])
                 for pathway in range(len(curves.pathways))
             ],
         }
@@ -97,6 +97,8 @@ def _cached(result: DemoResult) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {of}" for name, of in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "released budget" if value is None else str(value)

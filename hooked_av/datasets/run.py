@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hooked_av.analyses.discard.discard import discard_curve
-from hooked_av.analyses.flow.answers import Metric
+from hooked_av.analyses.flow.answers import Whose
 from hooked_av.analyses.flow.information_flow import InformationFlow, information_flow
 from hooked_av.analyses.flow.route_sweep import route_sweep
 from hooked_av.analyses.lenses.logit_lens import logit_lens
@@ -161,7 +161,7 @@ def read_flow(
     table: str | Path,
     *,
     only_correct: bool = True,
-    metric: Metric | None = None,
+    metric: Whose | None = None,
     where: Mapping[str, str] = MappingProxyType({}),
 ) -> InformationFlow:
     """The map of all samples of a run of "flow": what `information_flow` says of the same cases.
@@ -189,7 +189,7 @@ def read_flow(
         raise DatasetError(
             f"no such samples in {table}", expected="a sample", got=dict(where), next_step="check the values"
         )
-    asked: Metric = metric or settings.get("metric", "answer")
+    asked: Whose = metric or settings.get("metric", "answer")
     shared = settings | ({"where": dict(where)} if where else {})
     return InformationFlow.from_frame(frame, only_correct=only_correct, metric=asked, settings=shared)
 

@@ -1,4 +1,5 @@
 """Figures, one file each, and pages: the only place that imports a plotting library. No figure runs a model.
 
-May import: what it draws (`prompt`, `media`), and folders above. Results come as they are: a figure reads their fields.
+May import: what it draws (`prompt`, `media`), and folders above. A figure takes its result as it is: its first line
+names the type, which stands further down, where alone it is written what it holds.
 """

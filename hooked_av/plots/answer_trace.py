@@ -3,10 +3,9 @@
 Axes: layer, option.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -37,22 +36,11 @@ _LOOKS = (
 )
 
 
-@runtime_checkable
-class Trace(Protocol):
-    """What is drawn of an `analyses.answer_trace.AnswerTrace`."""
+def plot_answer_trace(trace: Any) -> Drawing:
+    """An `AnswerTrace`.
 
-    @property
-    def probabilities(self) -> Float32[np.ndarray, "layer option"]: ...
-    @property
-    def ranks(self) -> Int64[np.ndarray, "layer option"]: ...
-    @property
-    def options(self) -> tuple[str, ...]: ...
-    @property
-    def settings(self) -> Any: ...
-
-
-def plot_answer_trace(trace: Trace) -> Drawing:
-    """Left: probability; right: rank among all tokens, 1 on top. Options differ in line and marker."""
+    Left: probability; right: rank among all tokens, 1 on top. Options differ in line and marker.
+    """
     with figure_style():
         figure = Drawing(figsize=(9.6, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)

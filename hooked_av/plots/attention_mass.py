@@ -3,33 +3,20 @@
 Axes: layer, queries, keys; pos, reader.
 """
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32
 
 from hooked_av.plots.curves import distinct_looks, draw_curve, label_axes
 from hooked_av.plots.style import BLACK, Drawing, figure_style
 
 
-@runtime_checkable
-class Mass(Protocol):
-    """What is drawn of an `analyses.attention_mass.AttentionMass`."""
+def plot_attention_mass(mass: Any) -> Drawing:
+    """An `AttentionMass`.
 
-    @property
-    def by_layer(self) -> Float64[np.ndarray, "layer queries keys"]: ...
-    @property
-    def by_layer_interval(self) -> Float64[np.ndarray, "edge=2 layer queries keys"]: ...
-    @property
-    def queries(self) -> tuple[str, ...]: ...
-    @property
-    def keys(self) -> tuple[str, ...]: ...
-    @property
-    def ids(self) -> tuple[str, ...]: ...
-
-
-def plot_attention_mass(mass: Mass) -> Drawing:
-    """One panel a reading span, one curve a span that is read: the mean over heads, with the interval over samples."""
+    One panel a reading span, one curve a span that is read: the mean over heads, with the interval over samples.
+    """
     n_panels = len(mass.queries)
     means, bands = mass.by_layer, mass.by_layer_interval
     looks, layers = distinct_looks(mass.keys), np.arange(len(means))
@@ -52,27 +39,11 @@ def _samples(n: int) -> str:
     return f" and {n} samples (95 % intervals)" if n > 1 else ""
 
 
-@runtime_checkable
-class FoundSinks(Protocol):
-    """What is drawn of an `analyses.sinks.Sinks`."""
+def plot_sinks(sinks: Any) -> Drawing:
+    """A `Sinks`.
 
-    @property
-    def peak(self) -> Float32[np.ndarray, "layer pos"]: ...
-    @property
-    def received(self) -> Float32[np.ndarray, "reader layer pos"]: ...
-    @property
-    def part(self) -> Int64[np.ndarray, " pos"]: ...
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def received_threshold(self) -> float: ...
-    def is_sink(self, by: Literal["massive", "received", "either"] = "either") -> Bool[np.ndarray, "layer pos"]: ...
-
-
-def plot_sinks(sinks: FoundSinks) -> Drawing:
-    """Every token at its position: its largest activation and the most attention that it receives, over layers."""
+    Every token at its position: its largest activation and the most attention that it receives, over layers.
+    """
     rows = [
         ("|normalised activation|", sinks.peak.max(axis=0), sinks.threshold),
         ("attention received, %", 100 * np.nan_to_num(sinks.received[0]).max(axis=0), 100 * sinks.received_threshold),
@@ -92,7 +63,7 @@ def plot_sinks(sinks: FoundSinks) -> Drawing:
     return figure
 
 
-def _points(axes: Any, values: Float32[np.ndarray, " pos"], sinks: FoundSinks) -> None:
+def _points(axes: Any, values: Float32[np.ndarray, " pos"], sinks: Any) -> None:
     for number, (name, look) in enumerate(zip(sinks.parts, distinct_looks(sinks.parts), strict=True)):
         at = np.flatnonzero(sinks.part == number)
         style = {"markersize": 4.5, "markeredgewidth": 1.0, "linestyle": "none"}

@@ -3,33 +3,23 @@
 Axes: row, layer.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 from matplotlib.axes import Axes
 
 from hooked_av.plots.effects import colour_scale, draw_effects, few_ticks, peak_of
-from hooked_av.plots.patching import Effects, contrast_words
+from hooked_av.plots.patching import contrast_words
 from hooked_av.plots.style import BLUE, GREY, Drawing, figure_style
 
 _MAX_NAMED = 40  # rows that are named
 
 
-@runtime_checkable
-class Attribution(Effects, Protocol):
-    """What is drawn of an `analyses.attribution_patching.AttributionPatching`."""
+def plot_attribution_patching(estimate: Any) -> Drawing:
+    """An `AttributionPatching`.
 
-    @property
-    def exact(self) -> Float64[np.ndarray, "row layer"]: ...
-    @property
-    def rows(self) -> tuple[str, ...]: ...
-    @property
-    def correlation(self) -> float: ...
-
-
-def plot_attribution_patching(estimate: Attribution) -> Drawing:
-    """The estimated table, and beside it each cell against the exact effect, where there is one."""
+    The estimated table, and beside it each cell against the exact effect, where there is one.
+    """
     is_compared = not np.isnan(estimate.exact).all()
     n_rows, n_layers = estimate.effects.shape
     with figure_style():
@@ -51,7 +41,7 @@ def plot_attribution_patching(estimate: Attribution) -> Drawing:
     return figure
 
 
-def _draw_comparison(axes: Axes, estimate: Attribution) -> None:
+def _draw_comparison(axes: Axes, estimate: Any) -> None:
     exact, estimated = estimate.exact.ravel(), estimate.effects.ravel()
     low, high = min(exact.min(), estimated.min()), max(exact.max(), estimated.max())
     axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1, label="estimate = exact")

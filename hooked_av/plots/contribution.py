@@ -3,7 +3,7 @@
 Axes: task, condition; layer, rows (that read), modality (that is read).
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,19 +22,11 @@ _STEP, _EDGE = 0.24, 1.05
 _BAR_INCHES, _ATTENTION_INCHES, _PANEL_INCHES = 0.16, 4.6, 2.6
 
 
-@runtime_checkable
-class Contribution(Protocol):
-    """What is drawn of an `analyses.contribution.ModalityContribution`."""
+def plot_modality_contribution(contribution: Any) -> Drawing:
+    """A `ModalityContribution`.
 
-    def summary(self) -> pd.DataFrame: ...
-    def index(self) -> pd.DataFrame: ...
-    def attention_mass(self) -> pd.DataFrame: ...
-    @property
-    def metric(self) -> str: ...
-
-
-def plot_modality_contribution(contribution: Contribution) -> Drawing:
-    """Above: drops of the answer's probability with 95 % intervals, and the index of each task. Below: attention."""
+    Above: drops of the answer's probability with 95 % intervals, and the index of each task. Below: attention.
+    """
     summary = contribution.summary()
     tasks = list(dict.fromkeys(summary["task"]))
     height = 1.7 + (_BAR_INCHES * summary["condition"].nunique() + 0.2) * len(tasks)
@@ -48,7 +40,7 @@ def plot_modality_contribution(contribution: Contribution) -> Drawing:
     return figure
 
 
-def _losses(figure: SubFigure, contribution: Contribution, summary: pd.DataFrame, tasks: list[str]) -> None:
+def _losses(figure: SubFigure, contribution: Any, summary: pd.DataFrame, tasks: list[str]) -> None:
     """Left: bars, a group for each task. Right: points."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
     names = _bars(left, summary, tasks)

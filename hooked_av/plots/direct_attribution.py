@@ -3,7 +3,7 @@
 Axes: layer, head, source.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,32 +18,11 @@ from hooked_av.plots.text import drawable, shortened
 _MARKED = 0.1  # of the largest: below it a negative cell carries no sign
 
 
-@runtime_checkable
-class Attribution(Protocol):
-    """What is drawn of an `analyses.direct_attribution.DirectAttribution`."""
+def plot_direct_attribution(found: Any) -> Drawing:
+    """A `DirectAttribution`.
 
-    @property
-    def attn(self) -> Float64[np.ndarray, " layer"]: ...
-    @property
-    def mlp(self) -> Float64[np.ndarray, " layer"]: ...
-    @property
-    def heads(self) -> Float64[np.ndarray, "layer head"]: ...
-    @property
-    def sources(self) -> Float64[np.ndarray, "layer head source"]: ...
-    @property
-    def source_spans(self) -> tuple[str, ...]: ...
-    @property
-    def embed(self) -> float: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def alternative(self) -> str: ...
-    @property
-    def logit_difference(self) -> float: ...
-
-
-def plot_direct_attribution(found: Attribution) -> Drawing:
-    """Left: attention and MLP of each layer. Middle: heads. Right: what attention brings from each span."""
+    Left: attention and MLP of each layer. Middle: heads. Right: what attention brings from each span.
+    """
     with figure_style():
         figure = Drawing(figsize=(12.0, 3.7), layout="constrained")
         bars, grid, curves = figure.subplots(1, 3, width_ratios=[1.25, 0.8, 1.25])
@@ -56,7 +35,7 @@ def plot_direct_attribution(found: Attribution) -> Drawing:
     return figure
 
 
-def _components(axes: Axes, found: Attribution) -> None:
+def _components(axes: Axes, found: Any) -> None:
     layers = np.arange(len(found.attn))
     axes.bar(layers - 0.2, found.attn, 0.4, color=ORANGE, edgecolor=BLACK, linewidth=0.6, label="attention")
     axes.bar(layers + 0.2, found.mlp, 0.4, color=BLUE, edgecolor=BLACK, linewidth=0.6, hatch="////", label="MLP")
@@ -80,7 +59,7 @@ def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"])
     figure.colorbar(image, ax=axes, pad=0.02)
 
 
-def _sources(axes: Axes, found: Attribution) -> None:
+def _sources(axes: Axes, found: Any) -> None:
     by_span = found.sources.sum(axis=1)
     layers = np.arange(len(by_span))
     for number, (name, look) in enumerate(zip(found.source_spans, distinct_looks(found.source_spans), strict=True)):

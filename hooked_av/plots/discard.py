@@ -3,11 +3,10 @@
 Axes: drop, layer, sample.
 """
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 
 from hooked_av.plots.curves import clean_line, distinct_looks, draw_curve, label_axes
@@ -20,37 +19,11 @@ SAVINGS = {"time": "prefill time saved, %", "macs": "FLOPs saved, %", "kv_bytes"
 Shares = Float64[np.ndarray, "drop layer sample"]
 
 
-@runtime_checkable
-class Discards(Protocol):
-    """What is drawn of an `analyses.discard.DiscardCurve`."""
+def plot_discard_curve(curve: Any) -> Drawing:
+    """A `DiscardCurve`.
 
-    @property
-    def layers(self) -> Int64[np.ndarray, " layer"]: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def spans(self) -> tuple[str, ...]: ...
-    @property
-    def rules(self) -> tuple[str, ...]: ...
-    @property
-    def agrees(self) -> Shares: ...
-    @property
-    def correct(self) -> Shares: ...
-    @property
-    def clean_correct(self) -> Float64[np.ndarray, " sample"]: ...
-    @property
-    def has_answers(self) -> bool: ...
-    @property
-    def saved_percent(self) -> Mapping[str, Float64[np.ndarray, "drop layer"]]: ...
-    @property
-    def kv(self) -> str: ...
-    @property
-    def ids(self) -> tuple[str, ...]: ...
-    def interval(self, values: Shares) -> Float64[np.ndarray, "edge=2 drop layer"]: ...
-
-
-def plot_discard_curve(curve: Discards) -> Drawing:
-    """Above: agreement with the clean answers, and accuracy. Below: time, FLOPs and key/value bytes saved."""
+    Above: agreement with the clean answers, and accuracy. Below: time, FLOPs and key/value bytes saved.
+    """
     looks = distinct_looks(curve.spans)
     with figure_style():
         figure = Drawing(figsize=(10.6, 5.8), layout="constrained")
@@ -75,7 +48,7 @@ def plot_discard_curve(curve: Discards) -> Drawing:
 
 def _share(
     axes: Axes,
-    curve: Discards,
+    curve: Any,
     values: Shares,
     clean: float,
     label: str,
@@ -94,7 +67,7 @@ def _share(
 
 def _savings(
     axes: Axes,
-    curve: Discards,
+    curve: Any,
     values: Float64[np.ndarray, "drop layer"],
     formula: Float64[np.ndarray, "drop layer"] | None,
     label: str,
@@ -108,7 +81,7 @@ def _savings(
     label_axes(axes, X_LABEL, label)
 
 
-def _title(curve: Discards) -> str:
+def _title(curve: Any) -> str:
     n = len(curve.ids)
     samples = f"{n} samples, 95 % intervals" if n > 1 else "one sample"
     gone = "stay" if curve.kv == "keep" else "go, too"

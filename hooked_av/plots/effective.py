@@ -4,9 +4,7 @@ Axes: run (clean, these edges, random edges).
 """
 
 from textwrap import wrap
-from typing import Protocol, runtime_checkable
-
-import pandas as pd
+from typing import Any
 
 from hooked_av.plots.style import BLUE, GREY, PALE, Drawing, figure_style
 
@@ -14,19 +12,8 @@ _LOOKS = {"clean": (PALE, ""), "these edges": (BLUE, "////"), "random edges": ("
 _MEASURES = {"p": "answer probability", "agreement": "same answer\nas the clean run", "accuracy": "right answer"}
 
 
-@runtime_checkable
-class Effective(Protocol):
-    """What is drawn of an `analyses.effective_pathway.EffectivePathway`."""
-
-    def summary(self) -> pd.DataFrame: ...
-    @property
-    def edges(self) -> tuple[str, ...]: ...
-    @property
-    def ids(self) -> tuple[str, ...]: ...
-
-
-def plot_effective_pathway(effective: Effective) -> Drawing:
-    """Bars with 95 % intervals for each measure that is known."""
+def plot_effective_pathway(effective: Any) -> Drawing:
+    """An `EffectivePathway`: bars with 95 % intervals for each measure that is known."""
     summary = effective.summary()
     measures = [name for name in _MEASURES if not summary[name].isna().all()]
     with figure_style():

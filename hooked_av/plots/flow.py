@@ -3,14 +3,14 @@
 Axes: pathway, layer, edge (low, high).
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, look_of
+from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, font_glyphs, look_of
+from hooked_av.plots.text import drawable, shortened
 
 Y_LABEL = "change of answer probability, %"
 _COLUMNS = 4
@@ -19,35 +19,18 @@ _LEGEND_INCHES = 1.8
 _BAND = "#AAAAAA"
 
 
-@runtime_checkable
-class Flow(Protocol):
-    """What is drawn of an `analyses.information_flow.InformationFlow`."""
+def plot_information_flow(flow: Any) -> Drawing:
+    """An `InformationFlow`: curves with 95 % intervals; grey and dashed, with a hatched band: random cuts as large.
 
-    @property
-    def pathways(self) -> tuple[str, ...]: ...
-    @property
-    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]: ...
-    @property
-    def interval(self) -> Float64[np.ndarray, "edge=2 pathway layer"]: ...
-    @property
-    def control_percent(self) -> Float64[np.ndarray, "pathway layer"]: ...
-    @property
-    def control_interval(self) -> Float64[np.ndarray, "edge=2 pathway layer"]: ...
-    @property
-    def ids(self) -> tuple[str, ...]: ...
-    @property
-    def window(self) -> int: ...
-    @property
-    def metric(self) -> str: ...
-
-
-def plot_information_flow(flow: Flow) -> Drawing:
-    """Curves with 95 % intervals; grey and dashed with a hatched band: random cuts of the same size."""
+    Of one sample the title says the answer, and how probable it was before anything was cut.
+    """
     n_pathways = len(flow.pathways)
     n_columns = min(_COLUMNS, n_pathways)
     n_rows = -(-n_pathways // n_columns)
     with figure_style():
-        size = (max(5.2, _PANEL_INCHES[0] * n_columns + 0.5) + _LEGEND_INCHES, _PANEL_INCHES[1] * n_rows + 1.3)
+        is_compared = not np.isnan(flow.control_percent).all()
+        width = max(5.2, _PANEL_INCHES[0] * n_columns + 0.5) + _LEGEND_INCHES * is_compared
+        size = (width, _PANEL_INCHES[1] * n_rows + 1.3)
         figure = Drawing(figsize=size, layout="constrained")
         panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
         for number, axes in enumerate(panels):
@@ -59,12 +42,13 @@ def plot_information_flow(flow: Flow) -> Drawing:
         figure.supxlabel("layer (centre of the window that is cut)" if flow.window > 1 else "layer", fontsize=9.5)
         figure.supylabel(Y_LABEL, fontsize=9.5)
         figure.suptitle(_title(flow), x=0.01, ha="left", fontsize=10.5)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False, handlelength=3)
+        if is_compared:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside right center", frameon=False, handlelength=3)
     return figure
 
 
-def _draw(axes: Axes, flow: Flow, number: int) -> None:
+def _draw(axes: Axes, flow: Any, number: int) -> None:
     pathway, change = flow.pathways[number], flow.change_percent[number]
     layers, look = np.arange(len(change)), look_of(pathway.partition(" → ")[0])
     colour = BLACK if look.marker == "." else look.colour
@@ -85,9 +69,11 @@ def _draw(axes: Axes, flow: Flow, number: int) -> None:
     axes.set_axisbelow(True)
 
 
-def _title(flow: Flow) -> str:
+def _title(flow: Any) -> str:
     cut = "each layer alone" if flow.window == 1 else f"a window of {flow.window} layers"
     whose = "the right answer" if flow.metric == "gold" else "the clean answer"
-    n = len(flow.ids)
-    samples = "1 sample" if n == 1 else f"{n} samples, mean and 95 % interval"
-    return f"Attention cut in {cut}; probability of {whose} ({samples})"
+    if len(flow.ids) > 1:
+        return f"Attention cut in {cut}; probability of {whose} ({len(flow.ids)} samples, mean and 95 % interval)"
+    texts, p = (flow.golds, flow.p_gold_base) if flow.metric == "gold" else (flow.answers, flow.p_answer_base)
+    answer = shortened(drawable(texts[0], font_glyphs()), 24)
+    return f"Attention cut in {cut}; probability of {whose} “{answer}”, p = {p[0]:.3g} uncut (1 sample)"

@@ -3,10 +3,10 @@
 Axes: layer, position, rank.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
@@ -23,22 +23,10 @@ _CONVENTIONS = {
 }
 
 
-@runtime_checkable
-class Lens(Protocol):
-    """What is drawn of an `analyses.logit_lens.LogitLens`."""
+def plot_logit_lens(lens: Any) -> Drawing:
+    """A `LogitLens`.
 
-    @property
-    def top_probabilities(self) -> Float32[np.ndarray, "layer position rank"]: ...
-    @property
-    def top_texts(self) -> tuple[tuple[tuple[str, ...], ...], ...]: ...
-    @property
-    def positions(self) -> Int64[np.ndarray, " position"]: ...
-    @property
-    def settings(self) -> Any: ...
-
-
-def plot_logit_lens(lens: Lens) -> Drawing:
-    """Rows are layers, the last one on top. Columns: the best tokens of one position, or the best token of each.
+    Rows are layers, the last one on top. Columns: the best tokens of one position, or the best token of each.
 
     At most 12 positions are drawn, the last ones; `to_frame` has all.
     """

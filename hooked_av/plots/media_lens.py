@@ -4,10 +4,10 @@ Axes: layer, position (media tokens), rank; edge (start, stop), axis (frame grou
 """
 
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
@@ -22,34 +22,10 @@ _WIDTH, _CELL_INCHES = 11.0, 0.72
 _LETTER_EMS = 0.62  # width of a letter in font sizes
 
 
-@runtime_checkable
-class MediaLensData(Protocol):
-    """What is drawn of an `analyses.media_lens.MediaLens`."""
+def plot_media_lens(lens: Any) -> Drawing:
+    """A `MediaLens`.
 
-    @property
-    def top_probabilities(self) -> Float32[np.ndarray, "layer position rank"]: ...
-    @property
-    def top_texts(self) -> tuple[tuple[tuple[str, ...], ...], ...]: ...
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def seconds(self) -> Float64[np.ndarray, "position edge=2"]: ...
-    @property
-    def cells(self) -> Int64[np.ndarray, "position axis=3"]: ...
-    @property
-    def frames(self) -> UInt8[np.ndarray, "group height width channel=3"]: ...
-    @property
-    def sound_low(self) -> Float32[np.ndarray, " bin"]: ...
-    @property
-    def sound_high(self) -> Float32[np.ndarray, " bin"]: ...
-    @property
-    def sound_seconds(self) -> float: ...
-    @property
-    def settings(self) -> Any: ...
-
-
-def plot_media_lens(lens: MediaLensData) -> Drawing:
-    """Above, the frames with the best token of each cell, for some layers; below, layers over the time of the sound.
+    Above, the frames with the best token of each cell, for some layers; below, layers over the time of the sound.
 
     At most 6 frame groups and 4 layers are drawn on the frames; `to_frame` has all.
     """
@@ -71,19 +47,19 @@ def plot_media_lens(lens: MediaLensData) -> Drawing:
 # --- on the frames ---------------------------------------------------------------------------------------------------
 
 
-def _frames_inches(lens: MediaLensData, seen: np.ndarray, n_layers: int) -> float:
+def _frames_inches(lens: Any, seen: np.ndarray, n_layers: int) -> float:
     _, n_rows, n_columns = lens.cells[seen].max(axis=0) + 1
     panel = _WIDTH / _n_shown(lens, seen) * 0.85
     return 0.6 + n_layers * (0.15 + min(panel * n_rows / n_columns, _CELL_INCHES * n_rows))
 
 
-def _n_shown(lens: MediaLensData, seen: np.ndarray) -> int:
+def _n_shown(lens: Any, seen: np.ndarray) -> int:
     """Frame groups side by side: as many as leave room for the texts."""
     n_groups, _, n_columns = (lens.cells[seen].max(axis=0) + 1).tolist()
     return max(1, min(n_groups, MAX_GROUPS, int(_WIDTH / (0.4 * n_columns))))
 
 
-def _draw_frames(part: Any, lens: MediaLensData, seen: np.ndarray, layers: list[int]) -> None:
+def _draw_frames(part: Any, lens: Any, seen: np.ndarray, layers: list[int]) -> None:
     n_groups = int(lens.cells[seen, 0].max()) + 1
     groups = _some(n_groups, _n_shown(lens, seen))
     axes = part.subplots(len(layers), len(groups), squeeze=False)
@@ -97,7 +73,7 @@ def _draw_frames(part: Any, lens: MediaLensData, seen: np.ndarray, layers: list[
         axes[0, column].set_title("still" if np.isnan(start) else f"{start:.1f}–{stop:.1f} s", loc="center", fontsize=9)
 
 
-def _draw_frame(axes: Axes, lens: MediaLensData, own: np.ndarray, layer: int, inches: float) -> None:
+def _draw_frame(axes: Axes, lens: Any, own: np.ndarray, layer: int, inches: float) -> None:
     """One frame with its grid; in each cell its best token, and the probability of that."""
     _, n_rows, n_columns = (lens.cells[own].max(axis=0) + 1).tolist()
     group = int(lens.cells[own[0], 0])
@@ -124,7 +100,7 @@ def _aspect(frames: np.ndarray, n_rows: int, n_columns: int) -> float:
 # --- on the waveform -------------------------------------------------------------------------------------------------
 
 
-def _draw_sound(part: Any, lens: MediaLensData, heard: np.ndarray) -> None:
+def _draw_sound(part: Any, lens: Any, heard: np.ndarray) -> None:
     waveform, cells = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 3.2]})
     best = lens.top_probabilities[:, heard, 0]
     shown, edges = over_time(best, lens.seconds[heard])

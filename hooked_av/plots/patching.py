@@ -3,7 +3,7 @@
 Axes: component, span, layer, head, place (media token or stretch of time), edge (start, stop), source, target.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -23,74 +23,11 @@ _COMPONENTS = {
 _CELL_INCHES = 0.3
 
 
-@runtime_checkable
-class Effects(Protocol):
-    """What every table of patches has."""
+def plot_span_patching(table: Any) -> Drawing:
+    """A `SpanPatching`.
 
-    @property
-    def effects(self) -> Float64[np.ndarray, "*axes"]: ...
-    @property
-    def metric(self) -> str: ...
-    @property
-    def answers(self) -> tuple[str, str]: ...
-
-
-@runtime_checkable
-class SpanEffects(Effects, Protocol):
-    """What is drawn of an `analyses.patching.SpanPatching`."""
-
-    @property
-    def components(self) -> tuple[str, ...]: ...
-    @property
-    def spans(self) -> tuple[str, ...]: ...
-
-
-@runtime_checkable
-class HeadEffects(Effects, Protocol):
-    """What is drawn of an `analyses.patching.HeadPatching`."""
-
-    @property
-    def span(self) -> str: ...
-
-
-@runtime_checkable
-class PathEffects(HeadEffects, Protocol):
-    """What is drawn of an `analyses.path_patching.PathPatching`."""
-
-    @property
-    def receiver(self) -> str: ...
-    @property
-    def receiver_heads(self) -> tuple[int, ...] | None: ...
-
-
-@runtime_checkable
-class PositionEffects(Effects, Protocol):
-    """What is drawn of an `analyses.patch_positions.PositionPatching`."""
-
-    @property
-    def seconds(self) -> Float64[np.ndarray, "place edge=2"]: ...
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def items(self) -> tuple[int, ...]: ...
-    @property
-    def positions(self) -> tuple[tuple[int, ...], ...]: ...
-    @property
-    def component(self) -> str: ...
-
-
-@runtime_checkable
-class BackEffects(HeadEffects, Protocol):
-    """What is drawn of an `analyses.back_patching.BackPatching`."""
-
-    @property
-    def changes(self) -> Float64[np.ndarray, "source target"]: ...
-    @property
-    def is_one_prompt(self) -> bool: ...
-
-
-def plot_span_patching(table: SpanEffects) -> Drawing:
-    """One map a component: spans in the order of the table from top to bottom, layers from left to right."""
+    One map a component: spans in the order of the table from top to bottom, layers from left to right.
+    """
     n_components, n_spans, n_layers = table.effects.shape
     size = (1.9 + n_components * max(2.2, _width(n_layers)), 1.5 + _CELL_INCHES * n_spans)
     with figure_style():
@@ -108,20 +45,20 @@ def plot_span_patching(table: SpanEffects) -> Drawing:
     return figure
 
 
-def plot_head_patching(table: HeadEffects) -> Drawing:
-    """Layers from bottom to top, heads from left to right."""
+def plot_head_patching(table: Any) -> Drawing:
+    """A `HeadPatching`: layers from bottom to top, heads from left to right."""
     return _grid(table, f"Patching of head outputs (z) at “{table.span}”", "head", "layer")
 
 
-def plot_path_patching(table: PathEffects) -> Drawing:
-    """Sender heads by layer; grey where the sender comes after the receiver."""
+def plot_path_patching(table: Any) -> Drawing:
+    """A `PathPatching`: sender heads by layer; grey where the sender comes after the receiver."""
     heads = "" if table.receiver_heads is None else f", heads {', '.join(map(str, table.receiver_heads))}"
     title = f"Path patching: head at “{table.span}” → {table.receiver}{heads}"
     return _grid(table, title, "sender head", "layer of the sender")
 
 
-def plot_back_patching(table: BackEffects) -> Drawing:
-    """Which layer's output is written over which earlier one's."""
+def plot_back_patching(table: Any) -> Drawing:
+    """A `BackPatching`: which layer's output is written over which earlier one's."""
     n_layers = len(table.changes)
     values = table.changes if table.is_one_prompt else table.effects
     label = f"change of the {_metric(table)}" if table.is_one_prompt else EFFECT
@@ -131,8 +68,11 @@ def plot_back_patching(table: BackEffects) -> Drawing:
     return figure
 
 
-def plot_position_patching(table: PositionEffects) -> Drawing:
-    """One map for the sound and one for the picture (of each item): seconds from left to right, layers upwards."""
+def plot_position_patching(table: Any) -> Drawing:
+    """A `PositionPatching`.
+
+    One map for the sound and one for the picture (of each item): seconds from left to right, layers upwards.
+    """
     lanes = list(dict.fromkeys(zip(table.items, table.modalities, strict=True)))
     n_layers = len(table.effects)
     with figure_style():
@@ -186,7 +126,7 @@ def over_time(
     return np.insert(values, gaps, np.nan, axis=1), edges
 
 
-def contrast_words(table: Effects) -> str:
+def contrast_words(table: Any) -> str:
     """What 0 and 1 are, and by which metric."""
     clean, corrupt = (f"“{shortened(drawable(answer, font_glyphs()), 16)}”" for answer in table.answers)
     if clean == corrupt or table.metric == "probability":
@@ -195,12 +135,12 @@ def contrast_words(table: Effects) -> str:
     return f"{_metric(table).capitalize()}: {clean}{names[0]} against {corrupt}{names[1]}"
 
 
-def _metric(table: Effects) -> str:
+def _metric(table: Any) -> str:
     return table.metric.replace("_", " ")
 
 
 def _grid(
-    table: HeadEffects,
+    table: Any,
     title: str,
     x_label: str,
     y_label: str,

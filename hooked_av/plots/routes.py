@@ -3,10 +3,8 @@
 Axes: cut.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 
 from hooked_av.plots.style import BLUE, GREY, Drawing, figure_style, font_glyphs
@@ -15,28 +13,11 @@ from hooked_av.plots.text import drawable, shortened
 _ROW_INCHES = 0.34
 
 
-@runtime_checkable
-class Sweep(Protocol):
-    """What is drawn of an `analyses.route_sweep.RouteSweep`."""
+def plot_route_sweep(sweep: Any) -> Drawing:
+    """A `RouteSweep`.
 
-    @property
-    def cuts(self) -> tuple[str, ...]: ...
-    @property
-    def change_percent(self) -> Float64[np.ndarray, " cut"]: ...
-    @property
-    def best_ids(self) -> Int64[np.ndarray, " cut"]: ...
-    @property
-    def best_texts(self) -> tuple[str, ...]: ...
-    @property
-    def answer_id(self) -> int: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def p_base(self) -> float: ...
-
-
-def plot_route_sweep(sweep: Sweep) -> Drawing:
-    """A bar for each cut, in the order that was given; the new answer stands beside it where there is one."""
+    A bar for each cut, in the order that was given; the new answer stands beside it where there is one.
+    """
     with figure_style():
         figure = Drawing(figsize=(8.4, 1.3 + _ROW_INCHES * len(sweep.cuts)), layout="constrained")
         axes = figure.subplots()
@@ -54,7 +35,7 @@ def plot_route_sweep(sweep: Sweep) -> Drawing:
     return figure
 
 
-def _new_answers(axes: Axes, sweep: Sweep) -> None:
+def _new_answers(axes: Axes, sweep: Any) -> None:
     """On the right of the axes, in the row of its cut."""
     for place, (best, text) in enumerate(zip(sweep.best_ids, sweep.best_texts, strict=True)):
         if best != sweep.answer_id:

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pandas as pd
 from tqdm.auto import tqdm
 
-from hooked_av.analyses.flow.knockout import default_width, layer_window
+from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
 from hooked_av.datasets.results_folder import settled
 from hooked_av.study.findings import Statement, Summary, statements, summaries
@@ -78,7 +78,7 @@ def run_study(
         families: of questions (None: all, without options); "visual, options" asks with lettered options.
         out: a folder. A family that is there is not run again; other settings than those it was begun with are refused.
         samples: questions of each family, at least.
-        window: layers cut at once in maps over layers (None: `default_width`).
+        window: layers cut at once in maps over layers (None: `default_window`).
         seed: of questions and random cuts.
         progress: show a bar.
 
@@ -94,7 +94,7 @@ def run_study(
     names = list(dict.fromkeys([families] if isinstance(families, str) else families or FAMILIES))
     for name in names:
         family_of(name)
-    width = default_width(model.cfg.n_layers) if window is None else window
+    width = default_window(model.cfg.n_layers) if window is None else window
     layer_window(0, model.cfg.n_layers, width)  # refused before anything runs
     plan = Plan(samples, width, seed)
     controls = "one random cut of the same size and layers beside every cut"

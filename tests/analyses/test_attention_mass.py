@@ -52,7 +52,7 @@ def slow_mass(patterns, inputs, queries, keys):
 
 def test_mass_is_that_of_the_whole_pattern(model, inputs, patterns):
     queries, keys = ["audio", "question", "last", "video|question"], ["audio", "video", "av", "question - last"]
-    found = attention_mass(model, inputs, keys, queries)
+    found = attention_mass(model, inputs, keys=keys, queries=queries)
     assert found.mass.shape == (1, 8, 4, len(queries), len(keys))
     for i, reading in enumerate(queries):
         for j, read in enumerate(keys):
@@ -82,7 +82,7 @@ def test_memory_is_that_of_a_block_of_rows(model, monkeypatch):
     monkeypatch.setattr(attention_rows, "MAX_WEIGHTS", model.cfg.n_heads * n_rows * n_pos)
     with torch.no_grad():
         plain = peak_bytes(lambda: model(inputs, logits_at="last"))
-        rowwise = peak_bytes(lambda: attention_mass(model, inputs, ["early"], ["text"]))
+        rowwise = peak_bytes(lambda: attention_mass(model, inputs, keys=["early"], queries=["text"]))
         whole = peak_bytes(lambda: model.run_with_cache(inputs, names_filter="blocks.0.attn.hook_pattern"))
     assert rowwise - plain < 8 * block < square / 4
     assert whole - plain > square  # the measure sees a matrix when there is one
@@ -91,7 +91,7 @@ def test_memory_is_that_of_a_block_of_rows(model, monkeypatch):
 def test_open_cuts_count(model, inputs):
     cut = av.block_attention(keys="audio", queries="last", layers=[2])
     with model.intervene(cut):
-        found = attention_mass(model, inputs, ["audio", "video"], ["last"])
+        found = attention_mass(model, inputs, keys=["audio", "video"], queries=["last"])
         _, cache = model.run_with_cache(inputs, names_filter="blocks.2.attn.hook_pattern@last<-video")
     assert (found.mass[0, 2, :, 0, 0] == 0).all()
     assert (found.mass[0, [1, 3], :, 0, 0] > 0).any()
@@ -171,7 +171,7 @@ def test_dominance_is_between_the_readers(model, inputs):
     after_video = int(inputs.spans["video"].positions[-1]) + 1
     assert after_video in inputs.spans["audio"]
     assert found.dominance[2, after_video] == -1  # only sound is left to read it
-    assert np.isnan(find_sinks(model, inputs, readers=["question"]).dominance).all()
+    assert np.isnan(find_sinks(model, inputs, queries=["question"]).dominance).all()
 
 
 def test_a_planted_sink_is_found_and_only_it(model, inputs):

@@ -222,9 +222,9 @@ def test_generation_after_a_drop(model, cases, kv):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"tokens": "adio"}, av.SpanError, "no span 'adio'"),
-        ({"tokens": "last"}, av.InterventionError, "last token cannot be dropped"),
-        ({"tokens": []}, av.InterventionError, "nothing to drop"),
+        ({"spans": "adio"}, av.SpanError, "no span 'adio'"),
+        ({"spans": "last"}, av.InterventionError, "last token cannot be dropped"),
+        ({"spans": []}, av.InterventionError, "nothing to drop"),
         ({"layers": [8]}, av.InterventionError, "8"),
         ({"layers": []}, av.InterventionError, "nothing to drop"),
         ({"rules": "attention", "layers": [0, 1]}, av.InterventionError, r"no such way[\s\S]*layer 0"),
@@ -236,7 +236,7 @@ def test_generation_after_a_drop(model, cases, kv):
 )
 def test_drops_that_make_no_sense_are_refused(model, cases, as_a_user, arguments, error, message):
     with pytest.raises(error, match=message):
-        discard_curve(model, cases, **{"tokens": "audio", "layers": [3], **arguments})
+        discard_curve(model, cases, **{"spans": "audio", "layers": [3], **arguments})
 
 
 def test_attention_starts_after_the_first_layer(model, cases):

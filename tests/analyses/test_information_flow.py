@@ -124,7 +124,7 @@ def test_what_is_not_known_is_nan():
     for unknown in (found.p_gold, found.logit_difference, found.accuracy, found.control_percent, found.interval):
         assert np.isnan(unknown).all()
     assert found.gold_ids.tolist() == [-1]
-    assert found.texts(found.gold_ids) == [""]
+    assert found.golds == ("",)
 
 
 def test_wrongly_answered_samples_are_left_out_and_named():

@@ -29,7 +29,7 @@ def case(request):
     arguments = {"sampling": av.Sampling(max_pixels=56 * 56)} if request.param is salmonn else {}
     pair = av.make_pair(model, clip, "audio", other=other, question=question, **arguments)
     answers = ("five", "two") if request.param is tiny else furthest_apart(model, pair)
-    return model, {"clean": pair.clean, "corrupt": pair.corrupt, "answers": answers}
+    return model, {"clean": pair.clean, "corrupt": pair.corrupt, "answer": answers[0], "alternative": answers[1]}
 
 
 def furthest_apart(model, pair):
@@ -69,9 +69,14 @@ def measure(model, logits, answers):
 
 def slow_effect(model, pair, hooks):
     """The effect of plain hooks (name, function) in a full pass of the corrupt prompt."""
-    clean, corrupt = (measure(model, run(model, pair[name])[0], pair["answers"]) for name in ("clean", "corrupt"))
+    clean, corrupt = (
+        measure(model, run(model, pair[name])[0], (pair["answer"], pair["alternative"]))
+        for name in ("clean", "corrupt")
+    )
     with torch.no_grad():
-        patched = measure(model, model.run_with_hooks(pair["corrupt"], fwd_hooks=hooks), pair["answers"])
+        patched = measure(
+            model, model.run_with_hooks(pair["corrupt"], fwd_hooks=hooks), (pair["answer"], pair["alternative"])
+        )
     return (patched - corrupt) / (clean - corrupt)
 
 
@@ -189,7 +194,7 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
     assert whole.effect["audio 0-1 s"] == pytest.approx(1, abs=0.1)
     clean = cached(model, pair["clean"])
     hook = ("blocks.2.hook_resid_pre", writes(clean["blocks.2.hook_resid_pre"], list(table.positions[1])))
-    slow = slow_effect(model, pair | {"answers": table.answers}, [hook])
+    slow = slow_effect(model, pair | dict(zip(("answer", "alternative"), table.answers, strict=True)), [hook])
     assert table.effects[2, 1] == pytest.approx(slow, abs=close(table))
 
 
@@ -198,7 +203,7 @@ def test_stretches_of_time_hold_every_media_row_once(tiny_pair):
 )
 def test_a_path_equals_two_passes_with_everything_else_frozen(tiny_pair, receiver, heads):
     model, pair = tiny_pair
-    pair = {**pair, "answers": ("five", "two")}
+    pair = {**pair, "answer": "five", "alternative": "two"}
     at, span = model.cfg.n_layers - 2, "audio|question|last"
     point = f"blocks.{at}.{receiver}"
     table = av.patch_path(model, **pair, receiver=point, receiver_heads=heads, span=span)

@@ -100,7 +100,7 @@ def test_runs_that_do_not_differ_are_refused(tiny_pair):
         av.patch_spans(model, **same)
     for analysis in (av.patch_spans, av.patch_heads, av.patch_positions, av.patch_path, av.back_patch):
         with pytest.raises(InputsError, match="shares of nothing"):
-            analysis(model, **same, answers=("five", "two"))
+            analysis(model, **same, answer="five", alternative="two")
     with pytest.raises(InputsError, match="shares of nothing"):
         av.attribution_patching(model, **same, metric="probability")
 
@@ -112,7 +112,7 @@ def test_runs_that_do_not_differ_are_refused(tiny_pair):
         (av.patch_spans, {"spans": ["vidio"]}, SpanError, "no span 'vidio'"),
         (av.patch_spans, {"components": ["resid_prae"]}, HookNameError, "no hook point"),
         (av.patch_heads, {"metric": "loss"}, InputsError, "unknown metric"),
-        (av.patch_heads, {"answers": ("five one", "two")}, InputsError, "not one token"),
+        (av.patch_heads, {"answer": "five one", "alternative": "two"}, InputsError, "not one token"),
         (av.patch_positions, {"span": "question"}, InputsError, "not all media"),
         (av.patch_positions, {"every_seconds": 0.0}, InputsError, "need a length"),
         (av.patch_path, {"receiver": "blocks.9.attn.hook_q"}, InterventionError, "no such receiver"),
@@ -131,3 +131,13 @@ def test_open_interventions_are_refused(tiny_pair):
     model, pair = tiny_pair
     with model.intervene("audio->question@0"), pytest.raises(InterventionError, match="open interventions"):
         av.patch_heads(model, **pair)
+
+
+def test_one_answer_may_be_named_and_the_other_left_to_the_runs(tiny_pair):
+    model, both = tiny_pair
+    own = av.patch_heads(model, **both).answers
+    named = av.patch_heads(model, **both, alternative=model.to_single_token("nine"))
+    assert named.answers == (own[0], "nine")
+    assert av.patch_heads(model, **both, answer="nine").answers == ("nine", own[1])
+    first, second = av.back_patch(model, clean=both["clean"]).answers
+    assert av.back_patch(model, clean=both["clean"], answer=second).answers == (second, first)

@@ -64,7 +64,7 @@ def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, w
     assert patched["effect"].iloc[0] == pytest.approx(1, abs=1e-3)  # all of what differs, before the first layer
     assert patched["effect"].iloc[-1] < 0.8  # by then part of it has been read
 
-    say("discard", *common, str(tmp_path / "discard"), "--tokens", "video", "--repeats", "1", *one)
+    say("discard", *common, str(tmp_path / "discard"), "--span", "video", "--repeats", "1", *one)
     dropped = pd.read_parquet(tmp_path / "discard" / "samples")
     assert dropped["layer"].tolist() == list(range(model.cfg.n_layers))
     assert dropped["agreement"].iloc[-1] == 1

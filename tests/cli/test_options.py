@@ -22,7 +22,7 @@ OLD = {
     "flow": ["--pathway", "--window", "--metric", "--controls"],
     "lens": ["--at", "--top-k", "--convention"],
     "patch": ["--corruption", "--span", "--component"],
-    "discard": ["--tokens", "--kv", "--repeats"],
+    "discard": ["--span", "--kv", "--repeats"],
     "sweep": ["--cut"],
 }  # names that were there before options came from signatures
 

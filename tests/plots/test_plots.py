@@ -1,7 +1,6 @@
 """Figures, by their data: curves equal the arrays they show, lanes hold every token once, nothing rests on colour."""
 
 import warnings
-from dataclasses import dataclass, field
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -14,7 +13,6 @@ from matplotlib.colors import to_rgb
 
 import hooked_av as av
 from hooked_av.errors import InputsError
-from hooked_av.plots.knockout import plot_knockout_curves
 from hooked_av.plots.lens import MAX_COLUMNS, plot_logit_lens
 from hooked_av.plots.strip.layout import MAX_VECTOR_CELLS, plot_layout
 from hooked_av.plots.strip.segments import BOX_GAP, MAX_BOXES, Segment, flow, lane_cells, segments
@@ -233,48 +231,52 @@ def test_a_batch_is_refused(model, film_inputs):
 # --- curves and lens -------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Curves:
-    pathways: tuple = ("audio → question", "video → question")
-    change_percent: np.ndarray = field(default_factory=lambda: np.random.default_rng(1).normal(size=(2, 9)) * 30)
-    answer: str = " three"
-    p_base: float = 0.75
-    width: int = 3
+TWO = ("audio → question", "video → question")
+
+
+def curves(answer=" three", pathways=TWO, window=3):
+    """Of one sample, as `knockout_curves` gives it."""
+    shape = (1, len(pathways), 9)
+    p = np.random.default_rng(1).uniform(0, 1, shape)
+    none = np.full((1, 0, *shape[1:]), np.nan)
+    nothing = np.full(1, np.nan)
+    return av.InformationFlow(
+        answer_ids=np.zeros(1, np.int64), gold_ids=np.full(1, -1), p_answer_base=np.array([0.75]), p_gold_base=nothing,
+        logit_difference_base=nothing, ids=("0",), tasks=("",), token_texts=((0, answer),), p_answer=p,
+        p_gold=np.full(shape, np.nan), logit_difference=np.full(shape, np.nan), best_ids=np.zeros(shape, np.int64),
+        control_p_answer=none, control_p_gold=none, control_logit_difference=none,
+        control_best_ids=none.astype(np.int64), windows=np.zeros((9, 2), np.int64), pathways=pathways, window=window,
+    )  # fmt: skip
 
 
 def test_curves_are_the_arrays():
-    curves = Curves()
-    (axes,) = plot_knockout_curves(curves).axes
-    lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-    assert tuple(lines) == curves.pathways
-    for pathway, change in zip(curves.pathways, curves.change_percent, strict=True):
-        assert np.array_equal(lines[pathway].get_ydata(), change)
-        assert np.array_equal(lines[pathway].get_xdata(), np.arange(9))
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "change of answer probability, %")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(curves.pathways)
-    assert "␣three" in axes.get_title(loc="left")
-    assert "3 layers" in axes.get_title(loc="left")
-    assert "p = 0.75" in axes.get_title(loc="left")
+    result = curves()
+    figure = result.plot()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(TWO)
+    for axes, change in zip(figure.axes, result.change_percent, strict=True):
+        (line,) = [line for line in axes.lines if line.get_label() == "this pathway cut"]
+        assert np.array_equal(line.get_ydata(), change)
+        assert np.array_equal(line.get_xdata(), np.arange(9))
+    assert figure.get_supylabel() == "change of answer probability, %"
+    assert figure.get_supxlabel() == "layer (centre of the window that is cut)"
+    assert not figure.legends  # nothing stands beside the curves
+    for said in ("clean answer “␣three”", "3 layers", "p = 0.75"):
+        assert said in figure.get_suptitle()
 
 
 def test_curves_differ_without_their_colours():
-    curves = Curves(
-        ("audio → question", "video → question", "image → question", "av → question"), np.zeros((4, 5)), width=1
-    )
-    (axes,) = plot_knockout_curves(curves).axes
-    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
-    assert len({line.get_linestyle() for line in lines}) == len({line.get_marker() for line in lines}) == 4
-    assert "each layer alone" in axes.get_title(loc="left")
+    names = ("audio → question", "video → question", "image → question", "av → question")
+    figure = curves(pathways=names, window=1).plot()
+    assert len({axes.lines[-1].get_marker() for axes in figure.axes}) == 4
+    assert "each layer alone" in figure.get_suptitle()
 
 
-def test_two_readers_of_one_span_are_told_apart_in_grey():
+def test_two_readers_of_one_span_have_panels_of_their_own():
     names = ("audio → question", "video → question", "audio → last", "video → last")
-    (axes,) = plot_knockout_curves(Curves(names, np.zeros((4, 5)), width=1)).axes
-    lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-    assert len({line.get_linestyle() for line in lines.values()}) == 4
-    assert len({line.get_marker() for line in lines.values()}) == 4
-    assert lines["audio → last"].get_color() == lines["audio → question"].get_color() == look_of("audio").colour
-    assert lines["video → question"].get_linestyle() == look_of("video").line
+    panels = {axes.get_title(loc="left"): axes for axes in curves(pathways=names, window=1).plot().axes}
+    assert tuple(panels) == names
+    colours = {name: axes.lines[-1].get_color() for name, axes in panels.items()}
+    assert colours["audio → last"] == colours["audio → question"] == look_of("audio").colour
 
 
 def grey(colour):
@@ -331,10 +333,10 @@ def test_lens_of_several_positions_shows_the_best_of_each_and_at_most_twelve():
 
 
 def test_any_token_can_be_drawn():
-    curves = Curves(answer="你好\n\x00 שלום")
+    result = curves(answer="你好\n\x00 שלום")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of glyphs that the font has not
-        svg_text(plot_knockout_curves(curves))
+        svg_text(result.plot())
 
 
 # --- style -----------------------------------------------------------------------------------------------------------
@@ -347,11 +349,10 @@ def test_figures_are_vector_reproducible_and_leave_no_trace(film_inputs):
     assert dict(mpl.rcParams) == before
     root = ElementTree.fromstring(first)
     assert root.tag.endswith("svg")
-    curves = svg_text(plot_knockout_curves(Curves()))
-    assert "<image" not in curves
+    assert "<image" not in svg_text(curves().plot())
 
 
 def test_a_notebook_shows_a_figure_as_svg():
-    figure = plot_knockout_curves(Curves())
+    figure = curves().plot()
     assert isinstance(figure, Drawing)
     assert "<svg" in figure._repr_svg_()

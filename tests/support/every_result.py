@@ -62,7 +62,6 @@ MAKERS = {
     ),
     "HeadPatching": lambda: av.patch_heads(model(), **pair()),
     "InformationFlow": lambda: av.information_flow(model(), cases(), window=3, controls=rows(1), only_correct=False),
-    "KnockoutCurves": lambda: av.knockout_curves(model(), inputs(), [("audio", "question"), ("audio", "last")]),
     "LogitLens": lambda: av.logit_lens(model(), inputs(), at="question|last", tokens=["five"]),
     "MediaLens": lambda: av.media_lens(model(), inputs()),
     "ModalityContribution": lambda: av.modality_contribution(model(), cases()),

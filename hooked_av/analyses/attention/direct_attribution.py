@@ -40,6 +40,7 @@ class DirectAttribution(Result):
         "heads": ("layer", "head"),
         "sources": ("layer", "head", "source"),
     }
+    labels: ClassVar = {"source": "source_spans"}
     attn: Float64[np.ndarray, " layer"]
     mlp: Float64[np.ndarray, " layer"]
     heads: Float64[np.ndarray, "layer head"]
@@ -69,15 +70,7 @@ class DirectAttribution(Result):
 
     def heads_frame(self) -> pd.DataFrame:
         """One row a layer, head and span that the head reads."""
-        layers, heads, sources = (index.ravel() for index in np.indices(self.sources.shape))
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "head": heads,
-                "source": np.array(self.source_spans, dtype=object)[sources],
-                "contribution": self.sources.ravel(),
-            }
-        )
+        return self.tabulate("layer", "head", "source", "contribution=sources")
 
 
 def direct_logit_attribution(

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.attention.parts import REST, Parts, indicator, parts_of
 from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import SpanError
 from hooked_av.prompt.inputs import AVInputs
@@ -27,14 +25,21 @@ USUAL_QUERIES = ("audio", "video", "image", "question", "last")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionMass(Result):
-    """Mean over a span's rows of the attention that they give to each span."""
+    """Mean over a span's rows of the attention that they give to each span.
+
+    Table: one row a layer, head, reading span and span read, the mean over samples.
+    """
 
     figure: ClassVar = "hooked_av.plots.attention_mass:plot_attention_mass"
     axes: ClassVar = {
         "mass": ("sample", "layer", "head", "queries", "keys"),
         "n_keys": ("sample", "keys"),
         "n_pos": ("sample",),
+        "mean_mass": ("layer", "head", "queries", "keys"),
+        "share_of_tokens": ("keys",),
     }
+    labels: ClassVar = {"sample": "ids", "queries": "queries", "keys": "keys"}
+    columns: ClassVar = ("layer", "head", "queries", "keys", "mass=mean_mass", "share_of_tokens", "n_samples")
     mass: Float32[np.ndarray, "sample layer head queries keys"]
     n_keys: Int64[np.ndarray, "sample keys"]  # tokens of each span that is read
     n_pos: Int64[np.ndarray, " sample"]
@@ -52,30 +57,27 @@ class AttentionMass(Result):
         """Bootstrap interval of `by_layer` over samples; NaN for one sample."""
         return bootstrap_interval(self.mass.astype(np.float64).mean(axis=2))
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a layer, head, reading span and span read: the mean over samples."""
-        mean = self.mass.astype(np.float64).mean(axis=0)
-        layers, heads, queries, keys = (index.ravel() for index in np.indices(mean.shape))
-        share = (self.n_keys / self.n_pos[:, None]).mean(axis=0)
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "head": heads,
-                "queries": np.array(self.queries, dtype=object)[queries],
-                "keys": np.array(self.keys, dtype=object)[keys],
-                "mass": mean.ravel(),
-                "share_of_tokens": share[keys],
-                "n_samples": len(self.mass),
-            }
-        )
+    @property
+    def mean_mass(self) -> Float64[np.ndarray, "layer head queries keys"]:
+        """Mean over samples."""
+        return self.mass.astype(np.float64).mean(axis=0)
+
+    @property
+    def share_of_tokens(self) -> Float64[np.ndarray, " keys"]:
+        """Of the prompt, in each span that is read: what attention without a choice would give it."""
+        return (self.n_keys / self.n_pos[:, None]).mean(axis=0)
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.ids)
 
 
 def attention_mass(
     model: Any,
     cases: Any,
+    *,
     keys: Sequence[str] | None = None,
     queries: Sequence[str] | None = None,
-    *,
     progress: bool = False,
 ) -> AttentionMass:
     """What do the tokens of a span look at?
@@ -104,27 +106,27 @@ def attention_mass(
     >>> bool(abs(mass.mass.sum(axis=-1) - 1).max() < 1e-5)
     True
     """
-    masses, sizes, n_pos, ids = [], [], [], []
     names: tuple[str, ...] = () if keys is None else tuple(keys)
-    readers, settings = () if queries is None else tuple(queries), None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+    readers: tuple[str, ...] = () if queries is None else tuple(queries)
+
+    def measure(case: Case) -> tuple[str, np.ndarray, list[int]]:
+        nonlocal names, readers  # those of the first sample hold for all
         inputs = case.inputs.to(model.device)
         parts = _parts(inputs, names, keys is None)
         names = names or tuple(parts)
         readers = readers or tuple(name for name in USUAL_QUERIES if name in inputs.spans)
-        masses.append(mass_of(model, inputs, parts, readers))
-        sizes.append([len(positions) for positions in parts.values()])
-        n_pos.append(inputs.n_pos)
-        ids.append(case.id)
-        settings = settings or run_settings(model, inputs, keys=list(names), queries=list(readers))
+        return case.id, mass_of(model, inputs, parts, readers), [len(positions) for positions in parts.values()]
+
+    found = over_cases(cases, measure, progress=progress)
+    ids, masses, sizes = zip(*found.samples, strict=True)
     return AttentionMass(
         mass=np.stack(masses),
         n_keys=np.array(sizes, dtype=np.int64),
-        n_pos=np.array(n_pos, dtype=np.int64),
+        n_pos=np.array(found.sizes, dtype=np.int64),
         queries=readers,
         keys=names,
-        ids=tuple(ids),
-        settings=settings or {},
+        ids=ids,
+        settings=run_settings(model, found.last, keys=list(names), queries=list(readers)),
     )
 
 

@@ -41,7 +41,14 @@ class Sinks(Result):
         "peak": ("layer", "pos"),
         "received": ("reader", "layer", "pos"),
         "part": ("pos",),
+        **dict.fromkeys(("part_names", "tokens"), ("pos",)),
+        **dict.fromkeys(("massive", "collects_attention", "dominance"), ("layer", "pos")),
     }
+    labels: ClassVar = {"reader": "readers"}
+    columns: ClassVar = (
+        "layer", "position=pos", "part=part_names", "token=tokens", "peak", "massive", "received[reader=0]",
+        "collects_attention", "dominance",
+    )  # fmt: skip
     peak: Float32[np.ndarray, "layer pos"]  # max |normalised h| over the dimensions
     received: Float32[np.ndarray, "reader layer pos"]  # NaN where no row of the reader is later
     part: Int64[np.ndarray, " pos"]  # which of `parts` each token belongs to
@@ -71,22 +78,22 @@ class Sinks(Result):
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(nobody, np.nan, (video - audio) / (video + audio))
 
+    @property
+    def massive(self) -> Bool[np.ndarray, "layer pos"]:
+        return self.is_sink("massive")
+
+    @property
+    def collects_attention(self) -> Bool[np.ndarray, "layer pos"]:
+        return self.is_sink("received")
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The part of the prompt that each token belongs to."""
+        return tuple(self.parts[number] for number in self.part)
+
     def to_frame(self, by: By = "either") -> pd.DataFrame:
         """One row a sink and layer."""
-        layers, positions = np.nonzero(self.is_sink(by))
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "position": positions,
-                "part": np.array(self.parts, dtype=object)[self.part[positions]],
-                "token": np.array(self.tokens, dtype=object)[positions],
-                "peak": self.peak[layers, positions],
-                "massive": self.is_sink("massive")[layers, positions],
-                "received": self.received[0][layers, positions],
-                "collects_attention": self.is_sink("received")[layers, positions],
-                "dominance": self.dominance[layers, positions],
-            }
-        )
+        return super().to_frame().loc[self.is_sink(by).ravel()].reset_index(drop=True)
 
     def parts_frame(self, by: By = "either") -> pd.DataFrame:
         """One row a layer and part of the prompt: its share of the sinks, next to its share of the tokens."""
@@ -122,7 +129,7 @@ def find_sinks(
     dims: Sequence[int] | None = None,
     threshold: float | None = None,
     received_threshold: float = RECEIVED,
-    readers: Sequence[str] = ("audio", "video"),
+    queries: Sequence[str] = ("audio", "video"),
 ) -> Sinks:
     """Which tokens are sinks, and of which modality?
 
@@ -132,7 +139,7 @@ def find_sinks(
             dimensions of a model; `Sinks` of all of them shows where to look.
         threshold: a token whose largest |normalised h| there is above it is massive (None: `default_threshold`).
         received_threshold: a token that gets more than this share of later rows' attention collects attention.
-        readers: spans whose attention is also kept apart, as far as the prompt has them.
+        queries: spans whose attention is also kept apart, as far as the prompt has them.
 
     Errors: `InputsError` for a batch, for dimensions that are not there, and for a threshold that nothing can exceed;
     `InterventionError` while attention matrices are edited or tokens leave.
@@ -149,7 +156,7 @@ def find_sinks(
     threshold = default_threshold(model.cfg.d_model) if threshold is None else float(threshold)
     _check(model.cfg.d_model, dims, threshold, received_threshold)
     parts = parts_of(inputs)
-    rows = {name: inputs.spans[name].positions for name in readers if name in inputs.spans}
+    rows = {name: inputs.spans[name].positions for name in queries if name in inputs.spans}
     rows = {EVERY_ROW: np.arange(inputs.n_pos), **rows}
     peak, received = _read(model, inputs, dims, indicator(rows, inputs.n_pos, model.device))
     return Sinks(

@@ -47,7 +47,7 @@ class Costs:
         }
 
 
-def measure(model: Any, inputs: AVInputs, specs: Sequence[Sequence[DropTokens]], repeats: int) -> Costs:
+def costs_of(model: Any, inputs: AVInputs, specs: Sequence[Sequence[DropTokens]], repeats: int) -> Costs:
     """Every drop before every layer as a real prefill; each timed pass has a clean one next to it, in turns."""
     clean = Prefill(model, inputs)
     clean_macs, clean_bytes = _counted(clean)

@@ -9,16 +9,16 @@ whose cost is measured), repeat, edge (of an interval).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import Case, as_cases
-from hooked_av.analyses.discard.cost import ARRAYS, Costs, formula_macs, measure
+from hooked_av.analyses.cases import Case, over_cases
+from hooked_av.analyses.discard.cost import ARRAYS, Costs, costs_of, formula_macs
 from hooked_av.analyses.discard.rules import Rule, check_rules, dropped, last_row_attention
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InterventionError
@@ -46,7 +46,12 @@ class DiscardCurve(Result):
         "formula": ("drop", "layer", "sample"),
         "clean_formula": ("sample",),
         **ARRAYS,
+        **dict.fromkeys(("spans", "rules"), ("drop",)),
+        **dict.fromkeys(("agrees", "correct"), ("drop", "layer", "sample")),
+        "clean_correct": ("sample",),
     }
+    labels: ClassVar = {"layer": "layers", "sample": "ids"}
+    columns: ClassVar = ("span=spans", "rule=rules", "layer", "n_samples")
     layers: Int64[np.ndarray, " layer"]
     best_ids: Int64[np.ndarray, "drop layer sample"]  # the answer without the tokens
     p_drop: Float64[np.ndarray, "drop layer sample"]  # probability of the clean answer without the tokens
@@ -68,6 +73,10 @@ class DiscardCurve(Result):
     kept_share: float  # of the span, by rules other than "all"
     kv: str
     ids: tuple[str, ...]  # of the samples
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.ids)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,14 +130,7 @@ class DiscardCurve(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a drop and layer: accuracy and agreement with intervals, and costs, means over samples."""
-        drops, layers = (index.ravel() for index in np.indices(self.best_ids.shape[:2]))
-        change = self.correct - self.clean_correct
-        table: dict[str, Any] = {
-            "span": np.array(self.spans, dtype=object)[drops],
-            "rule": np.array(self.rules, dtype=object)[drops],
-            "layer": self.layers[layers],
-            "n_samples": len(self.ids),
-        }
+        change, table = self.correct - self.clean_correct, {}
         for name, values in (("agreement", self.agrees), ("accuracy", self.correct), ("accuracy_change", change)):
             low, high = self.interval(values)
             table |= {name: _known_mean(values).ravel(), f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
@@ -142,27 +144,15 @@ class DiscardCurve(Result):
             "kv_bytes": self.kv_bytes.mean(axis=2).ravel(),
             "clean_kv_bytes": self.clean_kv_bytes.mean(),
         }
-        return pd.DataFrame(table | {f"{k}_saved_percent": v.ravel() for k, v in self.saved_percent.items()})
+        saved = {f"{name}_saved_percent": percent.ravel() for name, percent in self.saved_percent.items()}
+        return super().to_frame().assign(**table, **saved)
 
     def samples_frame(self) -> pd.DataFrame:
         """One row a drop, layer and sample."""
-        drops, layers, samples = (index.ravel() for index in np.indices(self.best_ids.shape))
-        return pd.DataFrame(
-            {
-                "span": np.array(self.spans, dtype=object)[drops],
-                "rule": np.array(self.rules, dtype=object)[drops],
-                "layer": self.layers[layers],
-                "sample": np.array(self.ids, dtype=object)[samples],
-                "n_pos": self.n_pos[samples],
-                "n_dropped": self.n_dropped[drops, samples],
-                "p_clean": self.p_clean[samples],
-                "p_drop": self.p_drop.ravel(),
-                "agrees": self.agrees.ravel(),
-                "correct": self.correct.ravel(),
-                "clean_correct": self.clean_correct[samples],
-                "formula": self.formula.ravel(),
-            }
-        )
+        return self.tabulate(
+            "span=spans", "rule=rules", "layer", "sample", "n_pos", "n_dropped", "p_clean", "p_drop", "agrees",
+            "correct", "clean_correct", "formula",
+        )  # fmt: skip
 
 
 _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attended"}
@@ -171,7 +161,7 @@ _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attend
 def discard_curve(
     model: Any,
     cases: Any,
-    tokens: str | Sequence[str] = ("audio", "video", "av"),
+    spans: str | Sequence[str] = ("audio", "video", "av"),
     layers: Sequence[int] | None = None,
     *,
     rules: Rule | Sequence[Rule] = "all",
@@ -190,7 +180,7 @@ def discard_curve(
 
     Args:
         cases: one prompt, one `Case`, or several; accuracy needs cases with an answer.
-        tokens: spans that are dropped, span algebra included ("question - last").
+        spans: what is dropped, span algebra included ("question - last").
         layers: the first layers that run without them (None: all that the rules allow).
         rules: "all" of the span; or a part of it: "random", "uniform" (those kept are evenly spaced), "attention"
             (those that the last token reads least in the layer before, as in FastV; from layer 1 on).
@@ -213,28 +203,30 @@ def discard_curve(
     >>> curve.correct[0, :, 0].tolist()
     [0.0, 1.0]
     """
-    drops, layers = _drops(model.cfg.n_layers, tokens, layers, rules, kept_share)
+    drops, layers = _drops(model.cfg.n_layers, spans, layers, rules, kept_share)
     _check_sizes(drops, layers, n_measured, repeats)
-    rows, costs, ids, settings = [], [], [], None
-    for number, case in enumerate(tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress)):
+    numbers = count()
+
+    def measure(case: Case) -> tuple[str, dict[str, np.ndarray], Costs | None]:
+        number = next(numbers)
         inputs, specs, n_dropped = _specs(model, case, drops, layers, kept_share, kv, [seed, number])
         clean, dropping = formula_macs(model.cfg, inputs.n_pos, n_dropped, layers)
         sizes = {"n_dropped": n_dropped, "n_pos": np.array(inputs.n_pos)}
-        rows.append(_answers(model, inputs, case, specs) | sizes | {"formula": dropping, "clean_formula": clean})
-        if number < n_measured:
-            costs.append(measure(model, inputs, specs, repeats))
-        ids.append(case.id)
-        settings = settings or run_settings(model, inputs, seed=seed, device=str(model.device))
+        answers = _answers(model, inputs, case, specs) | sizes | {"formula": dropping, "clean_formula": clean}
+        return case.id, answers, costs_of(model, inputs, specs, repeats) if number < n_measured else None
+
+    found = over_cases(cases, measure, progress=progress)
+    ids, rows, costs = zip(*found.samples, strict=True)
     return DiscardCurve(
         layers=np.array(layers, dtype=np.int64),
         **{name: np.stack([row[name] for row in rows], axis=-1) for name in rows[0]},
-        **Costs.stacked(costs),
+        **Costs.stacked(costs[:n_measured]),
         spans=tuple(span for span, _ in drops),
         rules=tuple(rule for _, rule in drops),
         kept_share=float(kept_share),
         kv=kv,
-        ids=tuple(ids),
-        settings=settings or {},
+        ids=ids,
+        settings=run_settings(model, found.last, seed=seed, device=str(model.device)),
     )
 
 
@@ -288,13 +280,13 @@ def _known_mean(values: Float64[np.ndarray, "drop layer sample"]) -> Float64[np.
 
 def _drops(
     n_layers: int,
-    tokens: str | Sequence[str],
+    spans: str | Sequence[str],
     layers: Sequence[int] | None,
     rules: Rule | Sequence[Rule],
     kept_share: float,
 ) -> tuple[list[tuple[str, Rule]], list[int]]:
     """Every span with every rule, and the layers; checked."""
-    names: list[str] = [tokens] if isinstance(tokens, str) else list(tokens)
+    names: list[str] = [spans] if isinstance(spans, str) else list(spans)
     chosen: list[Rule] = [rules] if isinstance(rules, str) else list(rules)
     first = 1 if "attention" in chosen else 0
     layers = list(range(first, n_layers)) if layers is None else [int(layer) for layer in layers]
@@ -309,5 +301,5 @@ def _check_sizes(drops: Sequence[Any], layers: Sequence[int], n_measured: int, r
             "nothing to drop, or nothing to measure",
             expected="at least one span, one layer, one measured sample and one repeat",
             got=f"{len(drops)} spans, {len(layers)} layers, n_measured={n_measured}, repeats={repeats}",
-            next_step='for example av.discard_curve(model, cases, tokens=["audio", "video"])',
+            next_step='for example av.discard_curve(model, cases, spans=["audio", "video"])',
         )

@@ -9,15 +9,16 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.results import Result
 from hooked_av.errors import InputsError
 
-Metric = Literal["answer", "gold"]
+Whose = Literal["answer", "gold"]  # whose probability counts: the clean run's answer, or the right one
 READINGS = ("p_answer", "p_gold", "logit_difference", "best_ids")
+BASES = ("p_answer_base", "p_gold_base", "logit_difference_base")  # of the clean run
 UNKNOWN = -1  # the id of a token that nobody named
 
 
@@ -68,8 +69,9 @@ class Answers(Result):
     """
 
     axes: ClassVar = dict.fromkeys(
-        ("answer_ids", "gold_ids", "p_answer_base", "p_gold_base", "logit_difference_base"), ("sample",)
+        ("answer_ids", "gold_ids", *BASES, "answers", "golds", "tasks", "base_is_right"), ("sample",)
     )
+    labels: ClassVar = {"sample": "ids"}
     answer_ids: Int64[np.ndarray, " sample"]
     gold_ids: Int64[np.ndarray, " sample"]  # -1 where the right answer is not known
     p_answer_base: Float64[np.ndarray, " sample"]
@@ -78,12 +80,50 @@ class Answers(Result):
     ids: tuple[str, ...]
     tasks: tuple[str, ...]
     token_texts: tuple[tuple[int, str], ...]  # of every token that is an answer somewhere
-    metric: Metric = "answer"
+    best_ids: Int64[np.ndarray, " sample *cell"]  # the most probable token of each changed run
+    control_best_ids: Int64[np.ndarray, " sample draw *cell"]
+    metric: Whose = "answer"
 
-    def texts(self, token_ids: Int64[np.ndarray, " *axes"]) -> list[str]:
-        """Token ids as texts, in one row."""
+    @property
+    def n_samples(self) -> int:
+        return len(self.ids)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The clean run's answer to each sample, as text."""
+        return tuple(self.texts(self.answer_ids).tolist())
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """The right answer to each sample, as text; empty where it is not known."""
+        return tuple(self.texts(self.gold_ids).tolist())
+
+    @property
+    def best_texts(self) -> Shaped[np.ndarray, " sample *cell"]:
+        """`best_ids` as texts."""
+        return self.texts(self.best_ids)
+
+    @property
+    def control_best_texts(self) -> Shaped[np.ndarray, " sample draw *cell"]:
+        """`control_best_ids` as texts."""
+        return self.texts(self.control_best_ids)
+
+    @property
+    def base_is_right(self) -> Float64[np.ndarray, " sample"]:
+        """`is_right` of the clean run."""
+        return self.is_right(self.answer_ids)
+
+    @property
+    def best_is_right(self) -> Float64[np.ndarray, " sample *cell"]:
+        """`is_right` of each changed run."""
+        return self.is_right(self.best_ids)
+
+    def texts(self, token_ids: Int64[np.ndarray, " *axes"]) -> Shaped[np.ndarray, " *axes"]:
+        """Token ids as texts; empty where nobody knows the token."""
+        ids, places = np.unique(token_ids, return_inverse=True)
         known = dict(self.token_texts)
-        return [known.get(int(token), "") for token in token_ids.ravel()]
+        texts = np.array([known.get(int(token), "") for token in ids], dtype=object)
+        return texts[places.reshape(token_ids.shape)]
 
     def per_sample(self, values: np.ndarray, like: np.ndarray) -> np.ndarray:
         """A number of each sample, in the shape of an array whose first axis is the sample."""
@@ -113,7 +153,7 @@ class Measured:
     runs: dict[str, np.ndarray]
 
 
-def answer_fields(model: Any, samples: Sequence[Measured], metric: Metric) -> dict[str, Any]:
+def answer_fields(model: Any, samples: Sequence[Measured], metric: Whose) -> dict[str, Any]:
     """The fields that `Answers` holds."""
     ids = {
         "answer_ids": [sample.targets.answer_id for sample in samples],
@@ -147,19 +187,10 @@ def check_metric(metric: str, sample: str, *, is_known: bool) -> None:
 
     Errors: `InputsError`.
     """
-    if metric not in get_args(Metric) or (metric == "gold" and not is_known):
+    if metric not in get_args(Whose) or (metric == "gold" and not is_known):
         raise InputsError(
             f"nothing to measure of sample {sample!r}",
             expected="metric 'answer', or 'gold' for cases with an answer",
             got=f"metric {metric!r}, {'a' if is_known else 'no'} right answer that is known",
             next_step="give av.Case(inputs, answer=...), or take metric='answer'",
         )
-
-
-def nothing_left(skipped: Sequence[str]) -> InputsError:
-    return InputsError(
-        "no sample is left to analyse",
-        expected="some that the clean model answers rightly",
-        got=f"{len(skipped)} samples, all answered wrongly",
-        next_step="pass only_correct=False to analyse them all",
-    )

@@ -13,22 +13,21 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float64, Int64, Shaped
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.attention.mass import mass_of
 from hooked_av.analyses.attention.parts import Parts
 from hooked_av.analyses.bootstrap import bootstrap_interval, percentile_interval, resampled_means
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
+    BASES,
     READINGS,
     UNKNOWN,
     Answers,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
@@ -58,11 +57,19 @@ class ModalityContribution(Answers):
     figure: ClassVar = "hooked_av.plots.contribution:plot_modality_contribution"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys(READINGS, ("sample", "condition")),
+        **dict.fromkeys((*READINGS, "best_texts"), ("sample", "condition")),
+        **dict.fromkeys(("probability_drop", "accuracy_drop", "control_drop"), ("sample", "condition")),
         **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "condition")),
         "attention": ("sample", "layer", "rows", "modality"),
         "token_share": ("sample", "modality"),
+        "attention_lost": ("sample", "rows", "condition"),
+        **dict.fromkeys(("lost", "kinds"), ("condition",)),
     }
+    labels: ClassVar = {**Answers.labels, "condition": "conditions", "rows": "rows", "modality": "modalities"}
+    columns: ClassVar = (
+        "id=sample", "task=tasks", "condition", "modality=lost", "kind=kinds", "answer=answers", "gold=golds",
+        *BASES, *READINGS, "best_token=best_texts", "probability_drop", "accuracy_drop", "control_drop",
+    )  # fmt: skip
     p_answer: Float64[np.ndarray, "sample condition"]
     p_gold: Float64[np.ndarray, "sample condition"]
     logit_difference: Float64[np.ndarray, "sample condition"]
@@ -178,47 +185,40 @@ class ModalityContribution(Answers):
     def _columns(self, modality: str, kind: str) -> list[int]:
         return [number for number, name in enumerate(self.conditions) if CONDITIONS[name] == (modality, kind)]
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The modality that each condition takes away."""
+        return tuple(CONDITIONS[name][0] for name in self.conditions)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each condition takes it away."""
+        return tuple(CONDITIONS[name][1] for name in self.conditions)
+
+    @property
+    def attention_lost(self) -> Float64[np.ndarray, "sample rows condition"]:
+        """What these rows give in the clean run to the modality of each condition, the mean over layers."""
+        mean = self.attention.mean(axis=1)
+        of = {name: mean[:, :, number] for number, name in enumerate(self.modalities)}
+        of["both"] = of["audio"] + of["video"]
+        return np.stack([of[name] for name in self.lost], axis=2)
+
     def to_frame(self) -> pd.DataFrame:
         """One row a sample and condition that was run; `summary` has the means of each task.
 
         `attention_question`, `attention_last`: what these rows give in the clean run to the modality that the condition
         takes away, the mean over layers and heads; `attention_mass` has every layer.
         """
-        samples, columns = (index.ravel() for index in np.indices(self.best_ids.shape))
-        names = np.array(self.conditions, dtype=object)[columns]
-        frame = pd.DataFrame(
-            {
-                "id": np.array(self.ids, dtype=object)[samples],
-                "task": np.array(self.tasks, dtype=object)[samples],
-                "condition": names,
-                "modality": [CONDITIONS[name][0] for name in names],
-                "kind": [CONDITIONS[name][1] for name in names],
-                "answer": np.array(self.texts(self.answer_ids), dtype=object)[samples],
-                "gold": np.array(self.texts(self.gold_ids), dtype=object)[samples],
-                **{f"{name}_base": getattr(self, f"{name}_base")[samples] for name in READINGS[:3]},
-                **{name: getattr(self, name).ravel() for name in READINGS},
-                "best_token": self.texts(self.best_ids),
-                "probability_drop": self.probability_drop.ravel(),
-                "accuracy_drop": self.accuracy_drop.ravel(),
-                "control_drop": self.control_drop.ravel(),
-                **{f"attention_{rows}": self._attention_of_conditions(rows).ravel() for rows in self.rows},
-            }
-        )
+        attention = (f"attention_{name}=attention_lost[rows={number}]" for number, name in enumerate(self.rows))
+        frame = self.tabulate(*self.columns, *attention)
         return frame.loc[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
-
-    def _attention_of_conditions(self, rows: str) -> Float64[np.ndarray, "sample condition"]:
-        """What these rows give to the modality of each condition, the mean over layers."""
-        mean = self.attention[:, :, self.rows.index(rows)].mean(axis=1)
-        of = {name: mean[:, number] for number, name in enumerate(self.modalities)}
-        of["both"] = of["audio"] + of["video"]
-        return np.stack([of[CONDITIONS[name][0]] for name in self.conditions], axis=1)
 
 
 def modality_contribution(
     model: Any,
     cases: Any,
     *,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = False,
     progress: bool = False,
@@ -255,27 +255,30 @@ def modality_contribution(
     >>> bool(found.index()["index"][0] < 0)  # the question is about the sound
     True
     """
-    samples, skipped, last, drawn = [], [], None, Controls.given(controls)
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+    drawn = Controls.given(controls)
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
         check_swaps(case.swapped, case.id)
-        measured, last = _measure(model, case, only_correct, drawn), case.inputs
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return _measure(model, case, only_correct, drawn)
+
+    found = over_cases(cases, measure, progress=progress)
     run = {
-        name for sample in samples for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True) if best >= 0
+        name
+        for sample in found.samples
+        for name, best in zip(CONDITIONS, sample.runs["best_ids"], strict=True)
+        if best >= 0
     }
     columns = [number for number, name in enumerate(CONDITIONS) if name in run]
     own = {"metric": metric, "only_correct": only_correct, "controls": vars(drawn)}
-    runs = stacked(samples)
+    runs = stacked(found.samples)
     return ModalityContribution(
-        **answer_fields(model, samples, metric),
+        **answer_fields(model, found.samples, metric),
         **{name: runs.pop(name)[..., columns] for name in list(runs) if name.removeprefix("control_") in READINGS},
         **runs,
-        conditions=tuple(name for name in CONDITIONS if name in run),
-        skipped=tuple(skipped),
-        settings=run_settings(model, last, **own, n_samples=len(samples), n_skipped=len(skipped)),
+        conditions=tuple(list(CONDITIONS)[column] for column in columns),
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own, n_samples=len(found.samples), n_skipped=len(found.skipped)),
     )
 
 

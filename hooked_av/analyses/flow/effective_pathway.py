@@ -9,19 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
-from tqdm.auto import tqdm
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
+    BASES,
     READINGS,
     Answers,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
@@ -39,10 +38,14 @@ class EffectivePathway(Answers):
     figure: ClassVar = "hooked_av.plots.effective:plot_effective_pathway"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys(READINGS, ("sample",)),
+        **dict.fromkeys((*READINGS, "best_texts", "best_is_right"), ("sample",)),
         **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw")),
         "share": ("sample",),
     }
+    columns: ClassVar = (
+        "id=sample", "task=tasks", "answer=answers", "gold=golds", "share_of_edges=share", *BASES, *READINGS,
+        "best_token=best_texts", "is_right=best_is_right",
+    )  # fmt: skip
     p_answer: Float64[np.ndarray, " sample"]
     p_gold: Float64[np.ndarray, " sample"]
     logit_difference: Float64[np.ndarray, " sample"]
@@ -84,21 +87,9 @@ class EffectivePathway(Answers):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample; `summary` has the means."""
-        return pd.DataFrame(
-            {
-                "id": self.ids,
-                "task": self.tasks,
-                "answer": self.texts(self.answer_ids),
-                "gold": self.texts(self.gold_ids),
-                "share_of_edges": self.share,
-                **{f"{name}_base": getattr(self, f"{name}_base") for name in READINGS[:3]},
-                **{name: getattr(self, name) for name in READINGS},
-                "best_token": self.texts(self.best_ids),
-                "is_right": self.is_right(self.best_ids),
-                **{f"control_{name}_{draw}": values for name in READINGS[:1] + READINGS[3:]
-                   for draw, values in enumerate(getattr(self, f"control_{name}").T)},
-            }
-        )  # fmt: skip
+        draws = range(self.control_best_ids.shape[1])
+        read = ("control_p_answer", "control_best_ids")
+        return self.tabulate(*self.columns, *(f"{name}_{draw}={name}[draw={draw}]" for name in read for draw in draws))
 
 
 def effective_pathway(
@@ -106,7 +97,7 @@ def effective_pathway(
     cases: Any,
     edges: Any,
     *,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(3),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,
@@ -135,21 +126,20 @@ def effective_pathway(
     (True, ['clean', 'these edges', 'random edges'])
     """
     keep, drawn = keep_only(*([edges] if isinstance(edges, str) else edges)), Controls.given(controls)
-    samples, skipped, last = [], [], None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
-        measured, last = _measure(model, case, keep, drawn, only_correct), case.inputs
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return _measure(model, case, keep, drawn, only_correct)
+
+    found = over_cases(cases, measure, progress=progress)
     names = tuple(str(route) for route in keep.routes)
     own = {"metric": metric, "controls": vars(drawn), "only_correct": only_correct, "edges": list(names)}
     return EffectivePathway(
-        **answer_fields(model, samples, metric),
-        **stacked(samples),
+        **answer_fields(model, found.samples, metric),
+        **stacked(found.samples),
         edges=names,
-        skipped=tuple(skipped),
-        settings=run_settings(model, last, **own, n_samples=len(samples), n_skipped=len(skipped)),
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own, n_samples=len(found.samples), n_skipped=len(found.skipped)),
     )
 
 

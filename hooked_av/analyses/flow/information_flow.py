@@ -11,24 +11,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from hooked_av.analyses.cases import Case, as_cases
+from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     READINGS,
     Measured,
-    Metric,
     Targets,
+    Whose,
     answer_fields,
     check_metric,
-    nothing_left,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
-from hooked_av.analyses.flow.knockout import default_width, layer_window
 from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.flow.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
+from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import run_settings
+from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.baseline import Baseline
 
 _LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
@@ -40,7 +39,7 @@ def information_flow(
     *,
     pathways: Any = None,
     window: int | Literal["all"] | None = None,
-    metric: Metric = "answer",
+    metric: Whose = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,
@@ -54,13 +53,13 @@ def information_flow(
         cases: one prompt, one `av.Case`, or any number of either (taken one by one; only numbers are kept).
         pathways: routes ("audio->question"), (keys, queries) pairs, or `Pathway`s; None: all that the prompt's spans
             allow (`default_pathways`), the same in every sample.
-        window: layers that are cut at once (None: `default_width`); "all": every layer at once, so that the result
+        window: layers that are cut at once (None: `default_window`); "all": every layer at once, so that the result
             has one layer, and says whether a pathway is needed at all.
         metric: whose probability `change_percent` is about: the clean run's "answer", or the right one ("gold").
         controls: random draws beside each cut (0: none), or `av.Controls(draws, "entries" or "rows", seed)`.
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known; who was
             left out is in `skipped`.
-        progress: show a bar.
+        progress: show a bar, over samples; of one prompt, over its cuts.
 
     It runs on the replay engine. All pathways cost about two forward passes a sample; a control that is drawn from the
     whole triangle costs up to one for each cut ("rows" is as cheap as the cut). Random cuts that leave a row without
@@ -74,34 +73,65 @@ def information_flow(
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
     >>> inputs = model.prepare(sample.clip, question=sample.question)
     >>> flow = av.information_flow(model, inputs, pathways=["audio->question", "audio->last"], controls=0)
-    >>> sample.question, flow.texts(flow.answer_ids), flow.change_percent.shape
-    ('Which digit is spoken first?', ['five'], (2, 8))
+    >>> sample.question, flow.answers, flow.change_percent.shape
+    ('Which digit is spoken first?', ('five',), (2, 8))
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
-    width = {None: default_width(n_layers), "all": n_layers}.get(window, window)
+    size = {None: default_window(n_layers), "all": n_layers}.get(window, window)
     whole = [range(n_layers)] if window == "all" else None
-    windows = whole or [layer_window(layer, n_layers, width) for layer in range(n_layers)]
-    flow = _Flow(model, None if pathways is None else as_pathways(pathways), windows, drawn)
-    samples, skipped, sizes, last = [], [], [], None
-    for case in tqdm(as_cases(cases), desc="samples", unit="sample", disable=not progress):
+    windows = whole or [layer_window(layer, n_layers, size) for layer in range(n_layers)]
+    is_one = isinstance(cases, (AVInputs, Case))  # then the bar counts its cuts
+    named = None if pathways is None else as_pathways(pathways)
+    flow = _Flow(model, named, windows, drawn, progress=progress and is_one)
+
+    def measure(case: Case) -> Measured | None:
         check_metric(metric, case.id, is_known=case.answer is not None)
-        measured = flow.measure(case, only_correct)
-        (skipped if measured is None else samples).append(case.id if measured is None else measured)
-        sizes, last = [*sizes, case.inputs.n_pos], case.inputs
-    if not samples or last is None:
-        raise nothing_left(skipped)
+        return flow.measure(case, only_correct)
+
+    found = over_cases(cases, measure, progress=progress and not is_one)
     names = [pathway.name for pathway in flow.pathways or ()]
-    own = {"window": width, "metric": metric, "controls": vars(drawn), "only_correct": only_correct}
+    own = {"window": size, "metric": metric, "controls": vars(drawn), "only_correct": only_correct, "pathways": names}
+    own |= {"n_pos": sorted(set(found.sizes)), "n_samples": len(found.samples), "n_skipped": len(found.skipped)}
     return InformationFlow(
-        **answer_fields(model, samples, metric),
-        **stacked(samples),
+        **answer_fields(model, found.samples, metric),
+        **stacked(found.samples),
         windows=np.array([(some[0], some[-1]) for some in windows], dtype=np.int64),
         pathways=tuple(names),
-        window=width,
-        skipped=tuple(skipped),
-        settings=run_settings(
-            model, last, **own, pathways=names, n_pos=sorted(set(sizes)), n_samples=len(samples), n_skipped=len(skipped)
-        ),
+        window=size,
+        skipped=found.skipped,
+        settings=run_settings(model, found.last, **own),
+    )
+
+
+def knockout_curves(
+    model: Any,
+    inputs: AVInputs,
+    pathways: Any = ("audio->question", "video->question"),
+    *,
+    window: int | None = None,
+    progress: bool = False,
+) -> InformationFlow:
+    """Through which layers does the answer to one prompt need these pathways?
+
+    `information_flow` of one prompt, without random cuts beside the cuts: quick to run, and nothing says yet that
+    another cut of that size would do less.
+
+    Args:
+        pathways: routes ("audio->question"), or (keys, queries) pairs.
+        window: layers that are cut at once (None: `default_window`).
+        progress: show a bar over the cuts.
+
+    Errors: as for `information_flow`.
+
+    >>> import hooked_av as av
+    >>> model = av.random_omni(n_layers=2)
+    >>> inputs = model.prepare(question="Which digit do you hear?")
+    >>> curves = av.knockout_curves(model, inputs, ["system->question"])
+    >>> curves.pathways, curves.change_percent.shape
+    (('system → question',), (1, 2))
+    """
+    return information_flow(
+        model, inputs, pathways=pathways, window=window, controls=0, only_correct=False, progress=progress
     )
 
 
@@ -109,9 +139,10 @@ class _Flow:
     """One call: what is cut in every sample, and the first sample's own pathways where none are given."""
 
     def __init__(
-        self, model: Any, pathways: tuple[Pathway, ...] | None, windows: Sequence[range], controls: Controls
-    ) -> None:
-        self.model, self.windows, self.controls = model, windows, controls
+        self, model: Any, pathways: tuple[Pathway, ...] | None, windows: Sequence[range], controls: Controls,
+        *, progress: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.windows, self.controls, self.progress = model, windows, controls, progress
         self.pathways, self.is_default, self.first = pathways, pathways is None, ""
 
     def measure(self, case: Case, only_correct: bool) -> Measured | None:
@@ -126,11 +157,12 @@ class _Flow:
             return None
         cuts = [pathway.cut(window) for pathway in pathways for window in self.windows]
         shape = (len(pathways), len(self.windows))
-        runs = {name: values.reshape(shape) for name, values in read_all(baseline, cuts, targets).items()}
+        found = read_all(baseline, cuts, targets, progress=self.progress)
+        runs = {name: values.reshape(shape) for name, values in found.items()}
         draws = self.controls.draws
         with without_reports_of_empty_rows():
             random = [self.controls.of(cut, case.id, draw) for draw in range(draws) for cut in cuts]
-            found = read_all(baseline, random, targets)
+            found = read_all(baseline, random, targets, progress=self.progress)
         runs |= {f"control_{name}": values.reshape(draws, *shape) for name, values in found.items()}
         return Measured(case, targets, targets.read(baseline.logits[None]), runs)
 
@@ -146,9 +178,11 @@ class _Flow:
         return pathways
 
 
-def read_all(baseline: Baseline, interventions: Sequence[Any], targets: Targets) -> dict[str, np.ndarray]:
+def read_all(
+    baseline: Baseline, interventions: Sequence[Any], targets: Targets, *, progress: bool = False
+) -> dict[str, np.ndarray]:
     """What each intervention leads to; only a part of them has its logits in memory at one time."""
-    runs = (baseline.run(some).logits for some in _chunks(interventions, len(baseline.logits)))
+    runs = (baseline.run(some, progress=progress).logits for some in _chunks(interventions, len(baseline.logits)))
     parts = [targets.read(logits) for logits in runs if logits is not None]
     if not parts:
         return {name: values[:0] for name, values in targets.read(baseline.logits[None]).items()}

@@ -17,13 +17,13 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
-from hooked_av.analyses.flow.answers import READINGS, UNKNOWN, Answers, Metric, check_metric, nothing_left
+from hooked_av.analyses.cases import nothing_left
+from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Whose, check_metric
 from hooked_av.analyses.flow.pathways import other_layout
 from hooked_av.errors import InputsError
 
 _CELL = ["id", "pathway", "layer"]
-_NUMBERS = READINGS[:3]
-_BASES = tuple(f"{name}_base" for name in _NUMBERS)
+_WINDOW = ("first_cut=windows[edge=0]", "last_cut=windows[edge=1]")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,10 +33,21 @@ class InformationFlow(Answers):
     figure: ClassVar = "hooked_av.plots.flow:plot_information_flow"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys(READINGS, ("sample", "pathway", "layer")),
+        **dict.fromkeys((*READINGS, "best_texts", "best_is_right", "changes"), ("sample", "pathway", "layer")),
+        "control_changes_mean": ("sample", "pathway", "layer"),
         **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "pathway", "layer")),
+        "control_best_texts": ("sample", "draw", "pathway", "layer"),
+        **dict.fromkeys(("change_percent", "control_percent", "flips", "accuracy"), ("pathway", "layer")),
+        "logit_difference_change": ("pathway", "layer"),
+        **dict.fromkeys(("interval", "control_interval"), ("edge", "pathway", "layer")),
         "windows": ("layer", "edge"),
     }
+    labels: ClassVar = {**Answers.labels, "pathway": "pathways"}
+    columns: ClassVar = (
+        "id=sample", "task=tasks", "pathway", "layer", *_WINDOW, "answer=answers", "gold=golds",
+        "answer_id=answer_ids", "gold_id=gold_ids", "base_is_right", *BASES, *READINGS, "best_token=best_texts",
+        "is_right=best_is_right", "change_percent=changes", "control_percent=control_changes_mean",
+    )  # fmt: skip
     p_answer: Float64[np.ndarray, "sample pathway layer"]
     p_gold: Float64[np.ndarray, "sample pathway layer"]
     logit_difference: Float64[np.ndarray, "sample pathway layer"]  # to the alternative; NaN where there is none
@@ -106,30 +117,18 @@ class InformationFlow(Answers):
 
     def summary(self) -> pd.DataFrame:
         """One row a pathway and layer, over all samples."""
-        pathways, layers = (index.ravel() for index in np.indices(self.change_percent.shape))
-        (low, high), (control_low, control_high) = self.interval, self.control_interval
-        return pd.DataFrame(
-            {
-                "pathway": np.array(self.pathways, dtype=object)[pathways],
-                "layer": layers,
-                "first_cut": self.windows[layers, 0],
-                "last_cut": self.windows[layers, 1],
-                "n_samples": len(self.ids),
-                "change_percent": self.change_percent.ravel(),
-                "low": low.ravel(),
-                "high": high.ravel(),
-                "control_percent": self.control_percent.ravel(),
-                "control_low": control_low.ravel(),
-                "control_high": control_high.ravel(),
-                "logit_difference_change": self.logit_difference_change.ravel(),
-                "flips": self.flips.ravel(),
-                "accuracy": self.accuracy.ravel(),
-            }
-        )
+        return self.tabulate(
+            "pathway", "layer", *_WINDOW, "n_samples", "change_percent", "low=interval[edge=0]",
+            "high=interval[edge=1]", "control_percent", "control_low=control_interval[edge=0]",
+            "control_high=control_interval[edge=1]", "logit_difference_change", "flips", "accuracy",
+        )  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sample, pathway and layer; `summary` has the means."""
-        return table_of(self)
+        """One row a sample, pathway and layer, with everything that `from_frame` needs; `summary` has the means."""
+        read = [*((name, f"control_{name}") for name in READINGS), ("best_token", "control_best_texts")]
+        draws = range(self.control_best_ids.shape[1])
+        controls = [f"control_{name}_{draw}={of}[draw={draw}]" for draw in draws for name, of in read]
+        return self.tabulate(*self.columns, *controls)
 
     @classmethod
     def from_frame(
@@ -137,7 +136,7 @@ class InformationFlow(Answers):
         table: pd.DataFrame,
         *,
         only_correct: bool = True,
-        metric: Metric = "answer",
+        metric: Whose = "answer",
         settings: Mapping[str, Any] | None = None,
     ) -> "InformationFlow":
         """The result of these samples, from tables that `to_frame` made of them together or one by one.
@@ -163,43 +162,6 @@ class InformationFlow(Answers):
         return cls(**fields, metric=metric, settings={**(settings or {}), **own})
 
 
-def table_of(flow: "InformationFlow") -> pd.DataFrame:
-    """The table of an `InformationFlow`, with everything that `fields_of` needs."""
-    samples, pathways, layers = (index.ravel() for index in np.indices(flow.p_answer.shape))
-    base_is_right = flow.is_right(flow.answer_ids)
-    return pd.DataFrame(
-        {
-            "id": np.array(flow.ids, dtype=object)[samples],
-            "task": np.array(flow.tasks, dtype=object)[samples],
-            "pathway": np.array(flow.pathways, dtype=object)[pathways],
-            "layer": layers,
-            "first_cut": flow.windows[layers, 0],
-            "last_cut": flow.windows[layers, 1],
-            "answer": np.array(flow.texts(flow.answer_ids), dtype=object)[samples],
-            "gold": np.array(flow.texts(flow.gold_ids), dtype=object)[samples],
-            "answer_id": flow.answer_ids[samples],
-            "gold_id": flow.gold_ids[samples],
-            "base_is_right": base_is_right[samples],
-            **{name: getattr(flow, name)[samples] for name in _BASES},
-            **{name: getattr(flow, name).ravel() for name in READINGS},
-            "best_token": flow.texts(flow.best_ids),
-            "is_right": flow.is_right(flow.best_ids).ravel(),
-            "change_percent": flow.changes.ravel(),
-            "control_percent": flow.control_changes_mean.ravel(),
-            **_controls_of(flow),
-        }
-    )
-
-
-def _controls_of(flow: "InformationFlow") -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for draw in range(flow.control_p_answer.shape[1]):
-        read = {name: getattr(flow, f"control_{name}")[:, draw] for name in READINGS}
-        columns |= {f"control_{name}_{draw}": values.ravel() for name, values in read.items()}
-        columns[f"control_best_token_{draw}"] = flow.texts(read["best_ids"])
-    return columns
-
-
 def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
     """The fields of the `InformationFlow` of these samples, but for its metric and settings.
 
@@ -221,7 +183,7 @@ def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
     return {
         "answer_ids": firsts["answer_id"].to_numpy(dtype=np.int64),
         "gold_ids": firsts["gold_id"].to_numpy(dtype=np.int64),
-        **{name: firsts[name].to_numpy(dtype=np.float64) for name in _BASES},
+        **{name: firsts[name].to_numpy(dtype=np.float64) for name in BASES},
         **{name: _numbers(kept, name).reshape(shape) for name in READINGS},
         **_controls(kept, shape),
         "ids": tuple(firsts["id"]),
@@ -292,7 +254,7 @@ def _check_columns(table: pd.DataFrame) -> None:
         "answer",
         "answer_id",
         "gold_id",
-        *_BASES,
+        *BASES,
         *READINGS,
         "best_token",
     ]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from hooked_av.analyses.cases import Case, as_cases
 from hooked_av.analyses.results import Result, run_settings
@@ -23,7 +22,14 @@ class RouteSweep(Result):
     """Probabilities of the clean answer, and of the right and the alternative one if they are known, after each cut."""
 
     figure: ClassVar = "hooked_av.plots.routes:plot_route_sweep"
-    axes: ClassVar = dict.fromkeys(("p_cut", "gold_p_cut", "alternative_p_cut", "best_ids"), ("cut",))
+    axes: ClassVar = dict.fromkeys(
+        ("p_cut", "gold_p_cut", "alternative_p_cut", "best_ids", "best_texts", "change_percent", "flipped"), ("cut",)
+    )
+    labels: ClassVar = {"cut": "cuts"}
+    columns: ClassVar = (
+        "cut", "answer", "p_base", "p_cut", "change_percent", "gold_p_base", "gold_p_cut", "alternative_p_base",
+        "alternative_p_cut", "best_token=best_texts", "best_id=best_ids", "flipped",
+    )  # fmt: skip
     p_cut: Float64[np.ndarray, " cut"]
     gold_p_cut: Float64[np.ndarray, " cut"]  # NaN where the right answer is not known
     alternative_p_cut: Float64[np.ndarray, " cut"]
@@ -41,24 +47,10 @@ class RouteSweep(Result):
         """100 * (p_cut - p_base) / p_base, for the clean answer."""
         return 100 * (self.p_cut - self.p_base) / self.p_base
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cut."""
-        return pd.DataFrame(
-            {
-                "cut": np.array(self.cuts, dtype=object),
-                "answer": self.answer,
-                "p_base": self.p_base,
-                "p_cut": self.p_cut,
-                "change_percent": self.change_percent,
-                "gold_p_base": self.gold_p_base,
-                "gold_p_cut": self.gold_p_cut,
-                "alternative_p_base": self.alternative_p_base,
-                "alternative_p_cut": self.alternative_p_cut,
-                "best_token": np.array(self.best_texts, dtype=object),
-                "best_id": self.best_ids,
-                "flipped": self.best_ids != self.answer_id,
-            }
-        )
+    @property
+    def flipped(self) -> Bool[np.ndarray, " cut"]:
+        """Whether another token is the most probable one."""
+        return self.best_ids != self.answer_id
 
 
 def route_sweep(model: Any, case: AVInputs | Case, cuts: Sequence[str], *, progress: bool = False) -> RouteSweep:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float32, Int64
 
 from hooked_av.analyses.lenses.convention import LensConvention
@@ -22,7 +21,10 @@ _MOST_PROBABLE = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnswerTrace(Result):
-    """Probability and rank of each option over the layers, and the best token of each layer."""
+    """Probability and rank of each option over the layers, and the best token of each layer.
+
+    Table: one row a layer and option.
+    """
 
     figure: ClassVar = "hooked_av.plots.answer_trace:plot_answer_trace"
     axes: ClassVar = {
@@ -30,27 +32,19 @@ class AnswerTrace(Result):
         "ranks": ("layer", "option"),
         "best_ids": ("layer",),
         "best_probabilities": ("layer",),
+        "best_texts": ("layer",),
     }
+    labels: ClassVar = {"option": "options"}
+    columns: ClassVar = (
+        "layer", "option", "probability=probabilities", "rank=ranks", "best_token=best_texts",
+        "best_probability=best_probabilities",
+    )  # fmt: skip
     probabilities: Float32[np.ndarray, "layer option"]
     ranks: Int64[np.ndarray, "layer option"]  # 0 is the best token of all
     best_ids: Int64[np.ndarray, " layer"]
     best_probabilities: Float32[np.ndarray, " layer"]
     best_texts: tuple[str, ...]  # [layer]
     options: tuple[str, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a layer and option."""
-        layers, options = (index.ravel() for index in np.indices(self.ranks.shape))
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "option": np.array(self.options, dtype=object)[options],
-                "probability": self.probabilities.ravel(),
-                "rank": self.ranks.ravel(),
-                "best_token": np.array(self.best_texts, dtype=object)[layers],
-                "best_probability": self.best_probabilities[layers],
-            }
-        )
 
 
 def answer_trace(

@@ -26,7 +26,10 @@ _CHUNK_LOGITS = 2**24  # vocabulary rows x positions unembedded at one time: 64 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LogitLens(Result):
-    """The best tokens of every layer at some positions, and the probability and rank of named tokens."""
+    """The best tokens of every layer at some positions, and the probability and rank of named tokens.
+
+    Table: one row a layer, position and rank; the tokens that were named are in `tokens_frame`.
+    """
 
     figure: ClassVar = "hooked_av.plots.lens:plot_logit_lens"
     axes: ClassVar = {
@@ -36,7 +39,13 @@ class LogitLens(Result):
         "token_probabilities": ("layer", "position", "token"),
         "token_ranks": ("layer", "position", "token"),
         "positions": ("position",),
+        "top_texts": ("layer", "position", "rank"),
     }
+    labels: ClassVar = {"position": "positions", "token": "tokens"}
+    columns: ClassVar = (
+        "layer", "position", "rank", "token=top_texts", "token_id=top_ids", "logit=top_logits",
+        "probability=top_probabilities",
+    )  # fmt: skip
     top_ids: Int64[np.ndarray, "layer position rank"]
     top_logits: Float32[np.ndarray, "layer position rank"]
     top_probabilities: Float32[np.ndarray, "layer position rank"]
@@ -48,31 +57,7 @@ class LogitLens(Result):
 
     def tokens_frame(self) -> pd.DataFrame:
         """The tokens that were followed (an answer trace): one row a layer, position and token."""
-        layers, positions, tokens = (index.ravel() for index in np.indices(self.token_ranks.shape))
-        return pd.DataFrame(
-            {
-                "layer": layers,
-                "position": self.positions[positions],
-                "token": np.array(self.tokens, dtype=object)[tokens],
-                "rank": self.token_ranks.ravel(),
-                "probability": self.token_probabilities.ravel(),
-            }
-        )
-
-    def to_frame(self) -> pd.DataFrame:
-        """The best tokens: one row a layer, position and rank. Tokens that were named are in `tokens_frame`."""
-        layers, positions, ranks = np.indices(self.top_ids.shape)
-        return pd.DataFrame(
-            {
-                "layer": layers.ravel(),
-                "position": self.positions[positions.ravel()],
-                "rank": ranks.ravel(),
-                "token": [text for layer in self.top_texts for position in layer for text in position],
-                "token_id": self.top_ids.ravel(),
-                "logit": self.top_logits.ravel(),
-                "probability": self.top_probabilities.ravel(),
-            }
-        )
+        return self.tabulate("layer", "position", "token", "rank=token_ranks", "probability=token_probabilities")
 
 
 def logit_lens(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from hooked_av.analyses.lenses.logit_lens import LogitLens, lens_fields
@@ -37,7 +36,12 @@ class MediaLens(LogitLens):
         "frames": ("group", "height", "width", "channel"),
         "sound_low": ("bin",),
         "sound_high": ("bin",),
+        "modalities": ("position",),
     }
+    columns: ClassVar = (
+        *LogitLens.columns, "modality=modalities", "start_seconds=seconds[edge=0]", "stop_seconds=seconds[edge=1]",
+        "frame_group=cells[axis=0]", "row=cells[axis=1]", "column=cells[axis=2]",
+    )  # fmt: skip
     modalities: tuple[str, ...]  # [position]
     seconds: Float64[np.ndarray, "position edge=2"]  # [start, stop) in the clip; nan for a still
     cells: Int64[np.ndarray, "position axis=3"]  # frame group, row, column; -1 for sound
@@ -46,20 +50,6 @@ class MediaLens(LogitLens):
     sound_high: Float32[np.ndarray, " bin"]
     sound_seconds: float
     item: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a layer, token and rank, with the token's modality, seconds and cell."""
-        frame = super().to_frame()
-        at = np.indices(self.top_ids.shape)[1].ravel()
-        places = {
-            "modality": np.array(self.modalities, dtype=object)[at],
-            "start_seconds": self.seconds[at, 0],
-            "stop_seconds": self.seconds[at, 1],
-            "frame_group": self.cells[at, 0],
-            "row": self.cells[at, 1],
-            "column": self.cells[at, 2],
-        }
-        return frame.assign(**places)
 
 
 def media_lens(

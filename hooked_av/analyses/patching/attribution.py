@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import ROWS, Exchange
 from hooked_av.analyses.patching.positions import PositionPatching, media_rows
 from hooked_av.analyses.patching.spans import (
     COMPONENTS,
+    EFFECTS,
     SPANS,
-    Answers,
     HeadPatching,
     PatchEffects,
     SpanPatching,
@@ -41,14 +40,12 @@ class AttributionPatching(PatchEffects):
     """Estimated effects (`metric_patched` is the estimate), beside the exact ones where they are known."""
 
     figure: ClassVar = "hooked_av.plots.attribution:plot_attribution_patching"
-    axes: ClassVar = {"metric_patched": ("row", "layer"), "exact": ("row", "layer")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects", "exact"), ("row", "layer"))
+    labels: ClassVar = {"row": "rows"}
+    columns: ClassVar = ("row", "layer", *EFFECTS, "exact")
     exact: Float64[np.ndarray, "row layer"]  # effects by real patches; nan if no exact table was given
     rows: tuple[str, ...]
     table: str
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"row": self.rows}
 
     @property
     def correlation(self) -> float:
@@ -56,10 +53,6 @@ class AttributionPatching(PatchEffects):
         if np.isnan(self.exact).any():
             return float("nan")
         return float(np.corrcoef(self.effects.ravel(), self.exact.ravel())[0, 1])
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a cell, with the exact effect beside the estimate."""
-        return super().to_frame().assign(exact=self.exact.ravel())
 
 
 def attribution_patching(
@@ -71,8 +64,9 @@ def attribution_patching(
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
     exact: SpanPatching | HeadPatching | PositionPatching | None = None,
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
 ) -> AttributionPatching:
     """What would every patch of a table do, to first order?
 
@@ -82,7 +76,7 @@ def attribution_patching(
         spans: None: those of `patch_spans`; "last" for heads; all media rows for positions.
         components: of a table of spans, or the one of a table of positions ("resid_pre" unless named).
         exact: the table of real patches, to compare with; of the same prompts, spans and components.
-        metric, answers: as for `patch_spans`.
+        metric, answer, alternative: as for `patch_spans`.
 
     It takes two cached forward passes and one backward pass, whatever the number of cells.
 
@@ -99,7 +93,9 @@ def attribution_patching(
     """
     grid = _Grid.of(model, corrupt, table, spans, tuple(components))
     names = [get_act_name(component, layer) for component in grid.components for layer in range(model.cfg.n_layers)]
-    exchange = Exchange(model, clean, corrupt, grid.places, names, metric=metric, answers=answers)
+    exchange = Exchange(
+        model, clean, corrupt, grid.places, names, metric=metric, answer=answer, alternative=alternative
+    )
     exchange.contrast.check_differs()
     gradients = _gradients(model, exchange, names)
     changes = np.stack([_first_order(model, exchange, gradients, *row) for row in grid.rows])
@@ -176,7 +172,7 @@ def _first_order(
 
 
 def _exact_effects(
-    exact: PatchEffects | None, shape: tuple[int, ...], answers: Answers
+    exact: PatchEffects | None, shape: tuple[int, ...], answers: tuple[str, str]
 ) -> Float64[np.ndarray, "row layer"]:
     if exact is None:
         return np.full(shape, np.nan)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.contrast import Contrasted, token_id
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.prompt.inputs import AVInputs
 
 
@@ -29,7 +29,8 @@ class BackPatching(PatchEffects):
     """
 
     figure: ClassVar = "hooked_av.plots.patching:plot_back_patching"
-    axes: ClassVar = {"metric_patched": ("source", "target")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("source", "target"))
+    columns: ClassVar = ("source", "target", *EFFECTS)
     span: str
     is_one_prompt: bool
 
@@ -49,8 +50,9 @@ def back_patch(
     clean: AVInputs,
     corrupt: AVInputs | None = None,
     span: str = "last",
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
     progress: bool = False,
 ) -> BackPatching:
     """Does the answer change when a late layer's output stands where an earlier layer's output stood?
@@ -60,7 +62,7 @@ def back_patch(
         corrupt: the prompt whose early layers are overwritten, of the same layout; None: `clean` itself.
         span: the rows that are written.
         metric, progress: as for `patch_spans`.
-        answers: as for `patch_spans`; within one prompt None stands for its two most probable tokens.
+        answer, alternative: as for `patch_spans`; within one prompt None stands for its most probable tokens.
 
     Errors: as for `patch_spans`; within one prompt the metric need not differ.
 
@@ -73,12 +75,12 @@ def back_patch(
     """
     is_one_prompt = corrupt is None
     corrupt = clean if corrupt is None else corrupt
-    if is_one_prompt and answers is None:
-        answers = _best_two(model, clean)
+    if is_one_prompt:
+        answer, alternative = _most_probable(model, clean, answer, alternative)
     n_layers = model.cfg.n_layers
     points = [get_act_name("resid_post", layer) for layer in range(n_layers)]
     places = {span: corrupt.spans.resolve(span).positions}
-    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answers=answers)
+    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answer=answer, alternative=alternative)
     if not is_one_prompt:
         exchange.contrast.check_differs()
     rows = [exchange.values(exchange.clean_rows, point, span) for point in points]
@@ -90,7 +92,13 @@ def back_patch(
     return BackPatching(metric_patched=measured, span=span, is_one_prompt=is_one_prompt, **exchange.fields(span=span))
 
 
-def _best_two(model: Any, inputs: AVInputs) -> Answers:
+def _most_probable(
+    model: Any, inputs: AVInputs, answer: str | int | None, alternative: str | int | None
+) -> tuple[int, int]:
+    """The named tokens, or in place of what is not named the most probable ones; never the same twice by default."""
+    named = [None if token is None else token_id(model, token) for token in (answer, alternative)]
     with torch.no_grad():
-        first, second = model(inputs, logits_at="last")[0, -1].topk(2).indices.tolist()
-    return model.to_string(first), model.to_string(second)
+        best = model(inputs, logits_at="last")[0, -1].topk(3).indices.tolist()
+    free = iter([token for token in best if token not in named])
+    first, second = (next(free) if token is None else token for token in named)
+    return first, second

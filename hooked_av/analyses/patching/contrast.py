@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hooked_av.errors import InputsError
 
-Metric = Literal["logit_difference", "probability"]
+Contrasted = Literal["logit_difference", "probability"]
 METRICS = ("logit_difference", "probability")
 LEAST_CONTRAST = 1e-4  # of logits or probability: below it a ratio is rounding noise
 
@@ -33,9 +33,10 @@ class Contrast:
         clean: Float[Tensor, " d_vocab"],
         corrupt: Float[Tensor, " d_vocab"],
         metric: str,
-        answers: tuple[str, str] | None,
+        answer: str | int | None = None,
+        alternative: str | int | None = None,
     ) -> "Contrast":
-        """The metric of two runs; without `answers` each run's own best token.
+        """The metric of two runs; what is not named is each run's own best token.
 
         Errors: `InputsError` for an unknown metric, an answer of several tokens, and answers that are the same.
         """
@@ -44,14 +45,17 @@ class Contrast:
                 "unknown metric", expected=" or ".join(METRICS), got=repr(metric), next_step="leave it out, or name one"
             )
         best = (int(clean.argmax()), int(corrupt.argmax()))
-        ids = best if answers is None else (model.to_single_token(answers[0]), model.to_single_token(answers[1]))
+        ids = (
+            best[0] if answer is None else token_id(model, answer),
+            best[1] if alternative is None else token_id(model, alternative),
+        )
         texts = (model.to_string(ids[0]), model.to_string(ids[1]))
         if metric == "logit_difference" and ids[0] == ids[1]:
             raise InputsError(
                 f"both answers are {texts[0]!r}, so their logit difference is always zero",
                 expected="a corrupt run that answers something else",
                 got=f"the clean run answers {model.to_string(best[0])!r}, the corrupt run {model.to_string(best[1])!r}",
-                next_step='name two answers (answers=("five", "one")), take metric="probability", or corrupt more',
+                next_step='name answer="five" and alternative="one", take metric="probability", or corrupt more',
             )
         measured = (float(measure(metric, ids, logits)) for logits in (clean, corrupt))
         return cls(metric, texts, ids, *measured)
@@ -69,12 +73,20 @@ class Contrast:
                 f"effects would be shares of nothing: both runs have the same {self.metric.replace('_', ' ')}",
                 expected=f"a difference of more than {LEAST_CONTRAST:g}",
                 got=f"{self.clean:.6g} in the clean run, {self.corrupt:.6g} in the corrupt run ({self._answers()})",
-                next_step="corrupt what the answer depends on, or name answers=(clean, corrupt) that differ",
+                next_step="corrupt what the answer depends on, or name an answer and an alternative that differ",
             )
         return self
 
     def _answers(self) -> str:
         return f"answers {self.answers[0]!r} and {self.answers[1]!r}"
+
+
+def token_id(model: Any, token: str | int) -> int:
+    """The id of a single token that is given as text or id.
+
+    Errors: `InputsError` for a text of several tokens.
+    """
+    return model.to_single_token(token) if isinstance(token, str) else int(token)
 
 
 def measure(metric: str, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:

@@ -46,7 +46,8 @@ class Exchange:
         points: Sequence[str],
         *,
         metric: str = "logit_difference",
-        answers: tuple[str, str] | None = None,
+        answer: str | int | None = None,
+        alternative: str | int | None = None,
     ) -> None:
         _check_closed(model)
         check_same_layout(clean, corrupt)
@@ -61,7 +62,7 @@ class Exchange:
             )
             _, self.corrupt_rows = model.run_with_cache(self.corrupt, names_filter=keys, logits_at="last")
         self.baseline = model.baseline(self.corrupt, touched=ROWS)
-        self.contrast = Contrast.of(model, logits[0, -1], self.baseline.logits, metric, answers)
+        self.contrast = Contrast.of(model, logits[0, -1], self.baseline.logits, metric, answer, alternative)
 
     def patch(self, point: str, place: str) -> Patch | None:
         """The spec that brings a place's rows of the clean run; None where they are those of the corrupt run."""

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.run import layer_of
 from hooked_av.interventions.routes import check_range, numbers
@@ -37,7 +37,8 @@ class PathPatching(PatchEffects):
     """Effect of each sender head on the answer through one receiver; nan where the sender comes after the receiver."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_path_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "head")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("layer", "head"))
+    columns: ClassVar = ("layer", "head", *EFFECTS)
     span: str
     receiver: str
     receiver_heads: tuple[int, ...] | None
@@ -51,8 +52,9 @@ def patch_path(
     receiver: str = LOGITS,
     receiver_heads: Any = None,
     span: str = "last",
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
     progress: bool = False,
 ) -> PathPatching:
     """Which heads bring the clean answer back through this receiver alone?
@@ -62,7 +64,7 @@ def patch_path(
             "logits", for the direct path to the answer.
         receiver_heads: the receiver's query heads (hook_q) or key/value heads (hook_k, hook_v); None: all of them.
         span: the rows in which senders write and the receiver reads.
-        metric, answers, progress: as for `patch_spans`.
+        metric, answer, alternative, progress: as for `patch_spans`.
 
     Errors: as for `patch_spans`; `InterventionError` for a receiver that is none of these.
 
@@ -77,7 +79,9 @@ def patch_path(
     reader = _Receiver.of(model, receiver, receiver_heads)
     sent = [get_act_name("z", layer) for layer in range(reader.last_sender + 1)]
     places = {span: corrupt.spans.resolve(span).positions}
-    exchange = Exchange(model, clean, corrupt, places, [*sent, reader.stream], metric=metric, answers=answers)
+    exchange = Exchange(
+        model, clean, corrupt, places, [*sent, reader.stream], metric=metric, answer=answer, alternative=alternative
+    )
     exchange.contrast.check_differs()
     effects = np.full((model.cfg.n_layers, model.cfg.n_heads), np.nan)
     changes = [_written(model, exchange, layer, span) for layer in range(len(sent))]

@@ -3,7 +3,6 @@
 Axes: layer, place (one media token, or the tokens of one modality in one stretch of time), edge (start, stop).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +10,9 @@ import numpy as np
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange
-from hooked_av.analyses.patching.spans import Answers, PatchEffects
+from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -25,16 +24,17 @@ class PositionPatching(PatchEffects):
     """Effect of media rows, one by one or by stretches of time, with the place of each in its clip."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_position_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "place"), "seconds": ("place", "edge")}
+    axes: ClassVar = {
+        **dict.fromkeys(("metric_patched", "effects"), ("layer", "place")),
+        "seconds": ("place", "edge"),
+    }
+    labels: ClassVar = {"place": "place_names"}
+    columns: ClassVar = ("layer", "place", *EFFECTS)
     seconds: Float64[np.ndarray, "place edge=2"]  # [start, stop) in the clip; nan for a still
     modalities: tuple[str, ...]  # [place]
     items: tuple[int, ...]  # [place]: number of the media item
     positions: tuple[tuple[int, ...], ...]  # [place]: the rows
     component: str
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"place": self.place_names}
 
     @property
     def place_names(self) -> tuple[str, ...]:
@@ -53,8 +53,9 @@ def patch_positions(
     span: str | None = None,
     every_seconds: float | None = None,
     component: str = "resid_pre",
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
     progress: bool = False,
 ) -> PositionPatching:
     """Which moments of the sound and of the picture carry the difference between two prompts, and up to which layer?
@@ -64,7 +65,7 @@ def patch_positions(
         every_seconds: patch the rows of a modality in stretches of this length (of each clip's own time) together;
             None: every row alone. A row belongs to the stretch in which it begins.
         component: TransformerLens's short name of what is patched ("resid_pre", "attn_out", "mlp_out", "z" ...).
-        metric, answers, progress: as for `patch_spans`.
+        metric, answer, alternative, progress: as for `patch_spans`.
 
     Errors: as for `patch_spans`; `InputsError` for rows that are no media, and a length that is not positive.
 
@@ -79,7 +80,7 @@ def patch_positions(
     places = _places(corrupt, span, every_seconds)
     points = [get_act_name(component, layer) for layer in range(model.cfg.n_layers)]
     rows = {str(number): place.rows for number, place in enumerate(places)}
-    exchange = Exchange(model, clean, corrupt, rows, points, metric=metric, answers=answers)
+    exchange = Exchange(model, clean, corrupt, rows, points, metric=metric, answer=answer, alternative=alternative)
     exchange.contrast.check_differs()
     # layers vary fastest: patches of the same rows replay as one batch
     measured = exchange.run([exchange.patch(point, name) for name in rows for point in points], progress=progress)

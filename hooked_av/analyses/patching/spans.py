@@ -7,16 +7,15 @@ Basu et al. 2024; Golovanevsky et al. 2025).
 Axes: component (resid_pre, attn_out, mlp_out), span, layer, head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Metric
+from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
 from hooked_av.prompt.inputs import AVInputs
@@ -25,7 +24,7 @@ COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 # what a table of spans shows, where the prompt has it
 SPANS = ("system", "audio", "video", "image", "boundary", "question", "options", "instruction", "answer_prefix", "last")
 
-Answers = tuple[str, str]
+EFFECTS = ("metric_patched", "effect=effects")  # the columns of every table of patches, one row a patch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,35 +42,17 @@ class PatchEffects(Result):
         """(metric_patched - metric_corrupt) / (metric_clean - metric_corrupt)."""
         return (self.metric_patched - self.metric_corrupt) / (self.metric_clean - self.metric_corrupt)
 
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        """What stands along an axis, where it is not a number that counts from 0."""
-        return {}
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a patch."""
-        axes = self.axes["metric_patched"]
-        places = [index.ravel() for index in np.indices(self.metric_patched.shape)]
-        columns = {
-            axis: np.array(self.labels[axis], dtype=object)[place] if axis in self.labels else place
-            for axis, place in zip(axes, places, strict=True)
-        }
-        columns |= {"metric_patched": self.metric_patched.ravel(), "effect": self.effects.ravel()}
-        return pd.DataFrame(columns)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpanPatching(PatchEffects):
     """Effect of a whole span's rows, by component and layer."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_span_patching"
-    axes: ClassVar = {"metric_patched": ("component", "span", "layer")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("component", "span", "layer"))
+    labels: ClassVar = {"component": "components", "span": "spans"}
+    columns: ClassVar = ("component", "span", "layer", *EFFECTS)
     components: tuple[str, ...]
     spans: tuple[str, ...]
-
-    @property
-    def labels(self) -> Mapping[str, Sequence[Any]]:
-        return {"component": self.components, "span": self.spans}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,7 +60,8 @@ class HeadPatching(PatchEffects):
     """Effect of one head's output (z) at the rows of a span."""
 
     figure: ClassVar = "hooked_av.plots.patching:plot_head_patching"
-    axes: ClassVar = {"metric_patched": ("layer", "head")}
+    axes: ClassVar = dict.fromkeys(("metric_patched", "effects"), ("layer", "head"))
+    columns: ClassVar = ("layer", "head", *EFFECTS)
     span: str
 
 
@@ -90,8 +72,9 @@ def patch_spans(
     corrupt: AVInputs,
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
     progress: bool = False,
 ) -> SpanPatching:
     """Where does the difference between two prompts sit: in which span, after which layer, put there by what?
@@ -102,7 +85,8 @@ def patch_spans(
             them); algebra works ("text|boundary|av" is every row).
         components: TransformerLens's short names of what is patched: "resid_pre", "attn_out", "mlp_out", "z" ...
         metric: "logit_difference" (clean answer less corrupt answer) or "probability" (of the clean answer).
-        answers: the two answers, each a text of one token (None: what the two runs answer).
+        answer: that of the clean run, a single token as text or id (None: what it answers).
+        alternative: that of the corrupt run (None: what it answers).
         progress: show a bar.
 
     Two forward passes are cached at the spans' rows, and one is kept as a baseline; each patch then costs only the rows
@@ -126,7 +110,7 @@ def patch_spans(
     layers = range(model.cfg.n_layers)
     places = {span: corrupt.spans.resolve(span).positions for span in spans}
     points = [get_act_name(component, layer) for component in components for layer in layers]
-    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answers=answers)
+    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answer=answer, alternative=alternative)
     exchange.contrast.check_differs()
     # layers vary fastest: patches of the same rows replay as one batch
     cells = [
@@ -150,15 +134,16 @@ def patch_heads(
     clean: AVInputs,
     corrupt: AVInputs,
     span: str = "last",
-    metric: Metric = "logit_difference",
-    answers: Answers | None = None,
+    metric: Contrasted = "logit_difference",
+    answer: str | int | None = None,
+    alternative: str | int | None = None,
     progress: bool = False,
 ) -> HeadPatching:
     """Which attention heads carry the difference to the rows of a span?
 
     Args:
         span: the rows whose z (a head's output before W_O) is patched.
-        metric, answers, progress: as for `patch_spans`.
+        metric, answer, alternative, progress: as for `patch_spans`.
 
     Errors: as for `patch_spans`.
 
@@ -172,7 +157,7 @@ def patch_heads(
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
     places = {span: corrupt.spans.resolve(span).positions}
     points = [get_act_name("z", layer) for layer in layers]
-    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answers=answers)
+    exchange = Exchange(model, clean, corrupt, places, points, metric=metric, answer=answer, alternative=alternative)
     exchange.contrast.check_differs()
     whole = [exchange.patch(point, span) for point in points]
     measured = exchange.run([in_heads(cell, head) for cell in whole for head in heads], progress=progress)
