@@ -7,7 +7,7 @@ import jaxtyping
 import pytest
 import torch
 
-from hooked_av.analyses.flow.knockout import layer_window
+from hooked_av.analyses.flow.windows import layer_window
 from hooked_av.decoder.attention import weigh
 from hooked_av.decoder.decoder import rotate
 from hooked_av.errors import HookedAVError

@@ -66,7 +66,7 @@ def test_help_shows_what_the_docstring_says():
     assert "Tokens kept a layer and position. [default: 5]" in said
     assert "layer_input" in said
     said = " ".join(CliRunner().invoke(cli.main, ["flow", "--help"]).output.split())
-    assert "Layers that are cut at once (default: `default_width`)" in said
+    assert "Layers that are cut at once (default: `default_window`)" in said
     assert "1:entries" in said
 
 
