@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ from safetensors.numpy import save_file
 from hooked_av.errors import InputsError
 from hooked_av.figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 R = TypeVar("R", bound="Result")
 
@@ -188,13 +191,13 @@ class _Column:
         return values[tuple(self.place if axis == self.axis else index[axis] for axis in axes)]
 
 
-def run_settings(model: Any, inputs: AVInputs, **own: Any) -> dict[str, Any]:
+def run_settings(model: "HookedAVTransformer", inputs: AVInputs, **own: Any) -> dict[str, Any]:
     """What made a result: model, precision, attention backend, positions, versions, and the analysis's own settings."""
     positions = {"positions": inputs.settings.get("positions", "text"), "n_pos": inputs.n_pos}
     return {**model_settings(model), **positions, **own}
 
 
-def model_settings(model: Any) -> dict[str, Any]:
+def model_settings(model: "HookedAVTransformer") -> dict[str, Any]:
     """What every result of a model shares: its weights, precision, attention backend, and package versions."""
     return {
         "model": model.cfg.model_name,

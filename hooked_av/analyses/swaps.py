@@ -4,12 +4,15 @@ Where a cut takes away attention to a modality, a swap takes away what it says.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooked_av.errors import InputsError, nearest
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.text import media_list
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 # What a swap is called -> the modality that loses what it says, and the kind of loss.
 SWAPS: Mapping[str, tuple[str, str]] = {
@@ -22,7 +25,9 @@ SWAPS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def media_swaps(model: Any, media: Any, other: Clip | None = None, **arguments: Any) -> dict[str, AVInputs]:
+def media_swaps(
+    model: "HookedAVTransformer", media: Any, other: Clip | None = None, **arguments: Any
+) -> dict[str, AVInputs]:
     """The prompts of `Case.swapped`: every clip silenced, blanked, or with another clip's sound or frames.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from hooked_av.analyses.lenses.logit_lens import LogitLens, logit_lens
 from hooked_av.media.clip import SILENCE_PEAK, Clip
 from hooked_av.media.sampling import Sampling
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 MODALITIES = ("audio", "video", "image")
 READERS = ("question", "last")
@@ -52,7 +55,7 @@ class DemoResult:
 
 
 def run_demo(
-    model: Any,
+    model: "HookedAVTransformer",
     clip: Clip,
     question: str,
     options: Sequence[str] = (),

@@ -1,5 +1,8 @@
 """Options of a command, read from the signature and the docstring of the function that it calls."""
 
+# pyright: reportMissingTypeArgument=false, reportUnknownParameterType=false
+# (click's ParamType takes arguments in its newest versions only)
+
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

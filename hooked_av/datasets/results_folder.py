@@ -259,7 +259,7 @@ def _missing(path: Path, missing: list[str], n_finished: int, n_failed: int) -> 
     )
 
 
-def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+def _column(table: Any, field: Any) -> Any:  # of pyarrow, which has no types
     """A sample's column; nulls where only other samples have it."""
     if field.name in table.column_names:
         return table[field.name]

@@ -5,7 +5,8 @@ Weights keep the checkpoint's names and layout. Every activation passes a hook p
 Axes: batch pos d_model; head kv_head d_head; d_mlp; d_vocab; axis (time, height, width).
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from einops import einsum
@@ -207,6 +208,16 @@ class Block(nn.Module):
         return self.hook_resid_post(resid_mid + mlp_out)
 
 
+class Blocks(nn.ModuleList):
+    """The blocks, in the order of their layers."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, idx: int) -> Block: ...  # type: ignore[override] - a slice is not asked for
+
+        def __iter__(self) -> Iterator[Block]: ...
+
+
 class HookedDecoder(nn.Module):
     """Embeddings in, logits out: every block, the final norm, and the unembedding of the rows that are read."""
 
@@ -214,7 +225,7 @@ class HookedDecoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
+        self.blocks = Blocks(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final = RMSNorm(cfg)
         self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
         if cfg.tied:

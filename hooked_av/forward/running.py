@@ -166,6 +166,10 @@ class RunningModel(SpanHooks):
         """Token ids of plain text."""
         raise NotImplementedError
 
+    def to_single_token(self, text: str) -> int:
+        """The id of text that is exactly one token."""
+        raise NotImplementedError
+
     def as_inputs(self, inputs: Inputs) -> AVInputs:
         """Text or token ids as text-only inputs; inputs where the weights are."""
         if isinstance(inputs, AVInputs):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,7 +23,11 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from hooked_av.config import ModelConfig
 from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.families.family import Family
+from hooked_av.forward.running import RunningModel
+from hooked_av.generation.defaults import GenerationDefaults
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")  # they mean nothing while decoding is greedy
 # Settings of a checkpoint that do not touch which tokens our `generate` chooses.
@@ -46,6 +50,18 @@ FALLBACK = SimpleNamespace(
 )
 
 
+class Writer(Protocol):
+    """What a choice asks of a model."""
+
+    family: Family
+    generation_defaults: GenerationDefaults
+
+    @property
+    def cfg(self) -> ModelConfig: ...
+
+    def to_single_token(self, text: str) -> int: ...
+
+
 @dataclass(frozen=True)
 class Choice:
     """How tokens are chosen, every value resolved; `seed` is None while decoding is greedy."""
@@ -60,7 +76,7 @@ class Choice:
     seed: int | None
 
     @classmethod
-    def of(cls, model: Any, given: dict[str, Any]) -> "Choice":
+    def of(cls, model: Writer, given: dict[str, Any]) -> "Choice":
         """What was given, and for the rest what the checkpoint says.
 
         Errors: `InputsError` for values that make no sense, or that this way of decoding would not use.
@@ -104,13 +120,13 @@ class Choice:
         return {name: value for name, value in asdict(self).items() if self.do_sample or name not in SAMPLING}
 
 
-def defaults_of(model: Any) -> dict[str, Any]:
+def defaults_of(model: Writer) -> dict[str, Any]:
     """What a model's checkpoint says about generation (`model.generation_defaults`), and our fallback for the rest."""
     said = getattr(model, "generation_defaults", FALLBACK)
     return {name: _first(getattr(said, name, None), value) for name, value in vars(FALLBACK).items()}
 
 
-def _report_unused(model: Any) -> None:
+def _report_unused(model: Writer) -> None:
     """Say which settings of the checkpoint would change transformers' answers, and are not applied here."""
     said = getattr(getattr(model, "generation_defaults", None), "others", {})
     unused = {name: value for name, value in said.items() if name not in SAYS_NOTHING and value != NEUTRAL.get(name)}
@@ -128,7 +144,7 @@ def _first(value: Any, fallback: Any) -> Any:
 
 
 def _stop_tokens(
-    model: Any, of_checkpoint: Sequence[int], given: int | str | Sequence[int | str] | None
+    model: Writer, of_checkpoint: Sequence[int], given: int | str | Sequence[int | str] | None
 ) -> tuple[int, ...]:
     """Ids of the tokens that end a text: those given, or the checkpoint's, or the tokenizer's."""
     if given is None:
@@ -140,7 +156,7 @@ def _stop_tokens(
     return tuple(sorted({_one_stop_token(model, token) for token in several}))
 
 
-def tokenizer_of(model: Any) -> Any:
+def tokenizer_of(model: RunningModel | Writer) -> Any:
     """The model's tokenizer; None if it was loaded without one."""
     try:
         return model.family.tokenizer
@@ -148,7 +164,7 @@ def tokenizer_of(model: Any) -> Any:
         return None
 
 
-def _one_stop_token(model: Any, token: Any) -> int:
+def _one_stop_token(model: Writer, token: Any) -> int:
     number = model.to_single_token(token) if isinstance(token, str) else token
     if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= int(number) < model.cfg.d_vocab:
         raise _wrong("no such stop token", f"ids 0 to {model.cfg.d_vocab - 1}, or texts of one token", repr(token))

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformer_lens import ActivationCache
+from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
@@ -32,7 +32,7 @@ class AVCache(ActivationCache):
     def __init__(
         self,
         cache_dict: dict[str, Tensor],
-        model: Any,
+        model: HookedRootModule,
         run: Run,
         points: Mapping[str, HookPoint],
         has_batch_dim: bool = True,

@@ -51,7 +51,7 @@ class HookPoint(LensHookPoint):
         if not self._forward_hooks and not self._gradient_hooks:
             return tensor
         out = super().__call__(tensor)
-        self._check(tensor, out)
+        self.check_form(tensor, out)
         if self._gradient_hooks and out.requires_grad:
             # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
             # whatever runs come between forward and backward, and in whatever thread that is.
@@ -65,7 +65,7 @@ class HookPoint(LensHookPoint):
                 edited = function(gradient, hook=self)
                 edited = edited[0] if isinstance(edited, tuple) else edited  # as TransformerLens allows
                 if edited is not None:
-                    self._check(gradient, edited)
+                    self.check_form(gradient, edited)
                     gradient = edited
         return gradient
 
@@ -150,7 +150,8 @@ class HookPoint(LensHookPoint):
         """Are all listeners known to change nothing (caches), so that what comes back need not be used?"""
         return not self._gradient_hooks and all(getattr(hook, "reads_only", False) for hook in self.listeners)
 
-    def _check(self, tensor: Tensor, out: Any) -> None:
+    def check_form(self, tensor: Tensor, out: Any) -> None:
+        """Refuse what a hook gave back, if it has another shape, dtype or device than the activation."""
         if not isinstance(out, Tensor):
             raise HookError(
                 f"a hook at {self.name} returned no tensor",
@@ -237,7 +238,7 @@ class ScopedHook:
             if not part.is_inference() and part._version == version and not part.retains_grad:
                 return None
             edited = part
-        hook._check(part, edited)
+        hook.check_form(part, edited)
         return _put_back(tensor, picks, cast(Tensor, edited))
 
     def _picks(self, hook: HookPoint, run: Run | None) -> list[tuple[int, Tensor]]:

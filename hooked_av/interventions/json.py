@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hooked_av.errors import InterventionError, nearest
-from hooked_av.interventions import random_cuts  # noqa: F401 - makes its kind known, as specs does
+from hooked_av.interventions import random_cuts  # noqa: F401 # pyright: ignore[reportUnusedImport] - makes its kind known
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.routes import Route
 from hooked_av.interventions.specs import as_specs

@@ -12,7 +12,7 @@ from torch import nn
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
-from hooked_av.decoder.decoder import HookedDecoder
+from hooked_av.decoder.decoder import Blocks, HookedDecoder, RMSNorm
 from hooked_av.decoder.weights import ModelViews
 from hooked_av.families.family import Family
 from hooked_av.generation.defaults import GenerationDefaults
@@ -168,7 +168,7 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         return self
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Blocks:
         return self.decoder.blocks
 
     @property
@@ -180,5 +180,5 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         return self.decoder.unembed
 
     @property
-    def ln_final(self) -> nn.Module:
+    def ln_final(self) -> RMSNorm:
         return self.decoder.ln_final

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_av.decoder import costs
-from hooked_av.errors import HookedAVWarning
+from hooked_av.errors import HookedAVWarning, InterventionError
 from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
 from hooked_av.interventions.intervention import Intervention
@@ -123,6 +123,27 @@ class Baseline:
                 Batch(sweep, batch).run()
                 bar.update(len(batch))
         return Replayed(tuple(sweep.specs), sweep.logits, sweep.activations, tuple(full))
+
+    def logits_under(
+        self, interventions: Sequence[Any], read: str = "last", *, progress: bool = False
+    ) -> Float[Tensor, "intervention *span d_vocab"]:
+        """The logits of `run`, and nothing else: [intervention, d_vocab] at one position.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> baseline = model.baseline(model.prepare(question="Which digit do you hear?"))
+        >>> baseline.logits_under(["system->question@0", "system->last@1"]).shape == (2, model.cfg.d_vocab)
+        True
+        """
+        logits = self.run(interventions, read, progress=progress).logits
+        if logits is None:
+            raise InterventionError(
+                "no logits are read here",
+                expected="a span whose logits are read",
+                got=read,
+                next_step="read hook names with baseline.run(..., read=[...])",
+            )
+        return logits
 
     def _batches(self, cones: list[tuple[int, Cone]], max_bytes: int | None) -> list[list[tuple[int, Cone]]]:
         """Interventions that hold the same rows, in the order in which they join, as many at a time as fit."""

@@ -5,7 +5,7 @@ Axes: pos (rows of the prompt), row (some of them), run (a variant of the prompt
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hooked_av.decoder import costs
 from hooked_av.decoder.attention import KeyValues
-from hooked_av.decoder.decoder import Block
 from hooked_av.errors import HookError, InputsError
 from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.cache import check_budget
@@ -47,7 +46,7 @@ class CleanPass:
             resid = one.embed()
             self.embeds, self.keys_values, self.resid = resid[0], KeyValues(), {}
             attend, tables = one.attend(past=self.keys_values), decoder.rotary(inputs.position_ids, resid.dtype)
-            for layer, block in enumerate(cast(list[Block], decoder.blocks)):
+            for layer, block in enumerate(decoder.blocks):
                 self._keep(layer, resid)
                 # as the block does; nobody listens, so the MLP may go in place, some rows at a time: memory peaks there
                 resid = resid + block.attn(block.ln1(resid), tables, attend)

@@ -132,7 +132,7 @@ class Classroom:
 
     def __init__(self, model: "HookedAVTransformer", lesson: Lesson, seed: int) -> None:
         self.model, self.lesson, self.seed = model, lesson, seed
-        self._layouts: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._layouts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
     def batch(self, step: int, source: Bank | Digits) -> PackedBatch:
         """The batch of a step: drills, or questions. It depends on seed and step alone: a run can be taken up again."""

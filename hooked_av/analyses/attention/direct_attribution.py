@@ -9,7 +9,7 @@ Axes: layer, head; source (span that is read); pos; kv_head.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import HookError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 # Of the sum of the sizes of all parts: how far a sum may miss what it stands for.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -74,7 +77,7 @@ class DirectAttribution(Result):
 
 
 def direct_logit_attribution(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     answer: str | int,
     alternative: str | int,
@@ -126,7 +129,7 @@ def direct_logit_attribution(
 class _Path:
     """One pass: what the direct path sees at the last position, layer by layer, before the norm's scale is known."""
 
-    model: Any
+    model: "HookedAVTransformer"
     ids: list[int]
     table: Float[Tensor, "pos source"]
     seen: dict[str, list[Tensor]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Axes: sample, layer, head, queries (spans that read), keys (spans that are read)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import SpanError
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 USUAL_QUERIES = ("audio", "video", "image", "question", "last")
 
@@ -73,7 +76,7 @@ class AttentionMass(Result):
 
 
 def attention_mass(
-    model: Any,
+    model: "HookedAVTransformer",
     cases: Any,
     *,
     keys: Sequence[str] | None = None,
@@ -146,7 +149,7 @@ def _parts(inputs: AVInputs, names: tuple[str, ...], share_out: bool) -> Parts:
 
 
 def mass_of(
-    model: Any, inputs: AVInputs, parts: Parts, queries: Sequence[str]
+    model: "HookedAVTransformer", inputs: AVInputs, parts: Parts, queries: Sequence[str]
 ) -> Float32[np.ndarray, "layer head queries keys"]:
     """The attention of one prompt: of each reading span, what its rows give to each part, on average."""
     readers = {name: inputs.spans.resolve(name).positions for name in queries}

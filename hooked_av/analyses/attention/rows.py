@@ -6,7 +6,7 @@ Axes: head; row (query rows of a block), key (keys up to the last of them).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,13 +19,16 @@ from hooked_av.hooks.point import HookPoint
 from hooked_av.interventions.plan import Plan
 from hooked_av.prompt.inputs import AVInputs
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 MAX_WEIGHTS = 2**24  # heads x rows x keys of a block: 64 MiB in float32; a few tensors of this size live at one time
 
 Rows = Int64[Tensor, " row"]
 Read = Callable[[int, Rows, Float[Tensor, "head row key"]], None]
 
 
-def check_plain_attention(model: Any, inputs: AVInputs) -> Plan:
+def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Plan:
     """One prompt, and nothing open that changes attention in a way that rotated queries and keys do not show.
 
     Errors: `InputsError` for a batch; `InterventionError` for edits of scores or pattern, and for dropped tokens.
@@ -53,7 +56,11 @@ def check_plain_attention(model: Any, inputs: AVInputs) -> Plan:
 
 
 def read_rows(
-    model: Any, inputs: AVInputs, rows: Rows, read: Read, fwd_hooks: Sequence[tuple[str, Callable[..., None]]] = ()
+    model: "HookedAVTransformer",
+    inputs: AVInputs,
+    rows: Rows,
+    read: Read,
+    fwd_hooks: Sequence[tuple[str, Callable[..., None]]] = (),
 ) -> None:
     """Hand the pattern of some query rows (sorted), in every layer, block by block to `read(layer, rows, pattern)`.
 

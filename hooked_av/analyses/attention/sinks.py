@@ -10,7 +10,7 @@ Axes: layer, pos; reader (whose rows give the attention; the first is every row)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 MASSIVE = 25.0  # 2605.10815
 RECEIVED = 0.1  # of a later row's attention, mean over heads and rows
@@ -123,7 +126,7 @@ def default_threshold(d_model: int) -> float:
 
 
 def find_sinks(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     *,
     dims: Sequence[int] | None = None,
@@ -173,7 +176,7 @@ def find_sinks(
 
 
 def _read(
-    model: Any, inputs: AVInputs, dims: Sequence[int] | None, readers: Float32[Tensor, "pos reader"]
+    model: "HookedAVTransformer", inputs: AVInputs, dims: Sequence[int] | None, readers: Float32[Tensor, "pos reader"]
 ) -> tuple[Float32[np.ndarray, "layer pos"], Float32[np.ndarray, "reader layer pos"]]:
     """One pass: the peaks of what enters each layer, and what each token receives there."""
     n_layers, n_pos = model.cfg.n_layers, inputs.n_pos

@@ -6,7 +6,7 @@ Axes: drop, layer, measured (samples), repeat.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from hooked_av.decoder.flops import count_macs, layer_macs
 from hooked_av.generation.generate import Prefill
 from hooked_av.interventions.specs import DropTokens
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 ARRAYS: Mapping[str, tuple[str, ...]] = {
     "macs": ("drop", "layer", "measured"),
@@ -47,7 +50,9 @@ class Costs:
         }
 
 
-def costs_of(model: Any, inputs: AVInputs, specs: Sequence[Sequence[DropTokens]], repeats: int) -> Costs:
+def costs_of(
+    model: "HookedAVTransformer", inputs: AVInputs, specs: Sequence[Sequence[DropTokens]], repeats: int
+) -> Costs:
     """Every drop before every layer as a real prefill; each timed pass has a clean one next to it, in turns."""
     clean = Prefill(model, inputs)
     clean_macs, clean_bytes = _counted(clean)

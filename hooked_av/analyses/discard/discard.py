@@ -10,7 +10,7 @@ whose cost is measured), repeat, edge (of an interval).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import check_range
 from hooked_av.interventions.specs import DropTokens, drop_tokens
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 UNKNOWN = -1  # id of an answer that nobody gave
 
@@ -159,7 +162,7 @@ _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attend
 
 
 def discard_curve(
-    model: Any,
+    model: "HookedAVTransformer",
     cases: Any,
     spans: str | Sequence[str] = ("audio", "video", "av"),
     layers: Sequence[int] | None = None,
@@ -231,9 +234,14 @@ def discard_curve(
 
 
 def _specs(
-    model: Any, case: Case, drops: Sequence[tuple[str, Rule]], layers: Sequence[int], kept_share: float, kv: str,
+    model: "HookedAVTransformer",
+    case: Case,
+    drops: Sequence[tuple[str, Rule]],
+    layers: Sequence[int],
+    kept_share: float,
+    kv: str,
     seed: Sequence[int],
-) -> tuple[AVInputs, list[list[DropTokens]], Int64[np.ndarray, " drop"]]:  # fmt: skip
+) -> tuple[AVInputs, list[list[DropTokens]], Int64[np.ndarray, " drop"]]:
     """The prompt with a span for what each drop takes away before each layer, the specs, and how many tokens leave."""
     inputs = case.inputs.to(model.device)
     by_attention = any(rule == "attention" for _, rule in drops)
@@ -254,21 +262,22 @@ def _specs(
     return inputs, specs, np.array(n_dropped, dtype=np.int64)
 
 
-def _answers(model: Any, inputs: AVInputs, case: Case, specs: Sequence[Sequence[DropTokens]]) -> dict[str, np.ndarray]:
+def _answers(
+    model: "HookedAVTransformer", inputs: AVInputs, case: Case, specs: Sequence[Sequence[DropTokens]]
+) -> dict[str, np.ndarray]:
     """One sample on the replay engine."""
     baseline = model.baseline(inputs)
-    logits = baseline.run([spec for row in specs for spec in row]).logits
+    logits = baseline.logits_under([spec for row in specs for spec in row])
     shape = (len(specs), len(specs[0]))
     clean = baseline.logits.float().softmax(dim=-1)
     clean_id = int(clean.argmax())
     p_drop = logits.float().softmax(dim=-1)[:, clean_id]
-    known = case.answer is not None
     return {
         "best_ids": logits.argmax(dim=-1).view(shape).cpu().numpy(),
         "p_drop": p_drop.view(shape).cpu().double().numpy(),
         "clean_ids": np.array(clean_id),
         "p_clean": np.array(float(clean[clean_id])),
-        "answer_ids": np.array(model.to_single_token(case.answer) if known else UNKNOWN),
+        "answer_ids": np.array(UNKNOWN if case.answer is None else model.to_single_token(case.answer)),
     }
 
 

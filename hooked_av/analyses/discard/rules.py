@@ -4,7 +4,7 @@ Axes: span (positions of the span, in order); layer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,12 +13,17 @@ from jaxtyping import Float64, Int64
 from hooked_av.errors import InterventionError
 from hooked_av.prompt.inputs import AVInputs
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 Rule = Literal["all", "random", "uniform", "attention"]
 Positions = Int64[np.ndarray, " span"]
 Scores = Mapping[int, Float64[np.ndarray, " pos"]]
 
 
-def last_row_attention(model: Any, inputs: AVInputs, layers: Sequence[int]) -> dict[int, Float64[np.ndarray, " pos"]]:
+def last_row_attention(
+    model: "HookedAVTransformer", inputs: AVInputs, layers: Sequence[int]
+) -> dict[int, Float64[np.ndarray, " pos"]]:
     """What the last token reads of each token just before each of these layers: mean over heads (FastV, 2403.06764).
 
     The layer before layer l is l - 1, so there is none for layer 0.

@@ -5,7 +5,7 @@ Axes: sample, run (one change of the model or the prompt).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.results import Result
 from hooked_av.errors import InputsError
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 Whose = Literal["answer", "gold"]  # whose probability counts: the clean run's answer, or the right one
 READINGS = ("p_answer", "p_gold", "logit_difference", "best_ids")
@@ -31,7 +34,7 @@ class Targets:
     alternative_id: int = UNKNOWN
 
     @classmethod
-    def of(cls, model: Any, case: Case, clean: Float[Tensor, " d_vocab"]) -> "Targets":
+    def of(cls, model: "HookedAVTransformer", case: Case, clean: Float[Tensor, " d_vocab"]) -> "Targets":
         """Of one sample.
 
         Errors: `InputsError` for an answer or an alternative that is not one token.
@@ -153,7 +156,7 @@ class Measured:
     runs: dict[str, np.ndarray]
 
 
-def answer_fields(model: Any, samples: Sequence[Measured], metric: Whose) -> dict[str, Any]:
+def answer_fields(model: "HookedAVTransformer", samples: Sequence[Measured], metric: Whose) -> dict[str, Any]:
     """The fields that `Answers` holds."""
     ids = {
         "answer_ids": [sample.targets.answer_id for sample in samples],

@@ -7,7 +7,7 @@ modality (that is read).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ from hooked_av.analyses.swaps import SWAPS, check_swaps
 from hooked_av.errors import InputsError
 from hooked_av.interventions.specs import block_attention
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 # What a condition is called -> the modality that loses, and how: attention to it, or what it says.
 CONDITIONS: Mapping[str, tuple[str, str]] = {
@@ -215,7 +218,7 @@ class ModalityContribution(Answers):
 
 
 def modality_contribution(
-    model: Any,
+    model: "HookedAVTransformer",
     cases: Any,
     *,
     metric: Whose = "answer",
@@ -282,7 +285,7 @@ def modality_contribution(
     )
 
 
-def _measure(model: Any, case: Case, only_correct: bool, controls: Controls) -> Measured | None:
+def _measure(model: "HookedAVTransformer", case: Case, only_correct: bool, controls: Controls) -> Measured | None:
     """One sample in every condition that it has, in the order of `CONDITIONS`."""
     case, cuts = _with_cuts(case)
     baseline = model.baseline(case.inputs)
@@ -315,7 +318,7 @@ def _of_cuts(
     return runs
 
 
-def _attention(model: Any, inputs: AVInputs) -> dict[str, Float64[np.ndarray, "..."]]:
+def _attention(model: "HookedAVTransformer", inputs: AVInputs) -> dict[str, Float64[np.ndarray, "..."]]:
     """What question and last row give to each modality in each layer, the mean over heads; and how large they are."""
     parts, inputs = _by_modality(inputs), inputs.to(model.device)
     readers = [name for name in ROWS if name in inputs.spans]

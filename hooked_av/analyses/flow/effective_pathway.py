@@ -4,7 +4,7 @@ Axes: sample, draw (random edge set).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,9 @@ from hooked_av.analyses.results import run_settings
 from hooked_av.decoder.cuts import count_cut
 from hooked_av.interventions.specs import KeepOnly, keep_only
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,7 +96,7 @@ class EffectivePathway(Answers):
 
 
 def effective_pathway(
-    model: Any,
+    model: "HookedAVTransformer",
     cases: Any,
     edges: Any,
     *,
@@ -143,7 +146,9 @@ def effective_pathway(
     )
 
 
-def _measure(model: Any, case: Case, keep: KeepOnly, controls: Controls, only_correct: bool) -> Measured | None:
+def _measure(
+    model: "HookedAVTransformer", case: Case, keep: KeepOnly, controls: Controls, only_correct: bool
+) -> Measured | None:
     share = share_left(model, case.inputs, keep)
     baseline = model.baseline(case.inputs)
     targets = Targets.of(model, case, baseline.logits)
@@ -157,7 +162,7 @@ def _measure(model: Any, case: Case, keep: KeepOnly, controls: Controls, only_co
     return Measured(case, targets, targets.read(baseline.logits[None]), runs)
 
 
-def share_left(model: Any, inputs: AVInputs, keep: KeepOnly) -> float:
+def share_left(model: "HookedAVTransformer", inputs: AVInputs, keep: KeepOnly) -> float:
     """The share of the L * N * (N + 1) / 2 (query, key) pairs that these routes leave.
 
     >>> import hooked_av as av

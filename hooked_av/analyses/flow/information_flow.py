@@ -8,7 +8,7 @@ last).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,16 +25,19 @@ from hooked_av.analyses.flow.answers import (
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
 from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.flow.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
-from hooked_av.analyses.flow.windows import default_window, layer_window
+from hooked_av.analyses.flow.windows import layer_window, window_size
 from hooked_av.analyses.results import run_settings
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.baseline import Baseline
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 _LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
 
 
 def information_flow(
-    model: Any,
+    model: "HookedAVTransformer",
     cases: Any,
     *,
     pathways: Any = None,
@@ -77,7 +80,7 @@ def information_flow(
     ('Which digit is spoken first?', ('five',), (2, 8))
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
-    size = {None: default_window(n_layers), "all": n_layers}.get(window, window)
+    size = window_size(window, n_layers)
     whole = [range(n_layers)] if window == "all" else None
     windows = whole or [layer_window(layer, n_layers, size) for layer in range(n_layers)]
     is_one = isinstance(cases, (AVInputs, Case))  # then the bar counts its cuts
@@ -104,7 +107,7 @@ def information_flow(
 
 
 def knockout_curves(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     pathways: Any = ("audio->question", "video->question"),
     *,
@@ -139,9 +142,14 @@ class _Flow:
     """One call: what is cut in every sample, and the first sample's own pathways where none are given."""
 
     def __init__(
-        self, model: Any, pathways: tuple[Pathway, ...] | None, windows: Sequence[range], controls: Controls,
-        *, progress: bool,
-    ) -> None:  # fmt: skip
+        self,
+        model: "HookedAVTransformer",
+        pathways: tuple[Pathway, ...] | None,
+        windows: Sequence[range],
+        controls: Controls,
+        *,
+        progress: bool,
+    ) -> None:
         self.model, self.windows, self.controls, self.progress = model, windows, controls, progress
         self.pathways, self.is_default, self.first = pathways, pathways is None, ""
 
@@ -182,8 +190,8 @@ def read_all(
     baseline: Baseline, interventions: Sequence[Any], targets: Targets, *, progress: bool = False
 ) -> dict[str, np.ndarray]:
     """What each intervention leads to; only a part of them has its logits in memory at one time."""
-    runs = (baseline.run(some, progress=progress).logits for some in _chunks(interventions, len(baseline.logits)))
-    parts = [targets.read(logits) for logits in runs if logits is not None]
+    chunks = _chunks(interventions, len(baseline.logits))
+    parts = [targets.read(baseline.logits_under(some, progress=progress)) for some in chunks]
     if not parts:
         return {name: values[:0] for name, values in targets.read(baseline.logits[None]).items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in READINGS}

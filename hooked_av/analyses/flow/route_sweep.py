@@ -5,7 +5,7 @@ Axes: cut.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -15,6 +15,9 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +56,9 @@ class RouteSweep(Result):
         return self.best_ids != self.answer_id
 
 
-def route_sweep(model: Any, case: AVInputs | Case, cuts: Sequence[str], *, progress: bool = False) -> RouteSweep:
+def route_sweep(
+    model: "HookedAVTransformer", case: AVInputs | Case, cuts: Sequence[str], *, progress: bool = False
+) -> RouteSweep:
     """What becomes of the answer when each of these routes is cut?
 
     Args:
@@ -80,7 +85,7 @@ def route_sweep(model: Any, case: AVInputs | Case, cuts: Sequence[str], *, progr
         )
     touched = "|".join(dict.fromkeys(Route.parse(cut).queries for cut in cuts))
     baseline = model.baseline(case.inputs, touched=touched)
-    cut_logits = baseline.run(list(cuts), progress=progress).logits
+    cut_logits = baseline.logits_under(list(cuts), progress=progress)
     clean, after = (logits.double().softmax(dim=-1).cpu().numpy() for logits in (baseline.logits, cut_logits))
     answer_id, best_ids = int(clean.argmax()), after.argmax(axis=-1)
     gold, alternative = (_followed(model, text, clean, after) for text in (case.answer, case.alternative))
@@ -100,7 +105,9 @@ def route_sweep(model: Any, case: AVInputs | Case, cuts: Sequence[str], *, progr
     )
 
 
-def _followed(model: Any, text: str | None, clean: np.ndarray, after: np.ndarray) -> tuple[float, np.ndarray]:
+def _followed(
+    model: "HookedAVTransformer", text: str | None, clean: np.ndarray, after: np.ndarray
+) -> tuple[float, np.ndarray]:
     """A token's probability before and after the cuts."""
     if text is None:
         return float("nan"), np.full(len(after), np.nan)

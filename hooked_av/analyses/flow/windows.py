@@ -1,5 +1,7 @@
 """Windows: the layers around one layer, in which a pathway is cut at once."""
 
+from typing import Any
+
 from hooked_av.errors import InterventionError
 
 WIDEST_DEFAULT = 9  # layers, what studies of models with 28 to 36 layers use
@@ -33,3 +35,14 @@ def default_window(n_layers: int) -> int:
     """
     third = min(WIDEST_DEFAULT, n_layers // 3)
     return max(1, third if third % 2 else third - 1)
+
+
+def window_size(window: Any, n_layers: int) -> int:
+    """How many layers a `window=` means: a number, "all" of them, or None for the default.
+
+    >>> window_size(None, 8), window_size("all", 8), window_size(3, 8)
+    (1, 8, 3)
+    """
+    if window is None:
+        return default_window(n_layers)
+    return n_layers if window == "all" else window

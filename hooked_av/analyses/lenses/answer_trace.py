@@ -5,7 +5,7 @@ Axes: layer, option.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -15,6 +15,9 @@ from hooked_av.analyses.lenses.logit_lens import read_layers
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 _MOST_PROBABLE = 5
 
@@ -48,7 +51,7 @@ class AnswerTrace(Result):
 
 
 def answer_trace(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     options: Sequence[str] | None = None,
     *,
@@ -95,6 +98,6 @@ def answer_trace(
     )
 
 
-def _most_probable(model: Any, inputs: AVInputs, at: str) -> list[int]:
+def _most_probable(model: "HookedAVTransformer", inputs: AVInputs, at: str) -> list[int]:
     best = read_layers(model, inputs, at, [], min(_MOST_PROBABLE, model.cfg.d_vocab), LensConvention())
     return best["top_ids"][-1, 0].tolist()

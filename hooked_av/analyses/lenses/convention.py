@@ -11,12 +11,15 @@ Axes: position, d_model, d_vocab.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 _CHOICES = (
     ("final_norm", "no_norm"),
@@ -68,7 +71,9 @@ class LensConvention:
         """The hook point of each block that is read."""
         return "hook_resid_post" if self.reads_output else "hook_resid_pre"
 
-    def logits(self, model: Any, resid: Float[Tensor, "position d_model"]) -> Float[Tensor, "position d_vocab"]:
+    def logits(
+        self, model: "HookedAVTransformer", resid: Float[Tensor, "position d_model"]
+    ) -> Float[Tensor, "position d_vocab"]:
         """What the rows would answer, past the hook points of norm and unembedding."""
         normed = model.ln_final.normalise(resid[None])[0] if self.has_norm else resid
         return model.unembed(normed) if self.uses_unembedding else normed @ model.embed.weight.T

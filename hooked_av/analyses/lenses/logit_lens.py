@@ -5,7 +5,7 @@ Axes: layer, position, rank (best first), token (named by the caller).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,9 @@ from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.spans import PositionSet, Span
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 _READ = ("top_ids", "top_logits", "top_probabilities", "token_probabilities", "token_ranks")
 _CHUNK_LOGITS = 2**24  # vocabulary rows x positions unembedded at one time: 64 MiB in float32
@@ -61,7 +64,7 @@ class LogitLens(Result):
 
 
 def logit_lens(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: Any,
     at: str | Span | PositionSet = "last",
     *,
@@ -95,7 +98,7 @@ def logit_lens(
 
 
 def lens_fields(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     at: str | Span | PositionSet,
     *,
@@ -122,7 +125,12 @@ def lens_fields(
 
 @torch.no_grad()
 def read_layers(
-    model: Any, inputs: AVInputs, at: str, named: Sequence[int], top_k: int, convention: LensConvention
+    model: "HookedAVTransformer",
+    inputs: AVInputs,
+    at: str,
+    named: Sequence[int],
+    top_k: int,
+    convention: LensConvention,
 ) -> dict[str, np.ndarray]:
     """All layers, each while its rows pass by: no layer's residual stream is kept, and no layer's logits."""
     ids = torch.tensor(named, dtype=torch.int64, device=model.device)
@@ -139,7 +147,7 @@ def read_layers(
 
 
 def read_rows(
-    model: Any,
+    model: "HookedAVTransformer",
     resid: Float[Tensor, "position d_model"],
     ids: Int64[Tensor, " token"],
     top_k: int,

@@ -9,7 +9,7 @@ frames), height, width, channel; bin (of the waveform).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
@@ -19,6 +19,9 @@ from hooked_av.errors import InputsError
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.plots.strip.time import envelope, thumbnail
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 MEDIA = ("audio", "video", "image")
 _THUMB_ROWS, _BINS = 96, 1200
@@ -53,7 +56,7 @@ class MediaLens(LogitLens):
 
 
 def media_lens(
-    model: Any,
+    model: "HookedAVTransformer",
     inputs: AVInputs,
     item: int = 0,
     *,

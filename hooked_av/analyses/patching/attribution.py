@@ -9,7 +9,7 @@ Axes: row (a span of a component, or a head), layer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from hooked_av.analyses.patching.spans import (
 )
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 Table = Literal["spans", "heads", "positions"]
 
@@ -56,7 +59,7 @@ class AttributionPatching(PatchEffects):
 
 
 def attribution_patching(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs,
@@ -122,7 +125,12 @@ class _Grid:
 
     @classmethod
     def of(
-        cls, model: Any, inputs: AVInputs, table: str, spans: Sequence[str] | None, components: tuple[str, ...]
+        cls,
+        model: "HookedAVTransformer",
+        inputs: AVInputs,
+        table: str,
+        spans: Sequence[str] | None,
+        components: tuple[str, ...],
     ) -> "_Grid":
         if table == "heads":
             (span,) = ("last",) if spans is None else _one(spans, "span")
@@ -142,7 +150,7 @@ class _Grid:
         return cls(cells, tuple(f"{span} · {component}" for component, span, _ in cells), places)
 
 
-def _gradients(model: Any, exchange: Exchange, names: Sequence[str]) -> Mapping[str, Tensor]:
+def _gradients(model: "HookedAVTransformer", exchange: Exchange, names: Sequence[str]) -> Mapping[str, Tensor]:
     """The metric's gradient at each point's rows, in the corrupt run; parameters and encoders get none."""
     with torch.no_grad():
         resid = model(exchange.corrupt, stop_at_layer=0)
@@ -156,7 +164,12 @@ def _gradients(model: Any, exchange: Exchange, names: Sequence[str]) -> Mapping[
 
 
 def _first_order(
-    model: Any, exchange: Exchange, gradients: Mapping[str, Tensor], component: str, place: str, head: int | None
+    model: "HookedAVTransformer",
+    exchange: Exchange,
+    gradients: Mapping[str, Tensor],
+    component: str,
+    place: str,
+    head: int | None,
 ) -> Float64[np.ndarray, " layer"]:
     """Gradient times difference, summed over the rows and numbers of a patch, layer by layer."""
     changes = []

@@ -8,7 +8,7 @@ Axes: source (the layer that is read), target (the layer that is overwritten, be
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from hooked_av.analyses.patching.contrast import Contrasted, token_id
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,7 +48,7 @@ class BackPatching(PatchEffects):
 
 
 def back_patch(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs | None = None,
@@ -93,7 +96,7 @@ def back_patch(
 
 
 def _most_probable(
-    model: Any, inputs: AVInputs, answer: str | int | None, alternative: str | int | None
+    model: "HookedAVTransformer", inputs: AVInputs, answer: str | int | None, alternative: str | int | None
 ) -> tuple[int, int]:
     """The named tokens, or in place of what is not named the most probable ones; never the same twice by default."""
     named = [None if token is None else token_id(model, token) for token in (answer, alternative)]

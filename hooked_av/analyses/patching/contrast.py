@@ -4,12 +4,15 @@ Axes: cell (one patch), d_vocab.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 Contrasted = Literal["logit_difference", "probability"]
 METRICS = ("logit_difference", "probability")
@@ -29,7 +32,7 @@ class Contrast:
     @classmethod
     def of(
         cls,
-        model: Any,
+        model: "HookedAVTransformer",
         clean: Float[Tensor, " d_vocab"],
         corrupt: Float[Tensor, " d_vocab"],
         metric: str,
@@ -81,7 +84,7 @@ class Contrast:
         return f"answers {self.answers[0]!r} and {self.answers[1]!r}"
 
 
-def token_id(model: Any, token: str | int) -> int:
+def token_id(model: "HookedAVTransformer", token: str | int) -> int:
     """The id of a single token that is given as text or id.
 
     Errors: `InputsError` for a text of several tokens.

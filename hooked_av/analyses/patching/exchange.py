@@ -8,7 +8,7 @@ Axes: cell (one patch), row (positions that any patch touches).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from hooked_av.interventions.specs import Patch, patch
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.spans import PositionSet, Spans
 
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
+
 ROWS = "_patched"  # the span of all rows that are patched
 _LOGITS_AT_ONCE = 2**25  # numbers
 
@@ -39,7 +42,7 @@ class Exchange:
 
     def __init__(
         self,
-        model: Any,
+        model: "HookedAVTransformer",
         clean: AVInputs,
         corrupt: AVInputs,
         places: Mapping[str, PositionSet],
@@ -85,7 +88,7 @@ class Exchange:
         with tqdm(total=len(live), desc="patches", unit="patch", disable=not progress) as bar:
             for start in range(0, len(live), at_once):
                 some = live[start : start + at_once]
-                measured[some] = self.contrast(self.baseline.run([cells[i] for i in some]).logits).cpu().numpy()
+                measured[some] = self.contrast(self.baseline.logits_under([cells[i] for i in some])).cpu().numpy()
                 bar.update(len(some))
         return measured
 
@@ -116,7 +119,7 @@ def _with_places(inputs: AVInputs, rows: np.ndarray, places: Mapping[str, np.nda
     return replace(inputs, row_spans=(spans,))
 
 
-def _check_closed(model: Any) -> None:
+def _check_closed(model: "HookedAVTransformer") -> None:
     if model.open_interventions:
         raise InterventionError(
             "patching under open interventions",

@@ -5,7 +5,7 @@ What is patched from one into the other must mean the same place in both, so pro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from hooked_av.errors import InputsError
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.text import media_list
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 CORRUPTIONS = ("audio", "frames", "silence", "black_frames", "words")
 
@@ -44,7 +47,14 @@ class Pair:
 
 
 def make_pair(
-    model: Any, media: Any, corruption: str, *, question: str, other: Any = None, item: int = 0, **arguments: Any
+    model: "HookedAVTransformer",
+    media: Any,
+    corruption: str,
+    *,
+    question: str,
+    other: Any = None,
+    item: int = 0,
+    **arguments: Any,
 ) -> Pair:
     """A clean and a corrupt prompt: which of their differences carries the answer is then a matter of patching.
 

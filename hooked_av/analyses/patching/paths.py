@@ -11,7 +11,7 @@ Axes: layer, head (of the sender); batch, row (of the span), d_head, d_model.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from hooked_av.hooks.run import layer_of
 from hooked_av.interventions.routes import check_range, numbers
 from hooked_av.interventions.specs import Patch
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 _HEADS = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
 _MLP, LOGITS = "hook_mlp_out", "logits"
@@ -45,7 +48,7 @@ class PathPatching(PatchEffects):
 
 
 def patch_path(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs,
@@ -103,14 +106,14 @@ def patch_path(
 class _Receiver:
     """What reads the residual stream: the stream that it reads, and what it makes of it."""
 
-    model: Any
+    model: "HookedAVTransformer"
     point: str
     heads: tuple[int, ...] | None
     stream: str  # the hook point in front of it
     last_sender: int  # layer
 
     @classmethod
-    def of(cls, model: Any, point: str, heads: Any) -> "_Receiver":
+    def of(cls, model: "HookedAVTransformer", point: str, heads: Any) -> "_Receiver":
         heads, n_layers = numbers("receiver_heads", heads), model.cfg.n_layers
         layer = layer_of(point) if point in model.hook_dict else n_layers
         kind = point.partition(f"blocks.{layer}.")[2]
@@ -150,7 +153,9 @@ class _Receiver:
         return spec if self.heads is None else Patch(spec.name, spec.span, self.heads, spec.values)
 
 
-def _written(model: Any, exchange: Exchange, layer: int, span: str) -> list[Float[Tensor, "batch row d_model"] | None]:
+def _written(
+    model: "HookedAVTransformer", exchange: Exchange, layer: int, span: str
+) -> list[Float[Tensor, "batch row d_model"] | None]:
     """How what each head of a layer writes changes from the corrupt run to the clean one; None where it does not."""
     clean, corrupt = (
         exchange.values(run, get_act_name("z", layer), span) for run in (exchange.clean_rows, exchange.corrupt_rows)

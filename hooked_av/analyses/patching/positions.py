@@ -4,7 +4,7 @@ Axes: layer, place (one media token, or the tokens of one modality in one stretc
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,6 +15,9 @@ from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 MEDIA = ("audio", "video", "image")
 
@@ -46,7 +49,7 @@ class PositionPatching(PatchEffects):
 
 
 def patch_positions(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs,

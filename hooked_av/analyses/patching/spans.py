@@ -9,7 +9,7 @@ Axes: component (resid_pre, attn_out, mlp_out), span, layer, head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,6 +19,9 @@ from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
 from hooked_av.prompt.inputs import AVInputs
+
+if TYPE_CHECKING:
+    from hooked_av.model.transformer import HookedAVTransformer
 
 COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 # what a table of spans shows, where the prompt has it
@@ -66,7 +69,7 @@ class HeadPatching(PatchEffects):
 
 
 def patch_spans(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs,
@@ -129,7 +132,7 @@ def patch_spans(
 
 
 def patch_heads(
-    model: Any,
+    model: "HookedAVTransformer",
     *,
     clean: AVInputs,
     corrupt: AVInputs,

@@ -77,8 +77,8 @@ class OmniFamily(QwenFamily):
     def make_encoders(self) -> nn.ModuleDict:
         return nn.ModuleDict(
             {
-                "audio_tower": Qwen2_5OmniAudioEncoder._from_config(self.hf_config.audio_config),
-                "visual": Qwen2_5OmniVisionEncoder._from_config(self.hf_config.vision_config),
+                "audio_tower": Qwen2_5OmniAudioEncoder._from_config(self.hf_config.audio_config),  # pyright: ignore[reportPrivateUsage]
+                "visual": Qwen2_5OmniVisionEncoder._from_config(self.hf_config.vision_config),  # pyright: ignore[reportPrivateUsage]
             }
         )
 

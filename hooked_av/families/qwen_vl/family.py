@@ -67,7 +67,7 @@ class QwenVLFamily(QwenFamily):
     # --- encoders ---
 
     def make_encoders(self) -> nn.ModuleDict:
-        tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(self.hf_config.vision_config)
+        tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(self.hf_config.vision_config)  # pyright: ignore[reportPrivateUsage]
         return nn.ModuleDict({"visual": tower})
 
     # --- prompts ---

@@ -217,7 +217,7 @@ def _pooled(
         keys = [(number // step,) for number in range(len(cells))]
     else:
         keys = _blocks(where, scale * cells[0].width, height * cells[0].height, limit)
-    together: dict[tuple, list[Cell]] = {}
+    together: dict[tuple[int, ...], list[Cell]] = {}
     for key, cell in zip(keys, cells, strict=True):
         together.setdefault(key, []).append(cell)
     units = [_around(some, span, scale, height) for some in together.values()]
