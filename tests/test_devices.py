@@ -53,7 +53,7 @@ SPECS = {
     "mean": lambda cfg: av.ablate("blocks.1.hook_resid_post", "video", "mean"),
     "heads": lambda cfg: av.ablate("blocks.1.attn.hook_z", "question", heads=[1]),
     "patch": lambda cfg: av.patch("blocks.0.hook_resid_pre", "last", torch.ones(cfg.d_model)),
-    "add": lambda cfg: av.add("blocks.1.hook_attn_out", "question", torch.ones(cfg.d_model), 2.0),
+    "add": lambda cfg: av.add_vector("blocks.1.hook_attn_out", "question", torch.ones(cfg.d_model), 2.0),
     "drop": lambda cfg: av.drop_tokens("video", 1),
     "drop keys": lambda cfg: av.drop_tokens("audio", 0, kv="drop"),
     "several": lambda cfg: [

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -177,31 +178,64 @@ print("heavy:", sorted(new & {HEAVY!r}))
     assert "heavy: []" in done.stdout
 
 
-def test_public_names_are_sorted_and_listed_once():
+FOLDERS = {"analyses", "datasets", "errors", "interventions", "plots", "tiny"}
+PUBLIC = [name for name in hooked_av.__all__ if name not in FOLDERS]
+
+
+def test_public_names_are_few_sorted_and_written_once():
     assert hooked_av.__all__ == sorted(set(hooked_av.__all__))
-    assert set(hooked_av.__all__) <= set(dir(hooked_av))
+    assert set(hooked_av.__all__) == set(hooked_av.__dir__())
+    assert set(hooked_av.__all__) > FOLDERS
+    assert len(PUBLIC) <= 46, "a name that is not typed every day belongs into a folder"
+    assert not set(PUBLIC) & set(hooked_av._MOVED)
 
 
-def test_type_checkers_see_the_same_names_in_the_same_places():
-    block = next(node for node in TREES["__init__"].body if isinstance(node, ast.If))
-    lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    seen = {alias.asname: f"{node.module}.{alias.name}" for node in lines for alias in node.names}
-    assert seen == {name: f"hooked_av.{home}.{name}" for name, home in hooked_av._HOME.items()}
-
-
-@pytest.mark.parametrize("name", hooked_av.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_resolves(name):
     assert getattr(hooked_av, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", [name for name in hooked_av.__all__ if name[0].islower()])
+@pytest.mark.parametrize("folder", ["analyses", "datasets", "interventions", "plots", "tiny"])
+def test_names_of_a_folder_resolve_and_are_its_own(folder):
+    package = getattr(hooked_av, folder)
+    assert package.__all__
+    for name in package.__all__:
+        found = getattr(package, name)
+        assert found.__name__ == name
+        assert found.__module__.startswith(f"hooked_av.{folder}.")
+
+
+def test_type_checkers_see_the_version():
+    stub = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
+    declared = {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
+    assert declared == {"__version__"}
+
+
+@pytest.mark.parametrize("name", hooked_av._MOVED)
+def test_a_name_that_has_moved_works_and_says_where_it_is(name):
+    with pytest.warns(DeprecationWarning, match=rf"hooked_av\.{name} is now hooked_av\.") as caught:
+        old = getattr(hooked_av, name)
+    home, _, leaf = str(caught[0].message).split(" is now ")[1].rpartition(".")
+    assert getattr(import_module(home), leaf) is old
+    assert name not in dir(hooked_av)
+
+
+def test_the_warning_points_at_the_line_that_uses_the_old_name():
+    code = "import hooked_av as av\n\nav.SpanError"
+    done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith(
+        "<string>:3: DeprecationWarning: hooked_av.SpanError is now hooked_av.errors.SpanError"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name[0].islower()])
 def test_every_public_function_has_an_example_that_can_be_run(name):
     assert ">>>" in (getattr(hooked_av, name).__doc__ or "")  # which `pytest --doctest-modules` runs
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(AttributeError, match=r"'hooked_av' has no attribute 'Spanz'; the nearest names: Span, Spans"):
-        _ = hooked_av.Spanz
+    with pytest.raises(AttributeError, match=r"'hooked_av' has no attribute 'Clipp'; the nearest names: Clip"):
+        _ = hooked_av.Clipp
 
 
 def test_version_is_the_installed_one():

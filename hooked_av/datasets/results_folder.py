@@ -243,9 +243,9 @@ def _not_ours(path: Path, got: str) -> DatasetError:
 def _not_merged(path: Path, got: str) -> DatasetError:
     return DatasetError(
         f"no merged table: {path}",
-        expected="the results.parquet that av.merge has made",
+        expected="the results.parquet that av.datasets.merge has made",
         got=got,
-        next_step="av.merge(folder) returns its path",
+        next_step="av.datasets.merge(folder) returns its path",
     )
 
 

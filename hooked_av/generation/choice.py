@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -50,6 +50,7 @@ FALLBACK = SimpleNamespace(
 )
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What a choice asks of a model."""
 

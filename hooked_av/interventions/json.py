@@ -27,7 +27,7 @@ def from_json(text: str) -> list[Intervention]:
     Errors: `InterventionError` for a text that holds no specs.
 
     >>> import hooked_av as av
-    >>> text = av.to_json([av.block_attention("audio->question@2-3")])
+    >>> text = av.interventions.to_json([av.block_attention("audio->question@2-3")])
     >>> [str(spec) for spec in from_json(text)]
     ['block audio → question in layers [2, 3]']
     """
@@ -36,9 +36,9 @@ def from_json(text: str) -> list[Intervention]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InterventionError(
             "these are no interventions",
-            expected="what av.to_json wrote",
+            expected="what av.interventions.to_json wrote",
             got=f"{type(error).__name__}: {error}",
-            next_step="write specs with av.to_json(specs)",
+            next_step="write specs with av.interventions.to_json(specs)",
         ) from error
 
 

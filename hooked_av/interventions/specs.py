@@ -298,7 +298,7 @@ def patch(name: str, span: str, values: "Tensor | AVCache | Mapping[str, Tensor]
     return Patch(name, span, numbers("heads", heads), Values.by_point(name, span, values))
 
 
-def add(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any = None) -> Add:
+def add_vector(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any = None) -> Add:
     """Steering: `scale * vector` is added to every row of a span.
 
     Args:
@@ -312,7 +312,7 @@ def add(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any 
     >>> from hooked_av.tiny.samples import read_samples
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[0]
     >>> inputs = model.prepare(sample.clip, question=sample.question)
-    >>> steer = av.add("blocks.3.hook_resid_post", "last", torch.ones(model.cfg.d_model), scale=8.0)
+    >>> steer = av.add_vector("blocks.3.hook_resid_post", "last", torch.ones(model.cfg.d_model), scale=8.0)
     >>> with torch.no_grad():
     ...     plain, steered = model(inputs), model(inputs, interventions=steer)
     >>> torch.equal(plain[:, :-1], steered[:, :-1]), torch.equal(plain[:, -1], steered[:, -1])
@@ -333,7 +333,7 @@ def as_specs(interventions: Any) -> tuple[Intervention, ...]:
         if not isinstance(spec, Intervention):
             raise InterventionError(
                 "not an intervention",
-                expected="av.block_attention(...), block_random, keep_only, ablate, patch, add or drop_tokens",
+                expected="av.block_attention(...), block_random, keep_only, ablate, patch, add_vector or drop_tokens",
                 got=spec.__name__ + ", the class" if isinstance(spec, type) else type(spec).__name__,
                 next_step="pass specs, not functions; functions go to model.hooks",
             )

@@ -102,21 +102,21 @@ def test_open_cuts_count(model, inputs):
 def test_what_rotated_queries_do_not_show_is_refused(model, inputs):
     with (
         model.hooks([("blocks.1.attn.hook_pattern@last", lambda p, hook: p)]),
-        pytest.raises(av.InterventionError, match=r"matrices are edited[\s\S]*blocks\.1\.attn\.hook_pattern"),
+        pytest.raises(av.errors.InterventionError, match=r"matrices are edited[\s\S]*blocks\.1\.attn\.hook_pattern"),
     ):
         attention_mass(model, inputs)
     for spec in (av.drop_tokens("audio", 3), av.ablate("blocks.1.attn.hook_pattern", "last")):
-        with model.intervene(spec), pytest.raises(av.InterventionError, match="matrices are edited"):
+        with model.intervene(spec), pytest.raises(av.errors.InterventionError, match="matrices are edited"):
             find_sinks(model, inputs)
-    with pytest.raises(av.InputsError, match="a batch of 2"):
+    with pytest.raises(av.errors.InputsError, match="a batch of 2"):
         find_sinks(model, model.batch([inputs, inputs]))
 
 
 def test_samples_of_other_spans_are_refused(model, inputs):
     text = model.prepare(question="Which digit is shown second?")
-    with pytest.raises(av.SpanError, match="no span 'audio'"):
+    with pytest.raises(av.errors.SpanError, match="no span 'audio'"):
         attention_mass(model, [inputs, text])
-    with pytest.raises(av.SpanError, match="samples are not made of the same spans"):
+    with pytest.raises(av.errors.SpanError, match="samples are not made of the same spans"):
         attention_mass(model, [text.with_span("system", "text - question"), text], queries=["last"])
 
 
@@ -124,7 +124,7 @@ def test_parts_share_a_prompt_out(inputs):
     for spans in (None, ["audio"], ["question", "last", "video"]):
         parts = parts_of(inputs, spans)
         assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(inputs.n_pos))
-    with pytest.raises(av.SpanError, match="share tokens"):
+    with pytest.raises(av.errors.SpanError, match="share tokens"):
         parts_of(inputs, ["av", "audio"])
 
 
@@ -178,7 +178,7 @@ def test_a_planted_sink_is_found_and_only_it(model, inputs):
     inputs = inputs.with_span("planted", [30])
     spike = torch.zeros(model.cfg.d_model)
     spike[5] = 1e4
-    with model.intervene(av.add("blocks.3.hook_resid_pre", "planted", spike)):
+    with model.intervene(av.add_vector("blocks.3.hook_resid_pre", "planted", spike)):
         found = find_sinks(model, inputs, dims=[5], threshold=11)
         elsewhere = find_sinks(model, inputs, dims=[6], threshold=11)
     assert set(np.flatnonzero(found.is_sink("massive").any(axis=0))) == {30}
@@ -211,5 +211,5 @@ def test_sinks_as_a_file(model, inputs, tmp_path):
     "settings", [{"dims": []}, {"dims": [128]}, {"threshold": 11.4}, {"threshold": 0}, {"received_threshold": 1.0}]
 )
 def test_settings_that_find_nothing_are_refused(model, inputs, settings):
-    with pytest.raises(av.InputsError, match="find no sink"):
+    with pytest.raises(av.errors.InputsError, match="find no sink"):
         find_sinks(model, inputs, **settings)

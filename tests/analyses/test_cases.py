@@ -35,12 +35,12 @@ def test_cases_are_taken_one_by_one(inputs):
 
 @pytest.mark.parametrize("given", [[], "text", 3, {}])
 def test_what_is_no_case_is_refused(given):
-    with pytest.raises(av.InputsError, match="nothing to analyse"):
+    with pytest.raises(av.errors.InputsError, match="nothing to analyse"):
         list(as_cases(given))
 
 
 def test_a_batch_is_refused(inputs):
-    with pytest.raises(av.InputsError, match="a batch of 2 prompts"):
+    with pytest.raises(av.errors.InputsError, match="a batch of 2 prompts"):
         list(as_cases(stack_inputs([inputs, inputs], pad_token_id=0)))
 
 

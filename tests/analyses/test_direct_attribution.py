@@ -103,9 +103,9 @@ def test_parts_that_do_not_add_up_are_an_error(model, inputs):
         "source spans, to their head": ("blocks.4.attn.hook_z@last", lambda z, hook: z * 1.5),
     }
     for parts, edit in edits.items():
-        with model.hooks([edit]), pytest.raises(av.HookError, match=f"does not add up: {parts}"):
+        with model.hooks([edit]), pytest.raises(av.errors.HookError, match=f"does not add up: {parts}"):
             direct_logit_attribution(model, inputs, "eight", "three")
-    with pytest.raises(av.HookError, match="does not add up"):
+    with pytest.raises(av.errors.HookError, match="does not add up"):
         direct_logit_attribution(model, inputs, "eight", "three", tolerance=0)
 
 
@@ -118,11 +118,11 @@ def test_half_precision_adds_up_within_its_own_tolerance(inputs):
 def test_sources_are_the_callers(model, inputs):
     found = direct_logit_attribution(model, inputs, "eight", "three", sources=["av", "question"])
     assert found.source_spans == ("av", "question", "other")
-    with pytest.raises(av.SpanError, match="share tokens"):
+    with pytest.raises(av.errors.SpanError, match="share tokens"):
         direct_logit_attribution(model, inputs, "eight", "three", sources=["av", "audio"])
-    with pytest.raises(av.InputsError, match="not one token"):
+    with pytest.raises(av.errors.InputsError, match="not one token"):
         direct_logit_attribution(model, inputs, "eight nine", "three")
-    with pytest.raises(av.InputsError, match="a batch of 2"):
+    with pytest.raises(av.errors.InputsError, match="a batch of 2"):
         direct_logit_attribution(model, model.batch([inputs, inputs]), "eight", "three")
 
 

@@ -222,16 +222,16 @@ def test_generation_after_a_drop(model, cases, kv):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"spans": "adio"}, av.SpanError, "no span 'adio'"),
-        ({"spans": "last"}, av.InterventionError, "last token cannot be dropped"),
-        ({"spans": []}, av.InterventionError, "nothing to drop"),
-        ({"layers": [8]}, av.InterventionError, "8"),
-        ({"layers": []}, av.InterventionError, "nothing to drop"),
-        ({"rules": "attention", "layers": [0, 1]}, av.InterventionError, r"no such way[\s\S]*layer 0"),
-        ({"rules": "least"}, av.InterventionError, r"no such way[\s\S]*least"),
-        ({"rules": "random", "kept_share": 1.0}, av.InterventionError, "kept_share between 0 and 1"),
-        ({"kv": "half"}, av.InterventionError, "cannot drop tokens like this"),
-        ({"repeats": 0}, av.InterventionError, "repeats=0"),
+        ({"spans": "adio"}, av.errors.SpanError, "no span 'adio'"),
+        ({"spans": "last"}, av.errors.InterventionError, "last token cannot be dropped"),
+        ({"spans": []}, av.errors.InterventionError, "nothing to drop"),
+        ({"layers": [8]}, av.errors.InterventionError, "8"),
+        ({"layers": []}, av.errors.InterventionError, "nothing to drop"),
+        ({"rules": "attention", "layers": [0, 1]}, av.errors.InterventionError, r"no such way[\s\S]*layer 0"),
+        ({"rules": "least"}, av.errors.InterventionError, r"no such way[\s\S]*least"),
+        ({"rules": "random", "kept_share": 1.0}, av.errors.InterventionError, "kept_share between 0 and 1"),
+        ({"kv": "half"}, av.errors.InterventionError, "cannot drop tokens like this"),
+        ({"repeats": 0}, av.errors.InterventionError, "repeats=0"),
     ],
 )
 def test_drops_that_make_no_sense_are_refused(model, cases, as_a_user, arguments, error, message):

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 import hooked_av as av
 from hooked_av.analyses.lenses.convention import LensConvention
 from hooked_av.analyses.lenses.logit_lens import read_rows
+from hooked_av.config import DecoderConfig
 from hooked_av.errors import InputsError
 from hooked_av.tiny.samples import read_samples
 
@@ -185,7 +186,7 @@ class PeakBytes(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_layer_of_a_large_model_is_read_in_bounded_memory(dtype):
     """1,000 tokens, 3,584 wide, over a vocabulary of 152,064 (Qwen2.5-Omni-7B), on tensors without data."""
-    config = av.DecoderConfig(
+    config = DecoderConfig(
         n_layers=1, d_model=3584, n_heads=28, n_key_value_heads=4, d_head=128, d_mlp=64, d_vocab=152_064,
         mrope_section=(16, 24, 24), rotary_base=1e6, eps=1e-6, n_ctx=32_768, tied=False,
     )  # fmt: skip

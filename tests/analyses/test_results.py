@@ -19,19 +19,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning"),
 ]
 PUBLIC = sorted(
-    name for name in av.__all__ if isinstance(getattr(av, name), type) and issubclass(getattr(av, name), Result)
+    name
+    for name in av.analyses.__all__
+    if name not in ("Result", "LensConvention") and issubclass(getattr(av.analyses, name), Result)
 )
 
 
 def test_every_public_result_is_tested_here_and_has_a_figure():
     assert sorted(MAKERS) == PUBLIC
-    assert all(getattr(av, name).figure for name in PUBLIC)
+    assert all(getattr(av.analyses, name).figure for name in PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_result_comes_back_as_it_was(name, tmp_path):
     made = MAKERS[name]()
-    kind = getattr(av, name)
+    kind = getattr(av.analyses, name)
     assert type(made) is kind
     assert {"model", "weights", "dtype", "attention", "positions", "hooked_av"} <= set(made.settings)
     again = kind.load(made.save(tmp_path / "result.safetensors"))
@@ -104,7 +106,7 @@ def test_a_type_can_say_which_columns_and_by_what_names():
 
 
 def test_a_subclass_is_drawn_as_its_parent_is():
-    class Mine(av.LogitLens):
+    class Mine(av.analyses.LogitLens):
         pass
 
     lens = MAKERS["LogitLens"]()

@@ -97,16 +97,20 @@ def test_the_file_has_one_row_group_a_sample_and_knows_what_made_it(whole):
 def test_shards_are_the_parts_of_one_run(model, here, whole, tmp_path):
     runs = [av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path, shard=f"{i}/3", top_k=3) for i in (3, 1)]
     assert [(run.n_samples, run.n_new) for run in runs] == [(1, 1), (2, 2)]
-    with pytest.raises(av.DatasetError, match=r"(?s)3 finished, 0 failed, 1 missing: seen.*run the shards"):
-        av.merge(tmp_path)
-    assert set(pd.read_parquet(av.merge(tmp_path, allow_missing=True))["sample"]) == {"heard", "text/1", "part"}
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)3 finished, 0 failed, 1 missing: seen.*run the shards"):
+        av.datasets.merge(tmp_path)
+    assert set(pd.read_parquet(av.datasets.merge(tmp_path, allow_missing=True))["sample"]) == {
+        "heard",
+        "text/1",
+        "part",
+    }
     av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path, shard="2/3", top_k=3)
-    same(av.merge(tmp_path), whole)
+    same(av.datasets.merge(tmp_path), whole)
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/0", "a/2", "-1/2", "1/2/3"])
 def test_no_such_shard(model, here, tmp_path, shard):
-    with pytest.raises(av.DatasetError, match="no such shard"):
+    with pytest.raises(av.errors.DatasetError, match="no such shard"):
         av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "out", shard=shard)
     assert not (tmp_path / "out").exists()
 
@@ -118,7 +122,7 @@ def test_functions_of_ones_own_are_named(model, here, tmp_path):
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings["analysis"].endswith("test_datasets.counted.<locals>.lens")
     assert settings["arguments"] == {"top_k": 2}
-    with pytest.raises(av.DatasetError, match="analysis="):
+    with pytest.raises(av.errors.DatasetError, match="analysis="):
         av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
 
 
@@ -135,7 +139,7 @@ def test_a_run_is_taken_up_where_it_was_stopped(model, here, whole, tmp_path):
     assert calls == ["heard", "seen", "text/1", "text/1", "part"]
     assert (run.n_new, run.n_finished) == (2, 4)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    same(av.merge(tmp_path), whole)
+    same(av.datasets.merge(tmp_path), whole)
     assert not list((tmp_path / "samples").glob(".*"))
     assert av.run_dataset(model, here / "good.jsonl", counted(calls), out=tmp_path, top_k=3).n_new == 0
     assert len(calls) == 5
@@ -176,7 +180,7 @@ def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(model, tmp_
     assert set(begun) == {row["id"] for row in rows}
     assert sum(begun.values()) <= n + told["kills"]  # a kill costs the sample that it fell into, and no other
     av.run_dataset(model, tmp_path / "m.jsonl", "lens", out=tmp_path / "whole", top_k=40)
-    same(av.merge(tmp_path / "killed"), av.merge(tmp_path / "whole"))
+    same(av.datasets.merge(tmp_path / "killed"), av.datasets.merge(tmp_path / "whole"))
     assert pq.ParquetFile(tmp_path / "killed" / "results.parquet").num_row_groups == n
 
 
@@ -193,10 +197,10 @@ def mapped(model, tmp_path_factory) -> tuple[list[av.Sample], Path]:
     for shard in ("2/2", "1/2", "1/1"):
         run = av.run_dataset(model, samples, "flow", out=out, shard=shard, window=3, controls=av.Controls(2, "rows"))
     assert (run.n_new, run.n_finished) == (0, 5)
-    return samples, av.merge(out)
+    return samples, av.datasets.merge(out)
 
 
-def direct(model, samples, **more) -> av.InformationFlow:
+def direct(model, samples, **more) -> av.analyses.InformationFlow:
     cases = (sample.prepare(model) for sample in samples)
     return av.information_flow(model, cases, window=3, controls=av.Controls(2, "rows"), **more)
 
@@ -204,10 +208,13 @@ def direct(model, samples, **more) -> av.InformationFlow:
 @pytest.mark.parametrize("only_correct", [True, False])
 def test_a_merged_map_is_that_of_one_call(model, mapped, only_correct):
     samples, merged = mapped
-    found, wanted = av.read_flow(merged, only_correct=only_correct), direct(model, samples, only_correct=only_correct)
+    found, wanted = (
+        av.datasets.read_flow(merged, only_correct=only_correct),
+        direct(model, samples, only_correct=only_correct),
+    )
     assert (samples[1].id in found.skipped) == only_correct
     assert len(found.pathways) > 10
-    for field in fields(av.InformationFlow):
+    for field in fields(av.analyses.InformationFlow):
         one, other = getattr(found, field.name), getattr(wanted, field.name)
         if isinstance(other, np.ndarray):
             assert field.name in av.InformationFlow.axes
@@ -229,41 +236,41 @@ def test_every_sample_has_its_rows_and_the_reader_chooses(model, mapped):
     assert right[samples[1].id] == 0
     assert np.isnan(right[samples[2].id])
     assert table[table["sample"] == samples[2].id]["gold"].isna().all()
-    some = av.read_flow(merged, metric="gold", where={"task": samples[3].task, "group": ""})
+    some = av.datasets.read_flow(merged, metric="gold", where={"task": samples[3].task, "group": ""})
     wanted = direct(model, [s for s in samples if s.task == samples[3].task and not s.group], metric="gold")
     assert some.ids == wanted.ids
     np.testing.assert_array_equal(some.changes, wanted.changes)
     assert some.settings["where"] == {"task": samples[3].task, "group": ""}
-    with pytest.raises(av.InputsError, match=f"nothing to measure of sample '{samples[2].id}'"):
-        av.read_flow(merged, metric="gold")
-    with pytest.raises(av.InputsError, match=r"no sample is left(.|\n)*only_correct=False"):
-        av.read_flow(merged, where={"group": "wrong"})
-    with pytest.raises(av.DatasetError, match="no such samples"):
-        av.read_flow(merged, where={"group": "nobody"})
-    with pytest.raises(av.DatasetError, match=r"(?s)no column 'tusk'.*expected: task"):
-        av.read_flow(merged, where={"tusk": "visual"})
+    with pytest.raises(av.errors.InputsError, match=f"nothing to measure of sample '{samples[2].id}'"):
+        av.datasets.read_flow(merged, metric="gold")
+    with pytest.raises(av.errors.InputsError, match=r"no sample is left(.|\n)*only_correct=False"):
+        av.datasets.read_flow(merged, where={"group": "wrong"})
+    with pytest.raises(av.errors.DatasetError, match="no such samples"):
+        av.datasets.read_flow(merged, where={"group": "nobody"})
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)no column 'tusk'.*expected: task"):
+        av.datasets.read_flow(merged, where={"tusk": "visual"})
 
 
 def test_layouts_are_read_one_by_one(model, mapped, tmp_path):
     samples = [mapped[0][0], av.Sample("text", (), "Which digit is this?", group="no media")]
     av.run_dataset(model, samples, "flow", out=tmp_path, controls=0, window=1)
-    with pytest.raises(av.InputsError, match="sample 'text' has other pathways than"):
-        av.read_flow(av.merge(tmp_path))
-    alone = av.read_flow(av.merge(tmp_path), where={"group": "no media"})
+    with pytest.raises(av.errors.InputsError, match="sample 'text' has other pathways than"):
+        av.datasets.read_flow(av.datasets.merge(tmp_path))
+    alone = av.datasets.read_flow(av.datasets.merge(tmp_path), where={"group": "no media"})
     assert alone.pathways == ("question → last", "last → last")
     assert "n_pos" not in alone.settings  # only what is the same in all samples stands for them
     assert alone.control_p_answer.shape == (1, 0, 2, model.cfg.n_layers)
 
 
 def test_what_is_no_merged_map_is_refused(whole, tmp_path):
-    with pytest.raises(av.InputsError, match=r"(?s)no table of information flow.*no columns id, pathway"):
-        av.read_flow(whole)
+    with pytest.raises(av.errors.InputsError, match=r"(?s)no table of information flow.*no columns id, pathway"):
+        av.datasets.read_flow(whole)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(av.DatasetError, match="no merged table"):
-        av.read_flow(tmp_path / "notes.txt")
+    with pytest.raises(av.errors.DatasetError, match="no merged table"):
+        av.datasets.read_flow(tmp_path / "notes.txt")
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(av.DatasetError, match="without the settings"):
-        av.read_flow(tmp_path / "x.parquet")
+    with pytest.raises(av.errors.DatasetError, match="without the settings"):
+        av.datasets.read_flow(tmp_path / "x.parquet")
 
 
 def test_maps_that_cannot_be_made_are_failures(model, mapped, tmp_path):
@@ -274,7 +281,7 @@ def test_maps_that_cannot_be_made_are_failures(model, mapped, tmp_path):
         ("text", "SpanError"),
         (samples[2].id, "InputsError"),
     ]
-    with pytest.raises(av.DatasetError, match=r"(?s)do not fit the analysis.*only_correct"):
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)do not fit the analysis.*only_correct"):
         av.run_dataset(model, samples, "flow", out=tmp_path, only_correct=True)
 
 
@@ -306,5 +313,5 @@ def test_a_sweep_equals_full_passes_with_the_same_cuts(model, here):
 def test_a_sweep_without_a_known_answer_has_no_gold(model, here):
     case = read_manifest(here / "good.jsonl")[2].prepare(model)
     assert av.route_sweep(model, case.inputs, "question->last").to_frame()["gold_p_cut"].isna().all()
-    with pytest.raises(av.InterventionError, match="nothing to cut"):
+    with pytest.raises(av.errors.InterventionError, match="nothing to cut"):
         av.route_sweep(model, case, [])

@@ -35,23 +35,26 @@ def test_a_folder_takes_no_other_settings(model, here, tmp_path, monkeypatch):
     assert run(top_k=3).n_new == 1
     assert run(top_k=3, at="last").n_new == 0  # a default, said
     with pytest.raises(
-        av.DatasetError, match=r"(?s)begun with other settings.* arguments.top_k=3\n.* arguments.top_k=4\n.*another"
+        av.errors.DatasetError,
+        match=r"(?s)begun with other settings.* arguments.top_k=3\n.* arguments.top_k=4\n.*another",
     ):
         run(top_k=4)
-    with pytest.raises(av.DatasetError, match=r"(?s)expected: analysis='lens', .*got:      analysis='flow'"):
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)expected: analysis='lens', .*got:      analysis='flow'"):
         run(analysis="flow")
-    with pytest.raises(av.DatasetError, match=r"prepare\.sampling=None"):
+    with pytest.raises(av.errors.DatasetError, match=r"prepare\.sampling=None"):
         run(top_k=3, prepare={"sampling": av.Sampling(fps=1)})
-    with pytest.raises(av.DatasetError, match=r"expected: manifest='\w+'\n"):
+    with pytest.raises(av.errors.DatasetError, match=r"expected: manifest='\w+'\n"):
         run(here / "bad.jsonl", top_k=3)
     for name, other in (("fingerprint", lambda: "other"), ("attn_implementation", "eager")):
         with monkeypatch.context() as patch:
             patch.setattr(model, name, other)
-            with pytest.raises(av.DatasetError, match=r"(?s)(weights='.*'other'|attention='sdpa'.*attention='eager')"):
+            with pytest.raises(
+                av.errors.DatasetError, match=r"(?s)(weights='.*'other'|attention='sdpa'.*attention='eager')"
+            ):
                 run(top_k=3)
     with monkeypatch.context() as patch:
         patch.setattr("hooked_av.analyses.results.torch.__version__", "9.9")
-        with pytest.raises(av.DatasetError, match=r"(?s)expected: torch=.*torch='9.9'"):
+        with pytest.raises(av.errors.DatasetError, match=r"(?s)expected: torch=.*torch='9.9'"):
             run(top_k=3)
     assert run(top_k=3).n_new == 0
 
@@ -63,7 +66,7 @@ def test_disks_without_hard_links_do(model, here, tmp_path, monkeypatch):
     monkeypatch.setattr("hooked_av.datasets.results_folder.os.link", no_link)
     samples = read_manifest(here / "good.jsonl")[2:3]
     assert [av.run_dataset(model, samples, "lens", out=tmp_path).n_new for _ in range(2)] == [1, 0]
-    with pytest.raises(av.DatasetError, match="begun with other settings"):
+    with pytest.raises(av.errors.DatasetError, match="begun with other settings"):
         av.run_dataset(model, samples, "lens", out=tmp_path, top_k=2)
 
 
@@ -73,25 +76,27 @@ def test_a_table_of_another_run_is_not_merged(model, here, tmp_path):
         av.run_dataset(model, samples, "lens", out=tmp_path / str(top_k), top_k=top_k)
     table = tmp_path / "2" / "samples" / "000000.parquet"
     table.write_bytes((tmp_path / "3" / "samples" / "000000.parquet").read_bytes())
-    with pytest.raises(av.DatasetError, match="not made with the settings of its folder"):
-        av.merge(tmp_path / "2")
+    with pytest.raises(av.errors.DatasetError, match="not made with the settings of its folder"):
+        av.datasets.merge(tmp_path / "2")
 
 
 def test_folders_that_are_not_ours_are_left_alone(model, here, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(av.DatasetError, match="a folder with other things in it"):
+    with pytest.raises(av.errors.DatasetError, match="a folder with other things in it"):
         av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path)
-    with pytest.raises(av.DatasetError, match="a file"):
+    with pytest.raises(av.errors.DatasetError, match="a file"):
         av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "notes.txt")
-    with pytest.raises(av.DatasetError, match="nothing there"):
-        av.merge(tmp_path / "nowhere")
+    with pytest.raises(av.errors.DatasetError, match="nothing there"):
+        av.datasets.merge(tmp_path / "nowhere")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_analyses_and_arguments_are_checked_before_anything_runs(model, here, tmp_path):
-    with pytest.raises(av.DatasetError, match=r"(?s)no analysis 'lense'.*lens"):
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)no analysis 'lense'.*lens"):
         av.run_dataset(model, here / "good.jsonl", "lense", out=tmp_path / "out")
-    with pytest.raises(av.DatasetError, match=r"(?s)expected: at, top_k, tokens, convention.*unexpected.*'topk'"):
+    with pytest.raises(
+        av.errors.DatasetError, match=r"(?s)expected: at, top_k, tokens, convention.*unexpected.*'topk'"
+    ):
         av.run_dataset(model, here / "good.jsonl", "lens", out=tmp_path / "out", topk=3)
     assert not (tmp_path / "out").exists()
 
@@ -110,7 +115,7 @@ def test_bad_samples_are_listed_counted_and_warned_of(model, here, tmp_path):
     assert "is not one token" in run.failures[1].reason
     with pytest.warns(av.HookedAVWarning, match="2 of 3"):  # known, not tried again, and told again
         assert av.run_dataset(model, here / "bad.jsonl", "lens", out=tmp_path).n_new == 0
-    assert set(pd.read_parquet(av.merge(tmp_path))["sample"]) == {"text/1"}
+    assert set(pd.read_parquet(av.datasets.merge(tmp_path))["sample"]) == {"text/1"}
     listed = pd.read_csv(tmp_path / "failed.csv")
     assert listed["sample"].tolist() == ["no file", "two tokens"]
 
@@ -145,7 +150,7 @@ def test_any_other_error_ends_the_run(model, here, tmp_path):
 
 def test_a_run_of_nothing_but_failures_ends(model, tmp_path):
     samples = [av.Sample(f"s{i}", (), "What?", answer="not one token") for i in range(datasets.GIVE_UP_AFTER + 5)]
-    with pytest.raises(av.DatasetError, match=r"(?s)the first 20 samples have all failed.*s19: InputsError"):
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)the first 20 samples have all failed.*s19: InputsError"):
         av.run_dataset(model, samples, "lens", out=tmp_path)
 
 

@@ -31,7 +31,7 @@ def good(**change) -> dict:
 
 
 def faults_of(path: Path) -> str:
-    with pytest.raises(av.DatasetError) as caught:
+    with pytest.raises(av.errors.DatasetError) as caught:
         read_manifest(path)
     return str(caught.value)
 
@@ -150,7 +150,7 @@ def test_other_encodings_and_other_files_are_refused(tmp_path):
 def test_samples_without_a_file_need_ids_of_their_own():
     sample = Sample("a", (), "What?")
     assert checked_ids(iter([sample])) == (sample,)
-    with pytest.raises(av.DatasetError, match="'a' stands 2 times"):
+    with pytest.raises(av.errors.DatasetError, match="'a' stands 2 times"):
         checked_ids([sample, sample])
-    with pytest.raises(av.DatasetError, match="no sample"):
+    with pytest.raises(av.errors.DatasetError, match="no sample"):
         checked_ids([])

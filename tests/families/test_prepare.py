@@ -18,6 +18,7 @@ from hooked_av.families.omni.prepare import RELEASED, released_sampling
 from hooked_av.media.frames import patchify
 from hooked_av.media.sampling import Sampling
 from hooked_av.model.random import mel_extractor, random_omni, random_omni_config, random_salmonn
+from hooked_av.prompt.spans import Span
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 sys.path.insert(0, str(REFERENCE))
@@ -168,7 +169,7 @@ def test_spans_divide_the_prompt(asked):
     assert spans["item0.audio"] == spans["audio"]
     outside = spans["user"] & (spans["system"] | spans["assistant"])
     assert not len(outside)
-    assert spans["system"] | spans["user"] | spans["assistant"] == av.Span("all", range(asked.n_pos))
+    assert spans["system"] | spans["user"] | spans["assistant"] == Span("all", range(asked.n_pos))
     ids = asked.input_ids[0]
     omni = asked.settings["family"] == "qwen2_5_omni"
     assert set(ids[spans["audio"].positions.tolist()].tolist()) == {151646 if omni else 151665}

@@ -75,7 +75,7 @@ SPECS = {
     "some heads": [av.block_attention("av->last|generated@1", heads=[0, 3])],
     "only these": [av.keep_only("text|av|boundary->text|av|boundary", "text|generated->generated")],
     "an edit of the prompt": [av.ablate("blocks.0.hook_mlp_out", "audio", "mean")],
-    "an edit of the answer": [av.add("blocks.1.hook_resid_pre", "generated", torch.linspace(-1, 1, 64))],
+    "an edit of the answer": [av.add_vector("blocks.1.hook_resid_pre", "generated", torch.linspace(-1, 1, 64))],
     "edit of every row read": [av.ablate("blocks.1.attn.hook_z", "last|generated", heads=[2])],
     "an edit of patterns": [av.ablate("blocks.1.attn.hook_pattern", "last|generated<-audio")],
     "dropped, known before": [av.drop_tokens("audio", 1)],
@@ -200,7 +200,7 @@ def test_what_a_hook_returns_is_used_in_every_step(model, inputs):
         keep="logits",
         fwd_hooks=[("blocks.1.hook_resid_post@generated", lambda rows, hook: rows + vector)],
     )
-    spec = av.add("blocks.1.hook_resid_post", "generated", vector)
+    spec = av.add_vector("blocks.1.hook_resid_post", "generated", vector)
     assert torch.equal(steered.logits, write(model, inputs, keep="logits", interventions=spec).logits)
     assert not torch.allclose(steered.logits, write(model, inputs, keep="logits").logits, atol=1e-3)
 

@@ -121,7 +121,7 @@ def test_it_goes_through_every_door(spec):
     wanted = full(spec)
     with MODEL.intervene(spec):
         assert torch.equal(full(), wanted)
-    assert av.from_json(av.to_json(spec)) == [spec]
+    assert av.interventions.from_json(av.interventions.to_json(spec)) == [spec]
     assert spec == type(spec)(**vars(spec))
     assert len({spec, type(spec)(**vars(spec))}) == 1
 
@@ -159,7 +159,7 @@ DOORS = {
     "a replay": lambda spec: MODEL.baseline(INPUTS).run([spec]),
     "a generation": lambda spec: MODEL.generate(INPUTS, max_new_tokens=1, interventions=spec),
     "a begun pass": lambda spec: MODEL.begin(INPUTS, interventions=spec),
-    "JSON": av.to_json,
+    "JSON": av.interventions.to_json,
     "a random cut": av.block_random,
 }
 
@@ -201,4 +201,4 @@ def test_a_kind_is_one_class_and_an_unknown_one_is_named():
             kind = "ablate"
 
     with pytest.raises(InterventionError, match=r"none is of kind 'ablat'(.|\n)*ablate(.|\n)*import the module"):
-        av.from_json('[{"kind": "ablat"}]')
+        av.interventions.from_json('[{"kind": "ablat"}]')

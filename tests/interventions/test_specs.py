@@ -79,7 +79,7 @@ def test_edits_of_the_residual_stream_equal_transformers_with_a_hook(kind):
     values = torch.randn(len(rows), 64, generator=torch.Generator().manual_seed(0))
     specs = {
         "patch": (av.patch("blocks.1.hook_resid_pre", "video", values), lambda old: values),
-        "add": (av.add("blocks.1.hook_resid_pre", "video", values[0], 0.5), lambda old: old + 0.5 * values[0]),
+        "add": (av.add_vector("blocks.1.hook_resid_pre", "video", values[0], 0.5), lambda old: old + 0.5 * values[0]),
         "zero": (av.ablate("blocks.1.hook_resid_pre", "video"), torch.zeros_like),
         "mean": (av.ablate("blocks.1.hook_resid_pre", "video", "mean"), lambda old: old.mean(0).expand_as(old)),
     }
@@ -120,7 +120,10 @@ def test_a_patch_from_a_cache_is_the_other_run():
 
 
 def test_edits_come_in_order_and_before_the_users_hooks():
-    first, second = av.ablate("blocks.1.hook_mlp_out", "last"), av.add("blocks.1.hook_mlp_out", "last", torch.ones(64))
+    first, second = (
+        av.ablate("blocks.1.hook_mlp_out", "last"),
+        av.add_vector("blocks.1.hook_mlp_out", "last", torch.ones(64)),
+    )
     seen = []
     for specs in ([first, second], [second, first]):
         with MODEL.hooks(fwd_hooks=[("blocks.1.hook_mlp_out@last", lambda x, hook: seen.append(x.clone()))]):
@@ -143,7 +146,7 @@ def test_open_interventions_edit_too():
 @settings(max_examples=40, deadline=None)
 @given(spec=st.one_of(interventions(INPUTS, MODEL.cfg), keep_onlys(INPUTS, N_LAYERS)))
 def test_specs_are_values_and_go_to_json_and_back(spec):
-    (again,) = av.from_json(av.to_json(spec))
+    (again,) = av.interventions.from_json(av.interventions.to_json(spec))
     assert again == spec
     assert hash(again) == hash(spec)
     assert str(again) == str(spec)
@@ -151,10 +154,10 @@ def test_specs_are_values_and_go_to_json_and_back(spec):
 
 def test_values_of_any_precision_survive_json():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        spec = av.add("hook_inputs_embed", "last", torch.randn(64).to(dtype))
-        (again,) = av.from_json(av.to_json(spec))
+        spec = av.add_vector("hook_inputs_embed", "last", torch.randn(64).to(dtype))
+        (again,) = av.interventions.from_json(av.interventions.to_json(spec))
         assert again == spec
-        assert again != av.add("hook_inputs_embed", "last", torch.zeros(64, dtype=dtype))
+        assert again != av.add_vector("hook_inputs_embed", "last", torch.zeros(64, dtype=dtype))
 
 
 @pytest.mark.parametrize(
@@ -162,14 +165,14 @@ def test_values_of_any_precision_survive_json():
 )
 def test_what_is_no_spec_is_not_read(text):
     with pytest.raises(InterventionError, match="these are no interventions"):
-        av.from_json(text)
+        av.interventions.from_json(text)
 
 
 def test_values_do_not_follow_the_tensor_that_they_came_from():
     vector = torch.ones(64)
-    spec = av.add("hook_inputs_embed", "last", vector)
+    spec = av.add_vector("hook_inputs_embed", "last", vector)
     vector.zero_()
-    assert spec == av.add("hook_inputs_embed", "last", torch.ones(64))
+    assert spec == av.add_vector("hook_inputs_embed", "last", torch.ones(64))
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def readings(shape, prefix=""):
 
 def flow(n_samples=5, n_draws=2, window=1):
     shape = (len(PATHWAYS), N_LAYERS)
-    return av.InformationFlow(
+    return av.analyses.InformationFlow(
         **answers(n_samples),
         **readings((n_samples, *shape)),
         **readings((n_samples, n_draws, *shape), "control_"),
@@ -83,7 +83,7 @@ def test_without_controls_none_are_drawn_and_one_sample_has_no_interval():
 
 def contribution(tasks=("hearing", "seeing", "seeing"), conditions=("audio cut", "video cut", "both cut", "silence")):
     rng = np.random.default_rng(4)
-    return av.ModalityContribution(
+    return av.analyses.ModalityContribution(
         **answers(len(tasks)),
         **readings((len(tasks), len(conditions))),
         **readings((len(tasks), 2, len(conditions)), "control_"),
@@ -175,7 +175,7 @@ def test_attention_has_a_panel_for_each_task_and_reader():
 
 @pytest.mark.parametrize("n_draws", [0, 2])
 def test_bars_of_an_effective_pathway_are_its_summary(n_draws):
-    result = av.EffectivePathway(
+    result = av.analyses.EffectivePathway(
         **answers(4),
         **readings((4,)),
         **readings((4, n_draws), "control_"),
@@ -211,7 +211,7 @@ def test_legend_title_and_labels_of_a_map_do_not_overlap(n_pathways):
 
 
 def test_a_sweep_is_its_bars_and_names_new_answers():
-    sweep = av.RouteSweep(
+    sweep = av.analyses.RouteSweep(
         p_cut=np.array([0.4, 0.7, 0.05]),
         gold_p_cut=np.full(3, np.nan),
         alternative_p_cut=np.full(3, np.nan),

@@ -16,32 +16,32 @@ SHARED = {"metric_clean": 2.0, "metric_corrupt": 0.0, "metric": "logit_differenc
 
 
 def spans():
-    return av.SpanPatching(
+    return av.analyses.SpanPatching(
         metric_patched=RNG.normal(size=(3, 4, 6)), components=("resid_pre", "attn_out", "mlp_out"),
         spans=("audio", "video", "question", "last"), **SHARED,
     )  # fmt: skip
 
 
 def heads():
-    return av.HeadPatching(metric_patched=RNG.normal(size=(6, 4)), span="last", **SHARED)
+    return av.analyses.HeadPatching(metric_patched=RNG.normal(size=(6, 4)), span="last", **SHARED)
 
 
 def path():
     measured = RNG.normal(size=(6, 4))
     measured[4:] = np.nan
-    return av.PathPatching(
+    return av.analyses.PathPatching(
         metric_patched=measured, span="last", receiver="blocks.4.attn.hook_q", receiver_heads=(1, 2), **SHARED
     )
 
 
 def back(is_one_prompt=False):
     measured = np.where(np.tri(6, k=-1, dtype=bool), RNG.normal(size=(6, 6)), np.nan)
-    return av.BackPatching(metric_patched=measured, span="question", is_one_prompt=is_one_prompt, **SHARED)
+    return av.analyses.BackPatching(metric_patched=measured, span="question", is_one_prompt=is_one_prompt, **SHARED)
 
 
 def positions():
     seconds = np.array([[0, 1], [0, 1], [1, 2], [1, 2], [0, 0.5], [0.5, 1], [1, 2]])
-    return av.PositionPatching(
+    return av.analyses.PositionPatching(
         metric_patched=RNG.normal(size=(6, 7)), seconds=seconds, modalities=("video",) * 4 + ("audio",) * 3,
         items=(0,) * 7, positions=tuple((i,) for i in range(7)), component="resid_pre", **SHARED,
     )  # fmt: skip
@@ -49,7 +49,7 @@ def positions():
 
 def attribution(has_exact=True):
     exact = RNG.normal(size=(5, 6)) if has_exact else np.full((5, 6), np.nan)
-    return av.AttributionPatching(
+    return av.analyses.AttributionPatching(
         metric_patched=RNG.normal(size=(5, 6)), exact=exact, rows=tuple(f"row {i}" for i in range(5)), table="spans",
         **SHARED,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def test_attribution_stands_beside_the_exact_effects():
 
 
 def trace():
-    return av.AnswerTrace(
+    return av.analyses.AnswerTrace(
         probabilities=RNG.random((6, 3), np.float32),
         ranks=RNG.integers(0, 400, (6, 3)),
         best_ids=np.zeros(6, np.int64),
@@ -169,7 +169,7 @@ def media(n_layers=8, n_groups=2, n_audio=6, n_columns=2):
     seconds = [(g, g + 1.0) for g, *_ in cells if g >= 0] + [(i / 4, (i + 1) / 4) for i in range(n_audio)]
     n, shape = len(cells), (n_layers, len(cells), 1)
     texts = tuple(tuple((f"t{layer}.{position}",) for position in range(n)) for layer in range(n_layers))
-    return av.MediaLens(
+    return av.analyses.MediaLens(
         top_ids=np.zeros(shape, np.int64), top_logits=np.zeros(shape, np.float32),
         top_probabilities=RNG.random(shape, np.float32), token_probabilities=np.zeros((n_layers, n, 0), np.float32),
         token_ranks=np.zeros((n_layers, n, 0), np.int64), positions=np.arange(n), top_texts=texts, tokens=(),

@@ -240,7 +240,7 @@ def curves(answer=" three", pathways=TWO, window=3):
     p = np.random.default_rng(1).uniform(0, 1, shape)
     none = np.full((1, 0, *shape[1:]), np.nan)
     nothing = np.full(1, np.nan)
-    return av.InformationFlow(
+    return av.analyses.InformationFlow(
         answer_ids=np.zeros(1, np.int64), gold_ids=np.full(1, -1), p_answer_base=np.array([0.75]), p_gold_base=nothing,
         logit_difference_base=nothing, ids=("0",), tasks=("",), token_texts=((0, answer),), p_answer=p,
         p_gold=np.full(shape, np.nan), logit_difference=np.full(shape, np.nan), best_ids=np.zeros(shape, np.int64),
@@ -299,7 +299,7 @@ def lens(n_layers=3, n_positions=1, n_ranks=4):
         for layer in range(n_layers)
     )
     zero = np.zeros((n_layers, n_positions, 0), np.float32)
-    return av.LogitLens(
+    return av.analyses.LogitLens(
         top_ids=np.zeros(shape, np.int64),
         top_logits=p,
         top_probabilities=p,

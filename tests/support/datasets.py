@@ -35,7 +35,7 @@ def whole_run(model, here: Path, out: Path) -> Path:
     """One run without an interruption, merged."""
     run = av.run_dataset(model, here / "good.jsonl", "lens", out=out, top_k=3)
     assert (run.n_samples, run.n_finished, run.n_new, run.failures) == (4, 4, 4, ())
-    return av.merge(out)
+    return av.datasets.merge(out)
 
 
 def same(one: Path, other: Path) -> None:

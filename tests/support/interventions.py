@@ -71,7 +71,7 @@ def edit(inputs, cfg):
         if kind == "value":
             return av.ablate(point, span, numbers_of(row, seed), heads=heads)
         if kind == "add":
-            return av.add(point, span, numbers_of(row, seed), 0.7, heads=heads)
+            return av.add_vector(point, span, numbers_of(row, seed), 0.7, heads=heads)
         shape = (len(inputs.spans[span]), *row) if kind == "patch" else (1, len(inputs.spans[span]), *row)
         return av.patch(point, span, numbers_of(shape, seed), heads=heads)
 
@@ -82,7 +82,7 @@ def keep_onlys(inputs, n_layers):
     """Routes that stay, in some layers or all."""
     spans = st.sampled_from(sorted(inputs.spans))
     layers = st.none() | st.sets(st.integers(0, n_layers - 1), min_size=1).map(lambda some: tuple(sorted(some)))
-    routes = st.lists(st.builds(av.Route, spans, spans, layers), min_size=1, max_size=3)
+    routes = st.lists(st.builds(av.interventions.Route, spans, spans, layers), min_size=1, max_size=3)
     return routes.map(lambda some: av.keep_only(*some))
 
 

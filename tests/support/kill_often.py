@@ -60,7 +60,7 @@ def run(model, manifest: str, out: str, log: str) -> None:
 
 def sample_seconds(model, manifest: str) -> float:
     """What one sample takes on this machine, now."""
-    samples = av.read_manifest(manifest)[:TIMED]
+    samples = av.datasets.read_manifest(manifest)[:TIMED]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         datasets.run_dataset(model, samples, "lens", out=folder, top_k=40)

@@ -1,0 +1,55 @@
+"""The public names, and where each lives: read by type checkers, and by `lazy_loader` when a name is first used."""
+
+from . import analyses as analyses
+from . import datasets as datasets
+from . import errors as errors
+from . import interventions as interventions
+from . import plots as plots
+from . import tiny as tiny
+from .analyses.attention.direct_attribution import direct_logit_attribution as direct_logit_attribution
+from .analyses.attention.mass import attention_mass as attention_mass
+from .analyses.attention.sinks import find_sinks as find_sinks
+from .analyses.cases import Case as Case
+from .analyses.discard.discard import discard_curve as discard_curve
+from .analyses.flow.contribution import modality_contribution as modality_contribution
+from .analyses.flow.controls import Controls as Controls
+from .analyses.flow.effective_pathway import effective_pathway as effective_pathway
+from .analyses.flow.information_flow import information_flow as information_flow
+from .analyses.flow.information_flow import knockout_curves as knockout_curves
+from .analyses.flow.pathways import Pathway as Pathway
+from .analyses.flow.route_sweep import route_sweep as route_sweep
+from .analyses.lenses.answer_trace import answer_trace as answer_trace
+from .analyses.lenses.logit_lens import logit_lens as logit_lens
+from .analyses.lenses.media_lens import media_lens as media_lens
+from .analyses.patching.attribution import attribution_patching as attribution_patching
+from .analyses.patching.back import back_patch as back_patch
+from .analyses.patching.pairs import Pair as Pair
+from .analyses.patching.pairs import make_pair as make_pair
+from .analyses.patching.paths import patch_path as patch_path
+from .analyses.patching.positions import patch_positions as patch_positions
+from .analyses.patching.spans import patch_heads as patch_heads
+from .analyses.patching.spans import patch_spans as patch_spans
+from .analyses.swaps import media_swaps as media_swaps
+from .datasets.manifest import Sample as Sample
+from .datasets.run import run_dataset as run_dataset
+from .errors import HookedAVError as HookedAVError
+from .errors import HookedAVWarning as HookedAVWarning
+from .hooks.cache import AVCache as AVCache
+from .interventions.intervention import Intervention as Intervention
+from .interventions.random_cuts import block_random as block_random
+from .interventions.specs import ablate as ablate
+from .interventions.specs import add_vector as add_vector
+from .interventions.specs import block_attention as block_attention
+from .interventions.specs import drop_tokens as drop_tokens
+from .interventions.specs import keep_only as keep_only
+from .interventions.specs import patch as patch
+from .media.clip import Clip as Clip
+from .media.sampling import Sampling as Sampling
+from .model.random import random_omni as random_omni
+from .model.random import random_salmonn as random_salmonn
+from .model.transformer import HookedAVTransformer as HookedAVTransformer
+from .plots.strip.strip import token_strip as token_strip
+from .prompt.inputs import AVInputs as AVInputs
+from .study.run import run_study as run_study
+
+__version__: str

@@ -1,0 +1,5 @@
+"""What comes with tiny-av: sample clips, and held-out questions as cases."""
+
+from .cases import held_out_cases as held_out_cases
+from .held_out import read_held_out as read_held_out
+from .samples import read_samples as read_samples
