@@ -29,7 +29,15 @@ from parts.full_size import (
 )
 
 from hooked_av.decoder.flops import count_flops
-from hooked_av.interventions.specs import Intervention, ablate, add, as_specs, block_attention, drop_tokens, patch
+from hooked_av.interventions.specs import (
+    Intervention,
+    ablate,
+    add_vector,
+    as_specs,
+    block_attention,
+    drop_tokens,
+    patch,
+)
 
 LIMITS = {"map_flops": 2.0, "map_time": 3.0, "cut": 1.15, "map_peak": 1.5}  # in clean passes, uncut passes, clean peaks
 
@@ -104,10 +112,14 @@ def random_specs(bench: Bench) -> list[tuple[Intervention, ...]]:
         ablate(f"blocks.{at()}.hook_resid_post", "audio", "mean"),
         ablate(f"blocks.{at()}.attn.hook_z", "question|last", heads=heads),
         patch(name, "video", other),
-        add(f"blocks.{at()}.hook_resid_post", "system", vector, 4.0),
+        add_vector(f"blocks.{at()}.hook_resid_post", "system", vector, 4.0),
         drop_tokens("audio", at()),
         drop_tokens("video", at(), kv="drop"),
-        [cut, add(f"blocks.{at()}.hook_attn_out", "question", vector), ablate(f"blocks.{n - 1}.attn.hook_v", "video")],
+        [
+            cut,
+            add_vector(f"blocks.{at()}.hook_attn_out", "question", vector),
+            ablate(f"blocks.{n - 1}.attn.hook_v", "video"),
+        ],
     ]
     return [as_specs(specs) for specs in some]
 

@@ -140,7 +140,7 @@ def test_attention_is_shown_by_task_and_beside_each_condition(found, tmp_path):
     assert frame.loc[(CASES[1].id, "silence"), "attention_question"] == pytest.approx(mean[0, 0])
     assert frame.loc[(CASES[1].id, "other frames"), "attention_last"] == pytest.approx(mean[1, 1])
     assert frame.loc[(CASES[1].id, "both cut"), "attention_last"] == pytest.approx(mean[1, :2].sum())
-    again = av.ModalityContribution.load(found.save(tmp_path / "attention.safetensors"))
+    again = av.analyses.ModalityContribution.load(found.save(tmp_path / "attention.safetensors"))
     assert again.attention_mass().equals(table)
 
 
@@ -169,7 +169,7 @@ def test_tables_are_means_over_the_samples_of_a_task(found, tmp_path):
     assert index.low <= index["index"] <= index.high
     frame = found.to_frame()
     assert len(frame) == found.best_ids.size
-    again = av.ModalityContribution.load(found.save(tmp_path / "contribution.safetensors"))
+    again = av.analyses.ModalityContribution.load(found.save(tmp_path / "contribution.safetensors"))
     assert again.to_frame().equals(frame)
 
 

@@ -150,7 +150,7 @@ def test_tables_and_files(flow, tmp_path):
     cell = summary[(summary.pathway == "av → last") & (summary.layer == 4)].iloc[0]
     assert (cell.low, cell.high) == tuple(flow.interval[:, 1, 4])
     assert cell.control_percent == flow.control_percent[1, 4]
-    again = av.InformationFlow.load(flow.save(tmp_path / "flow.safetensors"))
+    again = av.analyses.InformationFlow.load(flow.save(tmp_path / "flow.safetensors"))
     assert again.to_frame().equals(frame)
     assert again.settings["controls"] == {"draws": 2, "spread": "rows", "seed": 0}
     assert again.settings["window"] == 3
@@ -159,13 +159,13 @@ def test_tables_and_files(flow, tmp_path):
 def test_tables_of_samples_made_one_by_one_are_one_result(flow):
     how = {"pathways": PAIRS, "window": 3, "controls": av.Controls(2, "rows")}
     frames = [av.information_flow(MODEL, one, **how).to_frame() for one in CASES]
-    joint = av.InformationFlow.from_frame(pd.concat(frames))
+    joint = av.analyses.InformationFlow.from_frame(pd.concat(frames))
     assert joint.to_frame().equals(flow.to_frame())
     assert joint.token_texts == flow.token_texts
     assert (joint.window, joint.pathways, joint.settings["n_samples"]) == (3, flow.pathways, len(CASES))
     np.testing.assert_array_equal(joint.control_interval, flow.control_interval)
     shuffled = pd.concat(frames).sample(frac=1, random_state=0)
-    mixed = av.InformationFlow.from_frame(shuffled)
+    mixed = av.analyses.InformationFlow.from_frame(shuffled)
     at = [mixed.ids.index(name) for name in flow.ids]
     rows = [mixed.pathways.index(name) for name in flow.pathways]
     np.testing.assert_array_equal(mixed.changes[at][:, rows], flow.changes)
@@ -182,15 +182,15 @@ def test_tables_that_do_not_fit_are_refused(flow):
         (table[table.layer != 3].assign(layer=lambda t: t.layer.where(t.id != "film 1", t.layer + 10)), "layers"),
     ]:
         with pytest.raises(InputsError, match=rf"(?s)no table of information flow.*{said}"):
-            av.InformationFlow.from_frame(odd)
+            av.analyses.InformationFlow.from_frame(odd)
     with pytest.raises(InputsError, match=r"sample 'film 1' has other pathways(.|\n)*av → last"):
-        av.InformationFlow.from_frame(table[(table.id != "film 1") | (table.pathway != "av → last")])
+        av.analyses.InformationFlow.from_frame(table[(table.id != "film 1") | (table.pathway != "av → last")])
 
 
 @pytest.mark.usefixtures("as_a_user")
 def test_a_table_is_not_read_for_an_unknown_metric(flow):
     with pytest.raises(InputsError, match="metric 'best'"):
-        av.InformationFlow.from_frame(flow.to_frame(), metric="best")
+        av.analyses.InformationFlow.from_frame(flow.to_frame(), metric="best")
 
 
 # --- pathways -------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_summaries_of_kept_edges(tmp_path):
     assert summary.loc["random edges", "p"] == pytest.approx(kept.control_p_answer.mean())
     low, high = bootstrap_interval(kept.p_answer)
     assert (summary.loc["these edges", "p_low"], summary.loc["these edges", "p_high"]) == (low, high)
-    again = av.EffectivePathway.load(kept.save(tmp_path / "kept.safetensors"))
+    again = av.analyses.EffectivePathway.load(kept.save(tmp_path / "kept.safetensors"))
     assert again.to_frame().equals(kept.to_frame())
     assert "random edges" not in set(av.effective_pathway(MODEL, ONE, EDGES, controls=0).summary()["run"])
 

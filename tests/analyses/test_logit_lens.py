@@ -80,7 +80,7 @@ def test_chunks_of_positions_change_nothing(monkeypatch):
 
 
 def test_it_saves_and_loads(lens, tmp_path):
-    again = av.LogitLens.load(lens.save(tmp_path / "lens.safetensors"))
+    again = av.analyses.LogitLens.load(lens.save(tmp_path / "lens.safetensors"))
     assert again.top_texts == lens.top_texts
     assert again.tokens == lens.tokens
     assert dict(again.settings) == dict(lens.settings)
@@ -89,7 +89,7 @@ def test_it_saves_and_loads(lens, tmp_path):
     (tmp_path / "other").write_text("no")
     for wrong in ("other", "absent"):
         with pytest.raises(InputsError, match="not a saved LogitLens"):
-            av.LogitLens.load(tmp_path / wrong)
+            av.analyses.LogitLens.load(tmp_path / wrong)
 
 
 def test_the_table_has_a_row_a_cell(lens):

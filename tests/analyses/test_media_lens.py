@@ -127,7 +127,7 @@ def test_media_tokens_know_their_place(inputs, media):
 
 
 def test_the_media_lens_saves_and_loads(media, tmp_path):
-    again = av.MediaLens.load(media.save(tmp_path / "lens.safetensors"))
+    again = av.analyses.MediaLens.load(media.save(tmp_path / "lens.safetensors"))
     for name in media.axes:
         np.testing.assert_array_equal(getattr(again, name), getattr(media, name))
     assert (again.modalities, again.sound_seconds) == (media.modalities, media.sound_seconds)

@@ -217,7 +217,7 @@ def test_a_merged_map_is_that_of_one_call(model, mapped, only_correct):
     for field in fields(av.analyses.InformationFlow):
         one, other = getattr(found, field.name), getattr(wanted, field.name)
         if isinstance(other, np.ndarray):
-            assert field.name in av.InformationFlow.axes
+            assert field.name in av.analyses.InformationFlow.axes
             assert one.dtype == other.dtype
             assert np.array_equal(one, other, equal_nan=one.dtype.kind == "f"), field.name
         elif field.name != "settings":
@@ -306,7 +306,7 @@ def test_a_sweep_equals_full_passes_with_the_same_cuts(model, here):
     assert swept.change_percent.min() < -20  # something was cut
     nothing = av.route_sweep(model, case, ["question->av", f"text->question@{model.cfg.n_layers - 1}"])
     assert (nothing.p_cut == nothing.p_base).all()  # the question comes later, and in the last layer reads for nobody
-    assert av.RouteSweep.load(swept.save(here / "sweep.safetensors")).cuts == tuple(cuts)
+    assert av.analyses.RouteSweep.load(swept.save(here / "sweep.safetensors")).cuts == tuple(cuts)
     assert swept.to_frame()["flipped"].tolist() == (swept.best_ids != swept.answer_id).tolist()
 
 
