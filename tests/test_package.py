@@ -248,6 +248,29 @@ def test_functions_are_short(module):
     assert {name: n for name, n in long.items() if n > MAX_FUNCTION_LINES} == {}
 
 
+def test_a_name_has_one_meaning():
+    """No class and no type alias has the name of another one elsewhere; private ones may."""
+    homes: dict[str, list[str]] = {}
+    for module, tree in TREES.items():
+        for node in tree.body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                if name[0].isupper() and not name.isupper():
+                    homes.setdefault(name, []).append(module)
+    assert {name: several for name, several in homes.items() if len(several) > 1} == {}
+
+
+def test_nobody_reaches_into_a_model_or_a_pass():
+    """What replays, generation and analyses need of a model is public (`model.begin`)."""
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                owner = ast.unparse(node.value)
+                assert owner.split(".")[-1] not in ("model", "one", "run", "baseline"), f"{module}: {owner}.{node.attr}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_print_and_no_bare_except(module):
     for node in ast.walk(TREES[module]):

@@ -24,7 +24,7 @@ from hooked_av.hooks.run import ALL_LAYERS, row_index
 
 Resid = Float[Tensor, "batch pos d_model"]
 Heads = Float[Tensor, "batch pos head d_head"]
-Table = Float[Tensor, "batch pos d_head"]
+RotaryTable = Float[Tensor, "batch pos d_head"]
 AllQueries = Float[Tensor, "batch head held d_head"]  # of every row that goes on, beside rows asked for
 PositionIds = Int64[Tensor, "axis=3 batch pos"]
 
@@ -69,7 +69,7 @@ class Rotary:
         self.frequencies = 1.0 / (cfg.rotary_base**steps)
         self.sections = list(cfg.mrope_section)
 
-    def __call__(self, position_ids: PositionIds, dtype: torch.dtype) -> tuple[Table, Table]:
+    def __call__(self, position_ids: PositionIds, dtype: torch.dtype) -> tuple[RotaryTable, RotaryTable]:
         angles = position_ids[..., None].float() * self.frequencies.to(position_ids.device)
         # chunk i of the frequencies belongs to axis i: time, height, width
         parts = [part[axis] for axis, part in enumerate(angles.split(self.sections, dim=-1))]
@@ -77,7 +77,7 @@ class Rotary:
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Heads, cos: Table, sin: Table) -> Heads:
+def rotate(x: Heads, cos: RotaryTable, sin: RotaryTable) -> Heads:
     """Turn each pair (x_i, x_{i + d_head/2}) by its angle."""
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, :, None] + torch.cat((-second, first), dim=-1) * sin[:, :, None]
@@ -101,7 +101,9 @@ class Attention(AttentionViews, nn.Module):
         self.hook_pattern = HookPoint("batch head query key", lazy=True)
         self.hook_result = HookPoint("batch pos head d_model", lazy=True)
 
-    def forward(self, x: Resid, tables: tuple[Table, Table], attend: Attend) -> Float[Tensor, "batch query d_model"]:
+    def forward(
+        self, x: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
+    ) -> Float[Tensor, "batch query d_model"]:
         q = self.hook_q(self._split(self.q_proj(attend.going_on(x))))
         k = self.hook_k(self._split(self.k_proj(x)))
         v = self.hook_v(self._split(self.v_proj(x)))
@@ -199,7 +201,7 @@ class Block(nn.Module):
         self.hook_resid_mid = HookPoint("batch pos d_model")
 
     def forward(
-        self, resid_pre: Resid, tables: tuple[Table, Table], attend: Attend
+        self, resid_pre: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
     ) -> Float[Tensor, "batch query d_model"]:
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
@@ -255,7 +257,7 @@ class HookedDecoder(nn.Module):
         return self.read_out(resid, rows, attend) if layers.stop == ALL_LAYERS.stop else resid
 
     def step(
-        self, layer: int, resid: Resid, tables: tuple[Table, Table], attend: Attend
+        self, layer: int, resid: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
         """One block, after the rows that leave before it have left; what comes back goes into the next step."""
         if layer in attend.leaving:
@@ -275,7 +277,7 @@ class HookedDecoder(nn.Module):
 
 
 def _leave(
-    layer: int, resid: Resid, tables: tuple[Table, Table], attend: Attend
+    layer: int, resid: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Attend]:
     """Rows leave before a layer; those that stay keep their rotary angles."""
     attend, index = attend.without(layer, resid.shape[1])

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder.attention import Attend, Backend
-from hooked_av.decoder.decoder import HookedDecoder
+from hooked_av.decoder.decoder import HookedDecoder, Resid
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
-from hooked_av.hooks.attached import Placed, in_pass, scoped
+from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
 from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy
 from hooked_av.hooks.hooked_model import SpanHooks
 from hooked_av.hooks.names import NamesFilter
@@ -32,7 +32,6 @@ from hooked_av.prompt.inputs import AVInputs
 MEDIA_HOOKS = {f"hook_{modality}_embed": modality for modality in ("audio", "image", "video")}
 
 Inputs = AVInputs | str | Sequence[str] | Int64[Tensor, "batch pos"]
-Resid = Float[Tensor, "batch pos d_model"]
 
 
 class Pass:
@@ -270,12 +269,13 @@ class RunningModel(SpanHooks):
             inputs, interventions=interventions, start_at_layer=start_at_layer, stop_at_layer=stop_at_layer
         )
         matches, kept = self._cached(names_filter, one.run), {}
-        needed = cache_bytes(matches, one.inputs, self.decoder.cfg, self.decoder.embed.weight.dtype, one.run)
+        cfg, dtype = self.decoder.cfg, self.decoder.embed.weight.dtype
+        needed = cache_bytes(matches, self.hook_dict, one.inputs, cfg, dtype, one.run)
         check_budget(needed, torch.device(device) if device is not None else self.device, max_bytes)
 
-        def keeping(block: Opened) -> list[Placed]:
+        def keeping(block: Opened) -> list[PlacedHook]:
             return [
-                Placed(self.hook_dict[match.name], scoped(match, keep_copy(kept, match.key, device), block))
+                PlacedHook(self.hook_dict[match.name], scoped(match, keep_copy(kept, match.key, device), block))
                 for match in matches
             ]
 

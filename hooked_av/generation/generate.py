@@ -22,7 +22,7 @@ from hooked_av.hooks.passes import Passes
 from hooked_av.interventions.specs import as_specs
 from hooked_av.prompt.inputs import AVInputs
 
-Keep = Literal["logits", "probabilities"]
+Kept = Literal["logits", "probabilities"]
 Logits = Float[Tensor, "batch d_vocab"]
 OnToken = Callable[[tuple[int | None, ...]], Any]
 
@@ -65,7 +65,7 @@ class Generates(RunningModel):
         interventions: Any = (),
         fwd_hooks: Sequence[Hook] = (),
         during: During = "both",
-        keep: Keep | Sequence[Keep] = (),
+        keep: Kept | Sequence[Kept] = (),
         on_token: OnToken | None = None,
     ) -> Generation:
         """Answers, token for token those of transformers' `generate`, with hooks and interventions live.
@@ -263,11 +263,11 @@ def _write(answer: _Answer, decoder: _Decoder, on_token: OnToken | None) -> None
             logits = decoder.step(tokens, answer.n_steps - 1)
 
 
-def _things_to_keep(keep: Keep | Sequence[Keep]) -> tuple[str, ...]:
+def _things_to_keep(keep: Kept | Sequence[Kept]) -> tuple[str, ...]:
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    if not set(kept) <= set(get_args(Keep)):
+    if not set(kept) <= set(get_args(Kept)):
         raise InputsError(
-            "unknown thing to keep", expected=" and ".join(get_args(Keep)), got=keep, next_step="name one of them"
+            "unknown thing to keep", expected=" and ".join(get_args(Kept)), got=keep, next_step="name one of them"
         )
     return kept
 

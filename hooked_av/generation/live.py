@@ -3,7 +3,7 @@
 Everything is checked before anything runs: what could never act or fire is refused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -12,15 +12,14 @@ from hooked_av.decoder.cuts import Cut
 from hooked_av.errors import HookError, InputsError, InterventionError
 from hooked_av.forward.running import RunningModel
 from hooked_av.hooks.attached import in_pass
+from hooked_av.hooks.hooked_model import Hook
 from hooked_av.hooks.names import Match, Scope, match_names
 from hooked_av.hooks.passes import EVERYWHERE, Passes, Reach
-from hooked_av.hooks.point import HookFunction
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
 from hooked_av.interventions.specs import as_specs
 
 During = Literal["both", "prefill", "decode"]
-Hook = tuple[str | Callable[[str], bool], HookFunction]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hooked_av.hooks.run import Run
 Direction = Literal["fwd", "bwd"]
 
 
-class Placed(NamedTuple):
+class PlacedHook(NamedTuple):
     """A hook, and the point that it goes to."""
 
     point: HookPoint
@@ -26,7 +26,7 @@ def scoped(match: Match, function: HookFunction, block: Opened | None) -> Scoped
 
 
 @contextmanager
-def attached(placed: Sequence[Placed], block: Opened, *, first: bool = False) -> Iterator[None]:
+def attached(placed: Sequence[PlacedHook], block: Opened, *, first: bool = False) -> Iterator[None]:
     """The hooks of a block on their points, until it is left (if it does not stay); `first`: in front of all others."""
     handles = []
     try:
@@ -40,7 +40,7 @@ def attached(placed: Sequence[Placed], block: Opened, *, first: bool = False) ->
 
 
 @contextmanager
-def in_pass(run: Run, placed: Callable[[Opened], Sequence[Placed]], *, first: bool = False) -> Iterator[None]:
+def in_pass(run: Run, placed: Callable[[Opened], Sequence[PlacedHook]], *, first: bool = False) -> Iterator[None]:
     """Hooks that act in this pass and in no other, for the length of a `with` block; `placed` makes them."""
     block = Opened()
     with run.feeling(block), attached(placed(block), block, first=first):

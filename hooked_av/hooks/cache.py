@@ -3,6 +3,7 @@
 `cache["blocks.3.hook_resid_post"]`, `cache["resid_post", 3]` and `cache["blocks.3.hook_resid_post@audio"]` all work.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,25 +137,30 @@ def keep_copy(
     return keep
 
 
-def cache_bytes(matches: Sequence[Match], inputs: AVInputs, cfg: DecoderConfig, dtype: torch.dtype, run: Run) -> int:
+def cache_bytes(
+    matches: Sequence[Match],
+    points: Mapping[str, HookPoint],
+    inputs: AVInputs,
+    cfg: DecoderConfig,
+    dtype: torch.dtype,
+    run: Run,
+) -> int:
     """How many bytes a cache of these activations will hold."""
-    return sum(_elements(match, inputs, cfg, run) for match in matches) * torch.finfo(dtype).bits // 8
+    numbers = sum(_elements(match, points[match.name].axes, inputs, cfg, run) for match in matches)
+    return numbers * torch.finfo(dtype).bits // 8
 
 
-def _elements(match: Match, inputs: AVInputs, cfg: DecoderConfig, run: Run) -> int:
+def _elements(match: Match, axes: Sequence[str], inputs: AVInputs, cfg: DecoderConfig, run: Run) -> int:
+    """Numbers in one activation: the product of its axes, and of the rows and keys that its scope leaves."""
     scope = match.scope or Scope(None)
-    rows = run.positions(scope.queries).shape[1] if scope.queries else inputs.n_pos
-    keys = run.positions(scope.keys).shape[1] if scope.keys else inputs.n_pos
-    widths = {"hook_attn_scores": cfg.n_heads * keys, "hook_pattern": cfg.n_heads * keys, "hook_logits": cfg.d_vocab}
-    widths |= {"hook_result": cfg.n_heads * cfg.d_model, "hook_scale": 1}
-    widths |= dict.fromkeys(("hook_q", "hook_rot_q", "hook_z"), cfg.n_heads * cfg.d_head)
-    widths |= dict.fromkeys(("hook_k", "hook_rot_k", "hook_v"), cfg.n_key_value_heads * cfg.d_head)
-    widths |= dict.fromkeys(("hook_pre", "hook_pre_linear", "hook_post"), cfg.d_mlp)
-    leaf = match.name.rpartition(".")[2]
     if match.name in run.media_rows:
         n_rows = len(run.media_index(match.name, scope.queries) if scope.queries else run.media_rows[match.name])
         return n_rows * run.row_sizes.get(match.name, cfg.d_model)
-    return inputs.batch * rows * widths.get(leaf, cfg.d_model)
+    rows = run.positions(scope.queries).shape[1] if scope.queries else inputs.n_pos
+    keys = run.positions(scope.keys).shape[1] if scope.keys else inputs.n_pos
+    sizes = {"batch": inputs.batch, "pos": rows, "query": rows, "key": keys, "1": 1}
+    sizes |= {"head": cfg.n_heads, "kv_head": cfg.n_key_value_heads}
+    return math.prod(sizes[axis] if axis in sizes else getattr(cfg, axis) for axis in axes)
 
 
 def check_budget(needed: int, device: torch.device, max_bytes: int | None) -> None:

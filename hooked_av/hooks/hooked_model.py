@@ -9,7 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedRootModule
 
 from hooked_av.errors import HookError, HookNameError
-from hooked_av.hooks.attached import Direction, Placed, attached, scoped
+from hooked_av.hooks.attached import Direction, PlacedHook, attached, scoped
 from hooked_av.hooks.cache import keep_copy
 from hooked_av.hooks.names import Match, NamesFilter, match_names
 from hooked_av.hooks.opened import Opened
@@ -75,12 +75,12 @@ class SpanHooks(HookedRootModule):
             for match in match_names(wanted, self.hook_dict):
                 yield match.name, scoped(match, function, block)
 
-    def placed(self, hooks: Sequence[Hook], block: Opened, direction: Direction = "fwd") -> list[Placed]:
+    def placed(self, hooks: Sequence[Hook], block: Opened, direction: Direction = "fwd") -> list[PlacedHook]:
         """The hooks of a block, each with its point.
 
         Errors: `HookNameError` for a name, pattern or filter that matches nothing.
         """
-        return [Placed(self.hook_dict[name], hook, direction) for name, hook in self._expand(hooks, block)]
+        return [PlacedHook(self.hook_dict[name], hook, direction) for name, hook in self._expand(hooks, block)]
 
     def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hooked_av.hooks.run import Run
 
-Places = Int64[Tensor, "batch _"]
+AnyPositions = Int64[Tensor, "batch _"]
 
 
 class Reach(NamedTuple):
@@ -48,14 +48,14 @@ class Passes(Run):
         positions = self.positions(selector)
         return Reach(bool((positions < self.n_pos).any()), bool((positions >= self.n_pos).any()))
 
-    def in_pass(self, positions: Places) -> Places:
+    def in_pass(self, positions: AnyPositions) -> AnyPositions:
         return _between(positions, self.window)
 
-    def so_far(self, positions: Places) -> Places:
+    def so_far(self, positions: AnyPositions) -> AnyPositions:
         return _between(positions, range(self.window.stop))
 
 
-def _between(positions: Places, window: range) -> Places:
+def _between(positions: AnyPositions, window: range) -> AnyPositions:
     """The positions in an interval; each prompt has as many, because prompts of a batch differ in the prompt only."""
     inside = (positions >= window.start) & (positions < window.stop)
     return positions[inside].view(len(positions), -1)

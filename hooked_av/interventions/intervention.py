@@ -15,7 +15,7 @@ from torch import Tensor
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, Cut
 from hooked_av.errors import InterventionError
-from hooked_av.hooks.attached import Placed
+from hooked_av.hooks.attached import PlacedHook
 from hooked_av.hooks.names import Scope, match_names
 from hooked_av.hooks.opened import Opened
 from hooked_av.hooks.passes import EVERYWHERE, Passes, Reach
@@ -124,13 +124,13 @@ class PointEdit:
     scope: Scope
     spec: "Edit"
 
-    def placed(self, points: Mapping[str, HookPoint], block: Opened) -> Placed:
+    def placed(self, points: Mapping[str, HookPoint], block: Opened) -> PlacedHook:
         """The edit as a hook on its point."""
 
         def edit(rows: Tensor, *, hook: HookPoint) -> Tensor:
             return self.spec.rows(self.point, rows)
 
-        return Placed(points[self.point], ScopedHook(edit, self.scope, True, block=block))
+        return PlacedHook(points[self.point], ScopedHook(edit, self.scope, True, block=block))
 
 
 @dataclass(frozen=True)

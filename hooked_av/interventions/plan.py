@@ -21,7 +21,7 @@ from hooked_av.hooks.run import Run, layer_of
 from hooked_av.interventions.intervention import Intervention, PointEdit, no_fit
 from hooked_av.interventions.routes import check_range
 
-Places = Int64[Tensor, "batch span"]
+SpanPositions = Int64[Tensor, "batch span"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
     """Cuts by layer, rows that leave by layer, and edits in the order in which they were given."""
 
     cuts: Mapping[int, Sequence[AnyCut]] = field(default_factory=dict)
-    leaving: Mapping[int, Places] = field(default_factory=dict)
+    leaving: Mapping[int, SpanPositions] = field(default_factory=dict)
     edits: tuple[PointEdit, ...] = ()
 
     @classmethod
@@ -77,9 +77,9 @@ def _checked(spec: Intervention, cuts: Any, cfg: DecoderConfig) -> Sequence[tupl
     return cuts
 
 
-def _leaving(leaves: Sequence[tuple[int, str]], run: Run) -> dict[int, Places]:
+def _leaving(leaves: Sequence[tuple[int, str]], run: Run) -> dict[int, SpanPositions]:
     """Which rows leave before which layer; who has left does not leave again."""
-    leaving: dict[int, Places] = {}
+    leaving: dict[int, SpanPositions] = {}
     gone: list[set[int]] = [set() for _ in run.row_spans]
     for layer in sorted({layer for layer, _ in leaves}):
         spans = [span for since, span in leaves if since == layer]

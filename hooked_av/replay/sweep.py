@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder import costs
-from hooked_av.hooks.attached import Placed, in_pass
+from hooked_av.hooks.attached import PlacedHook, in_pass
 from hooked_av.hooks.opened import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.interventions.intervention import Intervention
@@ -23,7 +23,7 @@ from hooked_av.replay.clean_pass import CleanPass
 from hooked_av.replay.cones import Cone, Reads, holds_every_row, level
 
 
-class Asked(NamedTuple):
+class GoingOn(NamedTuple):
     """Rows that go on after a block's keys and values: their positions, where these stand, and what cuts take away."""
 
     rows: Int64[Tensor, " query"]
@@ -89,7 +89,7 @@ class Batch:
         self.running = self.branches
         self.rows, self.reading = (self._positions(rows) for rows in (self.cones[0].rows, self.cones[0].reading))
         self.queries, self.tables = self.rows, self.clean.tables(self.rows)
-        self.asked: dict[tuple[int, ...], Asked] = {}
+        self.asked: dict[tuple[int, ...], GoingOn] = {}
 
     def run(self) -> None:
         """Blocks from the first that is touched to the last that is read, and the logits."""
@@ -149,11 +149,11 @@ class Batch:
         cos, sin = (table.expand(len(resid), -1, -1) for table in self.tables)
         return self.model.decoder.blocks[layer](resid, (cos, sin), attend)
 
-    def _asked(self, queries: tuple[int, ...]) -> Asked:
+    def _asked(self, queries: tuple[int, ...]) -> GoingOn:
         if queries not in self.asked:
             cfg, rows = self.model.decoder.cfg, self._positions(queries)
             blocked = BlockedKeys(rows, self.rows, self.cones[0].rows[0], cfg.n_heads, cfg.n_key_value_heads)
-            self.asked[queries] = Asked(rows, torch.searchsorted(self.rows, rows), blocked)
+            self.asked[queries] = GoingOn(rows, torch.searchsorted(self.rows, rows), blocked)
         return self.asked[queries]
 
     def _positions(self, rows: Sequence[int]) -> Int64[Tensor, " row"]:
@@ -207,13 +207,13 @@ class Batch:
             for run in members:
                 yield branch, self.numbers[run]
 
-    def _hooks(self, block: Opened) -> list[Placed]:
+    def _hooks(self, block: Opened) -> list[PlacedHook]:
         """Edits and reads as hooks on the points of this batch; edits come first."""
         edited = dict.fromkeys(edit.point for cone in self.cones for some in cone.edits.values() for edit in some)
         found: list[tuple[str, HookFunction]] = [(point, self._edit) for point in edited]
         found += [(match.name, partial(self._keep, key=match.key)) for match in self.sweep.reads.names]
         points = self.model.hook_dict
-        return [Placed(points[name], ScopedHook(function, None, True, block=block)) for name, function in found]
+        return [PlacedHook(points[name], ScopedHook(function, None, True, block=block)) for name, function in found]
 
     def _held(self, point: str) -> Int64[Tensor, " row"]:
         """The positions that a hook point's tensor holds in the call that runs now."""

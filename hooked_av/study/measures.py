@@ -70,7 +70,7 @@ ITEM_TOKENS = ("queried_item", "other_items", "queried_item|other_items", "syste
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What is asked of every family; it goes into the settings of a study."""
 
     samples: int = 200
@@ -135,7 +135,7 @@ RESULTS: Mapping[str, type[Result]] = {
 
 
 def measure(
-    model: "HookedAVTransformer", family: str, plan: Plan, stage: Callable[[str], None] = lambda name: None
+    model: "HookedAVTransformer", family: str, plan: StudyPlan, stage: Callable[[str], None] = lambda name: None
 ) -> FamilyResults:
     """All that the study wants to know of one family; `stage` is told what begins."""
     name, options, controls = family_of(family), family.endswith(OPTIONS), Controls(seed=plan.seed)

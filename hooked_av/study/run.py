@@ -24,7 +24,7 @@ from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
 from hooked_av.datasets.results_folder import settled
 from hooked_av.study.findings import Statement, Summary, statements, summaries
-from hooked_av.study.measures import FamilyResults, Plan, family_of, measure, slug
+from hooked_av.study.measures import FamilyResults, StudyPlan, family_of, measure, slug
 from hooked_av.study.tables import tables
 from hooked_av.tiny.questions import FAMILIES
 
@@ -64,7 +64,7 @@ def run_study(
     out: str | Path,
     samples: int = 200,
     window: int | None = None,
-    seed: int = Plan.seed,
+    seed: int = StudyPlan.seed,
     progress: bool = False,
 ) -> Study:
     """Which published findings about audio-visual information flow hold for this model?
@@ -96,7 +96,7 @@ def run_study(
         family_of(name)
     width = default_window(model.cfg.n_layers) if window is None else window
     layer_window(0, model.cfg.n_layers, width)  # refused before anything runs
-    plan = Plan(samples, width, seed)
+    plan = StudyPlan(samples, width, seed)
     controls = "one random cut of the same size and layers beside every cut"
     settings = settled(out, {**model_settings(model), **asdict(plan), "controls": controls})
     folder = Path(out) / RESULTS
@@ -107,7 +107,7 @@ def run_study(
     return study
 
 
-def _family(model: "HookedAVTransformer", name: str, plan: Plan, folder: Path, bar: Any) -> FamilyResults:
+def _family(model: "HookedAVTransformer", name: str, plan: StudyPlan, folder: Path, bar: Any) -> FamilyResults:
     """One family, measured now or at an earlier time."""
     if folder.exists():
         return FamilyResults.load(folder)

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from hooked_av.tiny.digits import NAMES
-from hooked_av.tiny.questions import MAX_LENGTH, N_OPTIONS, NUMBERS, ORDINALS, YES_NO, Pair, Stream
+from hooked_av.tiny.questions import MAX_LENGTH, N_OPTIONS, NUMBERS, ORDINALS, YES_NO, DigitPair, Stream
 from hooked_av.tiny.scenes import Scene
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Word(NamedTuple):
 
     text: str
     learned: bool = False
-    pair: Pair | None = None
+    pair: DigitPair | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Drill:
 
 
 @dataclass(frozen=True)
-class Places:
+class ScenePlaces:
     """A scene as named places (seconds of a clip, or items), with the digit of each stream there, if any."""
 
     names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Places:
     is_clip: bool
 
     @classmethod
-    def of(cls, scene: Scene) -> "Places":
+    def of(cls, scene: Scene) -> "ScenePlaces":
         if len(scene.items) == 1:
             clip = scene.clip
             return cls(ORDINALS[: clip.seconds], {"shown": clip.shown, "spoken": clip.spoken}, True)
@@ -78,7 +78,7 @@ class Places:
 
 def draw_drills(scene: Scene, rng: np.random.Generator) -> list[Drill]:
     """All drills that fit a scene, with their queries in random order."""
-    places = Places.of(scene)
+    places = ScenePlaces.of(scene)
     drills = [_drill(form, queries(places, rng), rng) for form, queries in (_CLIP if places.is_clip else _ITEMS)]
     drills.append(_drill("drill, count", _counts(scene, rng), rng))
     return [*filter(None, drills), *_letters(places, rng), copied(rng)]
@@ -96,12 +96,12 @@ def _drill(form: str, queries: Sequence[Query], rng: np.random.Generator) -> Dri
     return Drill(form, REQUESTS[form], tuple(word for query in chosen for word in query)) if chosen else None
 
 
-def _lookups(places: Places, rng: np.random.Generator) -> list[Query]:
+def _lookups(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """second see -> TWO"""
     return [(*asked, Word(NAMES[digit], True)) for asked, digit in _looks(places)]
 
 
-def _looks(places: Places) -> list[tuple[Query, int]]:
+def _looks(places: ScenePlaces) -> list[tuple[Query, int]]:
     return [
         ((Word(f" {places.names[place]}"), Word(verb)), digit)
         for stream, verb in VERBS.items()
@@ -109,7 +109,7 @@ def _looks(places: Places) -> list[tuple[Query, int]]:
     ]
 
 
-def _whereabouts(places: Places, rng: np.random.Generator) -> list[Query]:
+def _whereabouts(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """see two -> SECOND; of items, what the answer to "which item" is"""
     space = " " if places.is_clip else ""
     return [
@@ -120,7 +120,7 @@ def _whereabouts(places: Places, rng: np.random.Generator) -> list[Query]:
     ]
 
 
-def _beside(places: Places, rng: np.random.Generator) -> list[Query]:
+def _beside(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """see two hear -> SIX"""
     streams: tuple[tuple[Stream, Stream], ...] = (("shown", "spoken"), ("spoken", "shown"))
     return [
@@ -131,7 +131,7 @@ def _beside(places: Places, rng: np.random.Generator) -> list[Query]:
     ]
 
 
-def _sums(places: Places, rng: np.random.Generator) -> list[Query]:
+def _sums(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """second -> EIGHT"""
     pairs = zip(places.names, places.digits["shown"], places.digits["spoken"], strict=True)
     return [
@@ -141,7 +141,7 @@ def _sums(places: Places, rng: np.random.Generator) -> list[Query]:
     ]
 
 
-def _same(places: Places, rng: np.random.Generator) -> list[Query]:
+def _same(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """first see (two) second hear (six) -> NO: is the first shown digit the second spoken one?"""
     spoken = list(places.known("spoken"))
     pairs = [((a, b), (x, y)) for a, x in places.known("shown") for b, y in spoken]
@@ -151,7 +151,7 @@ def _same(places: Places, rng: np.random.Generator) -> list[Query]:
     ]
 
 
-def _items_same(places: Places, rng: np.random.Generator) -> list[Query]:
+def _items_same(places: ScenePlaces, rng: np.random.Generator) -> list[Query]:
     """one see (two) three see (two) -> YES"""
     found: list[Query] = []
     for stream in VERBS:
@@ -164,7 +164,7 @@ def _items_same(places: Places, rng: np.random.Generator) -> list[Query]:
     return found
 
 
-def _look(places: Places, place: int, stream: Stream, rng: np.random.Generator) -> Query:
+def _look(places: ScenePlaces, place: int, stream: Stream, rng: np.random.Generator) -> Query:
     """A place and a verb, as when the digit there is asked for; sometimes the digit is given.
 
     What is compared stands then at the verb, or at the digit, and words that are given are easy to compare.
@@ -174,13 +174,13 @@ def _look(places: Places, place: int, stream: Stream, rng: np.random.Generator) 
     return (Word(f" {places.names[place]}"), Word(VERBS[stream]), *spelled)
 
 
-def _yes_or_no(digits: Pair) -> Word:
+def _yes_or_no(digits: DigitPair) -> Word:
     return Word(YES_NO[0 if digits[0] == digits[1] else 1], True, digits)
 
 
 def _balanced(
-    pairs: Sequence[tuple[tuple[int, int], Pair]], rng: np.random.Generator
-) -> list[tuple[tuple[int, int], Pair]]:
+    pairs: Sequence[tuple[tuple[int, int], DigitPair]], rng: np.random.Generator
+) -> list[tuple[tuple[int, int], DigitPair]]:
     """Places and their digits: as many that are the same as not."""
     same, other = ([row for row in pairs if (row[1][0] == row[1][1]) == wanted] for wanted in (True, False))
     n = min(len(same), len(other), MAX_QUERIES // 2)
@@ -203,7 +203,7 @@ def _counts(scene: Scene, rng: np.random.Generator) -> list[Query]:
     return found
 
 
-def _letters(places: Places, rng: np.random.Generator) -> list[Drill]:
+def _letters(places: ScenePlaces, rng: np.random.Generator) -> list[Drill]:
     """second see (two) -> B, where the prompt has digits as options"""
     looks = _shuffled(_looks(places), rng)
     n = int(rng.integers(*N_OPTIONS, endpoint=True))
@@ -222,15 +222,15 @@ def _shuffled(several: Sequence[T], rng: np.random.Generator) -> list[T]:
     return [several[i] for i in rng.permutation(len(several))]
 
 
-Queries = Callable[[Places, np.random.Generator], Sequence[Query]]
-_CLIP: Sequence[tuple[str, Queries]] = (
+MakeQueries = Callable[[ScenePlaces, np.random.Generator], Sequence[Query]]
+_CLIP: Sequence[tuple[str, MakeQueries]] = (
     ("drill, lookup", _lookups),
     ("drill, place", _whereabouts),
     ("drill, beside", _beside),
     ("drill, sum", _sums),
     ("drill, same", _same),
 )
-_ITEMS: Sequence[tuple[str, Queries]] = (
+_ITEMS: Sequence[tuple[str, MakeQueries]] = (
     ("drill, item lookup", _lookups),
     ("drill, which item", _whereabouts),
     ("drill, items same", _items_same),

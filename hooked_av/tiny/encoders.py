@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hooked_av.prompt.inputs import merge_features
 from hooked_av.tiny.digits import NAMES, Digits
-from hooked_av.tiny.scenes import Item, Look, Scene, render
+from hooked_av.tiny.scenes import Appearance, Item, Scene, render
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -47,7 +47,12 @@ def features_to(features: Sequence[Mapping[str, Tensor]], device: torch.device) 
 
 
 def encoder_batch(
-    model: "HookedAVTransformer", digits: Digits, modality: str, n_clips: int, rng: np.random.Generator, look: Look
+    model: "HookedAVTransformer",
+    digits: Digits,
+    modality: str,
+    n_clips: int,
+    rng: np.random.Generator,
+    look: Appearance,
 ) -> EncoderBatch:
     """Films or sounds of random digits, through the path that every clip takes. On the CPU, as workers need it."""
     drawn = rng.integers(10, size=(n_clips, SECONDS))

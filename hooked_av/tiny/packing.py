@@ -28,7 +28,7 @@ from hooked_av.families.chat import prompt_parts
 from hooked_av.prompt.inputs import PAD_POSITION_ID
 from hooked_av.prompt.text import question_parts
 from hooked_av.tiny.drills import Drill
-from hooked_av.tiny.questions import Pair, Question
+from hooked_av.tiny.questions import DigitPair, Question
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -53,7 +53,7 @@ class Slot:
     form: str
     tokens: tuple[int, ...]
     answers: tuple[int, ...]  # UNLEARNED where a word of the answer is given, not asked for
-    pairs: tuple[Pair, ...]  # the two digits that each of them is made of, or NO_PAIR
+    pairs: tuple[DigitPair, ...]  # the two digits that each of them is made of, or NO_PAIR
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class _Answer(NamedTuple):
     at: int = 0
     target: int = UNLEARNED
     form: str = ""
-    pair: Pair = NO_PAIR
+    pair: DigitPair = NO_PAIR
 
 
 def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:

@@ -27,8 +27,10 @@ YES_NO = ("yes", "no")
 SUMS = tuple(NUMBERS[a + b] for a in range(10) for b in range(10))  # each as often as it is likely
 
 Slots = Mapping[str, str]
-Pair = tuple[int, int]
-Asked = tuple[Slots, str, Pair | None]  # what fills the phrasing, the answer, the two digits it is made of (if two)
+DigitPair = tuple[int, int]
+Asked = tuple[
+    Slots, str, DigitPair | None
+]  # what fills the phrasing, the answer, the two digits it is made of (if two)
 Stream = Literal["shown", "spoken"]
 
 
@@ -41,7 +43,7 @@ class Question:
     answer: str
     needs: tuple[str, ...]
     options: tuple[str, ...] = ()
-    pair: Pair | None = None  # the two digits that the answer is made of, if it is made of two
+    pair: DigitPair | None = None  # the two digits that the answer is made of, if it is made of two
 
     @property
     def form(self) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from hooked_av.media.clip import Clip
 from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
 from hooked_av.tiny.questions import target_of
-from hooked_av.tiny.scenes import Item, Look, Scene, render
+from hooked_av.tiny.scenes import Appearance, Item, Scene, render
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -81,7 +81,7 @@ QUESTIONS: Sequence[tuple[str, str, tuple[str, ...], str]] = (
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleQuestion:
     """One question about one of the films."""
 
     path: Path
@@ -100,7 +100,7 @@ class Sample:
         return Clip.from_file(self.path)
 
 
-def read_samples(folder: Path = FOLDER) -> list[Sample]:
+def read_samples(folder: Path = FOLDER) -> list[SampleQuestion]:
     """The sample questions that come with the package.
 
     >>> sample = read_samples()[0]
@@ -109,7 +109,7 @@ def read_samples(folder: Path = FOLDER) -> list[Sample]:
     """
     lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
     return [
-        Sample(folder / row["media"], row["question"], tuple(row["options"]), row["answer"])
+        SampleQuestion(folder / row["media"], row["question"], tuple(row["options"]), row["answer"])
         for row in map(json.loads, lines)
     ]
 
@@ -120,7 +120,7 @@ def make_samples(folder: Path) -> None:
     digits = Digits(read_images(held_out=True), speak(HELD_OUT_VOICES))
     for number, (name, item) in enumerate(FILMS.items()):
         rng = np.random.default_rng([SAMPLES_SEED, number])
-        (clip,) = render(Scene((item,)), digits, rng, Look(fps=FPS, picture_noise=10))
+        (clip,) = render(Scene((item,)), digits, rng, Appearance(fps=FPS, picture_noise=10))
         clip.save(folder / f"{name}.mp4")
     write_manifest(folder)
 
@@ -140,13 +140,13 @@ def _task(question: str) -> str:
     return "joint" if sees and hears else "visual" if sees else "auditory"
 
 
-def share_right(model: "HookedAVTransformer", samples: Sequence[Sample]) -> float:
+def share_right(model: "HookedAVTransformer", samples: Sequence[SampleQuestion]) -> float:
     """The share of samples that a model answers rightly, through the whole decode path."""
     answers = [answer(model, sample) for sample in samples]
     return float(np.mean([said == sample.target for said, sample in zip(answers, samples, strict=True)]))
 
 
-def answer(model: "HookedAVTransformer", sample: Sample) -> str:
+def answer(model: "HookedAVTransformer", sample: SampleQuestion) -> str:
     """What a model says to a sample: its most likely next token."""
     inputs = model.prepare(sample.clip, question=sample.question, options=sample.options)
     return model.to_string(int(model(inputs, logits_at="last")[0, -1].argmax()))

@@ -50,7 +50,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """How clips are rendered: frames a second, how loud the noise is, how far digits are from their originals.
 
     `warp` is how far the four numbers of a digit's random linear map (turn, slant, width, height) may be from those of
@@ -64,16 +64,16 @@ class Look:
     tempo: float = 0.0
 
 
-AS_IT_IS = Look()
-LEARNING = Look(warp=0.15, tempo=0.1)  # encoders see no digit twice
+AS_IT_IS = Appearance()
+LEARNING = Appearance(warp=0.15, tempo=0.1)  # encoders see no digit twice
 
 
-def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Look = AS_IT_IS) -> list[Clip]:
+def render(scene: Scene, digits: Digits, rng: np.random.Generator, look: Appearance = AS_IT_IS) -> list[Clip]:
     """The clips of a scene, with images and recordings drawn at random."""
     return [_clip(item, digits, rng, look) for item in scene.items]
 
 
-def _clip(item: Item, digits: Digits, rng: np.random.Generator, look: Look) -> Clip:
+def _clip(item: Item, digits: Digits, rng: np.random.Generator, look: Appearance) -> Clip:
     if item.is_still:
         return Clip.from_arrays(_second(item.shown[0], digits.images, rng, 1, look))
     film = [_second(digit, digits.images, rng, look.fps, look) for digit in item.shown]
@@ -87,7 +87,7 @@ def _clip(item: Item, digits: Digits, rng: np.random.Generator, look: Look) -> C
 
 
 def _second(
-    digit: int, images: Images, rng: np.random.Generator, n_frames: int, look: Look
+    digit: int, images: Images, rng: np.random.Generator, n_frames: int, look: Appearance
 ) -> UInt8[np.ndarray, "frame height width 3"]:
     """One second of film: the digit in some size, place and colour, drifting a little."""
     drawings = images.of(digit)
@@ -132,7 +132,7 @@ def _colours(rng: np.random.Generator) -> tuple[Float32[np.ndarray, "3"], Float3
 
 
 def sound_track(
-    spoken: Sequence[int], recordings: Recordings, rng: np.random.Generator, look: Look
+    spoken: Sequence[int], recordings: Recordings, rng: np.random.Generator, look: Appearance
 ) -> Float32[np.ndarray, " sample"]:
     """One word a second, each somewhere in its second, over faint noise."""
     track = rng.standard_normal(len(spoken) * SAMPLING_RATE_HZ, dtype=np.float32)

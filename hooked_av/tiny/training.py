@@ -32,14 +32,14 @@ from hooked_av.tiny.encoders import ROWS, Bank, Classifier, EncoderBatch, encode
 from hooked_av.tiny.muon import Muon
 from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss, packed_pass
 from hooked_av.tiny.probes import AFTER_BLOCKS, Probes
-from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Look
+from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Appearance
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
 logger = logging.getLogger(__name__)
 
-Batch = TypeVar("Batch", PackedBatch, EncoderBatch)
+AnyBatch = TypeVar("AnyBatch", PackedBatch, EncoderBatch)
 Counts: TypeAlias = dict[str, tuple[int, int]]  # right answers and answers of each form of question
 Outcome: TypeAlias = tuple[Tensor, Callable[[], Counts]]  # the loss; counting waits for the device, so only if asked
 SAVE_EVERY = 200  # steps
@@ -127,7 +127,7 @@ class Trainer:
             modality, learner, lambda step: self._encoder_batch(modality, self.training, step, LEARNING), outcome, check
         )
 
-    def _encoder_batch(self, modality: str, digits: Digits, step: int, look: Look) -> EncoderBatch:
+    def _encoder_batch(self, modality: str, digits: Digits, step: int, look: Appearance) -> EncoderBatch:
         rng = np.random.default_rng([self.recipe.seed, list(ROWS).index(modality), step, int(digits is self.held_out)])
         return encoder_batch(self.model, digits, modality, self.recipe.clips[modality], rng, look)
 
@@ -183,8 +183,8 @@ class Trainer:
         self,
         name: str,
         learner: nn.ModuleDict,
-        make: Callable[[int], Batch],
-        outcome: Callable[[Batch], Outcome],
+        make: Callable[[int], AnyBatch],
+        outcome: Callable[[AnyBatch], Outcome],
         check: "HeldOut[Any]",
     ) -> None:
         stage: Stage = getattr(self.recipe, name)
@@ -205,7 +205,7 @@ class Trainer:
             if last or (step + 1) % SAVE_EVERY == 0:
                 self._save(name, step + 1, learner, optimisers)
 
-    def _batches(self, make: Callable[[int], Batch], start: int, stop: int) -> Iterable[Batch]:
+    def _batches(self, make: Callable[[int], AnyBatch], start: int, stop: int) -> Iterable[AnyBatch]:
         """The batches of these steps, in order."""
         return DataLoader(
             Steps(make),
@@ -279,13 +279,13 @@ class Trainer:
         return state["done"].get(name, 0)
 
 
-class Steps(Dataset[Batch], Generic[Batch]):
+class Steps(Dataset[AnyBatch], Generic[AnyBatch]):
     """Batches by step."""
 
-    def __init__(self, make: Callable[[int], Batch]) -> None:
+    def __init__(self, make: Callable[[int], AnyBatch]) -> None:
         self._make = make
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> AnyBatch:
         return self._make(index)
 
 
@@ -294,14 +294,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut(Generic[Batch]):
+class HeldOut(Generic[AnyBatch]):
     """Held-out batches, made once, and what is asked of them."""
 
-    make: Callable[[int], Batch]
-    outcome: Callable[[Batch], Outcome]
+    make: Callable[[int], AnyBatch]
+    outcome: Callable[[AnyBatch], Outcome]
 
     @cached_property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[AnyBatch]:
         return [self.make(number) for number in range(HELD_OUT_BATCHES)]
 
     @torch.no_grad()

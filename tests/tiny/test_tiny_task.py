@@ -23,7 +23,7 @@ from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, 
 from hooked_av.tiny.held_out import read_held_out, write_held_out
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
-from hooked_av.tiny.scenes import FRAME_PIXELS, Item, Look, Scene, _faster, _warped, render
+from hooked_av.tiny.scenes import FRAME_PIXELS, Appearance, Item, Scene, _faster, _warped, render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -213,7 +213,7 @@ def test_missing_speech_says_where_to_get_it(tmp_path):
 def test_each_second_shows_and_speaks_its_own_digit():
     rng = np.random.default_rng(0)
     (clip,) = render(
-        Scene((Item((1, 8), (0, 5)),)), some_digits(), rng, Look(fps=4, picture_noise=0, sound_noise=0.002)
+        Scene((Item((1, 8), (0, 5)),)), some_digits(), rng, Appearance(fps=4, picture_noise=0, sound_noise=0.002)
     )
     assert clip.frames.shape == (8, FRAME_PIXELS, FRAME_PIXELS, 3)
     corners = clip.frames[:, 0, 0].astype(int)  # the paper, which no digit covers
@@ -235,10 +235,12 @@ def test_learning_sees_digits_warped_and_hears_them_at_another_tempo():
     assert len(_faster(word, 1.1)) == round(len(word) / 1.1)
     assert np.abs(_faster(word, 1.0) - word).max() < 1e-6
     scene = Scene((Item((1, 8), (0, 5)),))
-    seen = [render(scene, quiet, np.random.default_rng(0), Look(**still, **more))[0] for more in ({}, {"warp": 0.15})]
+    seen = [
+        render(scene, quiet, np.random.default_rng(0), Appearance(**still, **more))[0] for more in ({}, {"warp": 0.15})
+    ]
     assert seen[0].frames.shape == seen[1].frames.shape
     assert not np.array_equal(seen[0].frames, seen[1].frames)
-    (heard,) = render(scene, quiet, np.random.default_rng(0), Look(**still, tempo=0.1))
+    (heard,) = render(scene, quiet, np.random.default_rng(0), Appearance(**still, tempo=0.1))
     assert heard.waveform.shape == seen[0].waveform.shape
     assert not np.array_equal(heard.waveform, seen[0].waveform)
 
@@ -345,7 +347,7 @@ def test_encoder_rows_of_a_second_do_not_depend_on_the_others(model):
 
 @torch.no_grad()
 def test_a_bank_gives_seconds_of_the_digits_that_were_asked_for(model):
-    batches = [encoder_batch(model, some_digits(), name, 4, np.random.default_rng(i), Look())
+    batches = [encoder_batch(model, some_digits(), name, 4, np.random.default_rng(i), Appearance())
                for i, name in enumerate(("audio", "video", "video"))]  # fmt: skip
     bank = make_bank(model, iter(batches))
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ from hooked_av.prompt.inputs import AVInputs
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
-Table = Literal["spans", "heads", "positions"]
+PatchTable = Literal["spans", "heads", "positions"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +63,7 @@ def attribution_patching(
     *,
     clean: AVInputs,
     corrupt: AVInputs,
-    table: Table = "spans",
+    table: PatchTable = "spans",
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
     exact: SpanPatching | HeadPatching | PositionPatching | None = None,

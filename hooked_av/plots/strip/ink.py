@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from hooked_av.plots.heat import N_SHADES, Heat, packed, shade_colour, shade_numbers
-from hooked_av.plots.strip.lanes import LEFT, WIDTH, Lane, Plan, Unit, own_spans
+from hooked_av.plots.strip.lanes import LEFT, WIDTH, Lane, StripPlan, Unit, own_spans
 from hooked_av.plots.strip.segments import segments
 from hooked_av.plots.style import LOOKS, look_of
 from hooked_av.plots.text import shortened, visible
@@ -36,7 +36,7 @@ _HATCHES = {
 class Ink:
     """What the templates draw."""
 
-    plan: Plan
+    plan: StripPlan
     heat: Heat | None
     shares: Float16[np.ndarray, " unit"] | None  # of the layer shown first
     layer: int

@@ -84,14 +84,14 @@ class Lane:
 
 
 @dataclass
-class Plan:
+class StripPlan:
     """All lanes, top to bottom, and what has to be said about them."""
 
     lanes: list[Lane] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def plan_strip(inputs: AVInputs, str_tokens: Sequence[str], *, hot: bool, max_units: int) -> Plan:
+def plan_strip(inputs: AVInputs, str_tokens: Sequence[str], *, hot: bool, max_units: int) -> StripPlan:
     """The lanes of one prompt; `hot` leaves room for heat beside the colours of spans.
 
     >>> import torch
@@ -99,7 +99,7 @@ def plan_strip(inputs: AVInputs, str_tokens: Sequence[str], *, hot: bool, max_un
     >>> [lane.name for lane in plan_strip(inputs, ["a", "b", "c"], hot=False, max_units=5000).lanes]
     ['prompt to scale', 'prompt in order']
     """
-    order, plan = segments(inputs), Plan()
+    order, plan = segments(inputs), StripPlan()
     n_columns, n_boxes = min(MAX_COLUMNS, max_units // 4), min(MAX_BOXES, max_units // 5)
     _plan_items(plan, inputs, max_units - n_columns - n_boxes)
     plan.lanes.append(_scale_lane(plan, order, inputs.n_pos, n_columns, hot))
@@ -111,7 +111,7 @@ def plan_strip(inputs: AVInputs, str_tokens: Sequence[str], *, hot: bool, max_un
 # ---- In time ---------------------------------------------------------------------------------------------------------
 
 
-def _plan_items(plan: Plan, inputs: AVInputs, max_units: int) -> None:
+def _plan_items(plan: StripPlan, inputs: AVInputs, max_units: int) -> None:
     n_items = int(inputs.spans.places.items.max(initial=-1)) + 1
     if n_items > MAX_ITEMS:
         plan.notes.append(f"Only the first {MAX_ITEMS} of {n_items} media items are drawn in time.")
@@ -132,7 +132,7 @@ def _heading(item: int, clip: Clip | None, n_items: int) -> Lane:
 
 
 def _item_lanes(
-    plan: Plan, item: int, clip: Clip | None, cells: dict[str, list[Cell]], share: float, inputs: AVInputs
+    plan: StripPlan, item: int, clip: Clip | None, cells: dict[str, list[Cell]], share: float, inputs: AVInputs
 ) -> Iterator[Lane]:
     end = lane_end(clip, cells)
     if clip is not None and "video" in cells:
@@ -168,7 +168,7 @@ def _still_size(cells: list[Cell]) -> tuple[float, float]:
     return side, side * n_rows
 
 
-def _frames_lane(plan: Plan, clip: Clip, cells: list[Cell], end: float) -> Lane:
+def _frames_lane(plan: StripPlan, clip: Clip, cells: list[Cell], end: float) -> Lane:
     full = _THUMB * clip.width / clip.height  # pixels of the page
     shots = []
     try:
@@ -180,7 +180,7 @@ def _frames_lane(plan: Plan, clip: Clip, cells: list[Cell], end: float) -> Lane:
     return Lane("frames", _THUMB, (f"{len(shots)} shown",), shots=shots)
 
 
-def _still(plan: Plan, clip: Clip, side: float, height: float, cells: list[Cell]) -> list[Shot]:
+def _still(plan: StripPlan, clip: Clip, side: float, height: float, cells: list[Cell]) -> list[Shot]:
     try:
         pixels = thumbnail(clip.read_frames([0])[0], round(height * _SHARPNESS))
     except MediaError as error:
@@ -250,7 +250,7 @@ def _around(cells: list[Cell], span: str, scale: float, height: float) -> Unit:
 # ---- In order --------------------------------------------------------------------------------------------------------
 
 
-def _scale_lane(plan: Plan, order: list[Segment], n_pos: int, max_columns: int, hot: bool) -> Lane:
+def _scale_lane(plan: StripPlan, order: list[Segment], n_pos: int, max_columns: int, hot: bool) -> Lane:
     """All positions side by side; neighbours of the same span share a column where there are more than columns."""
     step = -(-n_pos // max_columns)
     if step > 1:
@@ -287,7 +287,7 @@ def own_spans(inputs: AVInputs) -> list[str]:
     return [n for n in inputs.spans if n not in built_in and not n.startswith(("option_", "item"))]
 
 
-def _own_spans(plan: Plan, inputs: AVInputs) -> Iterator[Lane]:
+def _own_spans(plan: StripPlan, inputs: AVInputs) -> Iterator[Lane]:
     names = own_spans(inputs)
     if len(names) > MAX_OWN_SPANS:
         plan.notes.append(f"Only {MAX_OWN_SPANS} of {len(names)} further spans are drawn: not {names[MAX_OWN_SPANS:]}.")
@@ -299,7 +299,7 @@ def _own_spans(plan: Plan, inputs: AVInputs) -> Iterator[Lane]:
         yield Lane(shortened(name, 18), 11, stripes=bars, gap=14 if last else 3)
 
 
-def _order_lane(plan: Plan, order: list[Segment], str_tokens: Sequence[str], max_boxes: int, hot: bool) -> Lane:
+def _order_lane(plan: StripPlan, order: list[Segment], str_tokens: Sequence[str], max_boxes: int, hot: bool) -> Lane:
     """One box a text token with its text, one box a run of media tokens, line by line."""
     boxes = [box for segment in order for box in _boxes(segment)]
     if len(boxes) > max_boxes:
@@ -337,7 +337,7 @@ def _is_media(span: str) -> bool:
     return span.rpartition(".")[2] in MEDIA
 
 
-def _elided(boxes: list[Segment], max_boxes: int, plan: Plan) -> list[Segment]:
+def _elided(boxes: list[Segment], max_boxes: int, plan: StripPlan) -> list[Segment]:
     """Beginning and end, with all that lies between them in one box."""
     half = (max_boxes - 1) // 2
     head, tail = boxes[:half], boxes[-half:]

@@ -21,7 +21,7 @@ from hooked_av.errors import InputsError
 from hooked_av.plots.heat import N_SHADES, Heat
 from hooked_av.plots.page import render
 from hooked_av.plots.strip.ink import Ink
-from hooked_av.plots.strip.lanes import Plan, own_spans, plan_strip
+from hooked_av.plots.strip.lanes import StripPlan, own_spans, plan_strip
 from hooked_av.prompt.inputs import AVInputs
 
 MAX_BYTES = 1_000_000
@@ -174,7 +174,7 @@ def _draw(inputs: AVInputs, heat: Heat | None, layer: int | None, texts: list[st
 _COUNTED = ("audio", "video", "image", "boundary", "text")  # spans whose sizes sum up to the prompt
 
 
-def _pictures(plan: Plan, budget: int) -> list[list[str]]:
+def _pictures(plan: StripPlan, budget: int) -> list[list[str]]:
     """The pictures of each lane as addresses, as sharp as the page can hold."""
     for quality in (78, 50, 25, 8):
         found = [[_jpeg(shot.pixels, quality) for shot in lane.shots] for lane in plan.lanes]
