@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hooked_av.errors import InputsError
-from hooked_av.figures import Figure, draw
+from hooked_av.named_figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:

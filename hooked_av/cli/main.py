@@ -148,7 +148,7 @@ def run(asked: DemoOptions) -> None:
 
 def _check(asked: DemoOptions) -> None:
     """What can be wrong without a model is refused before one is loaded."""
-    from hooked_av.media.frames import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
+    from hooked_av.media.patches import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
     from hooked_av.media.sampling import ResolvedSampling
     from hooked_av.prompt.text import check_options, question_parts
 

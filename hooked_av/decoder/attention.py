@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hooked_av.decoder import costs
-from hooked_av.decoder.cut_rows import (
+from hooked_av.decoder.cut_masks import (
     Keys,
     Queries,
     Touched,

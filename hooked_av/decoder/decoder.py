@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
-from hooked_av.decoder.cut_rows import Keys, allowed_keys, report_empty_rows
+from hooked_av.decoder.cut_masks import Keys, allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import QueryRows
 from hooked_av.decoder.layer_views import AttentionViews, MLPViews
 from hooked_av.hooks.point import HookPoint, is_live, version_of

@@ -26,7 +26,7 @@ from transformers.generation.logits_process import (
 from hooked_av.config import ModelConfig
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.family import Family
-from hooked_av.forward.running import RunningModel
+from hooked_av.forward.passes import RunningModel
 from hooked_av.generation.defaults import GenerationDefaults
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")  # they mean nothing while decoding is greedy

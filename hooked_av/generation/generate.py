@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hooked_av.decoder.attention import Attend, KeyValues
 from hooked_av.errors import HookedAVWarning, InputsError
-from hooked_av.forward.running import RunningModel
+from hooked_av.forward.passes import RunningModel
 from hooked_av.generation.choice import Choice, Chooser, tokenizer_of
 from hooked_av.generation.defaults import GenerationDefaults
 from hooked_av.generation.live import During, Hook, Live
-from hooked_av.hooks.passes import Passes
+from hooked_av.hooks.generation_run import GenerationRun
 from hooked_av.interventions.specs import as_specs
 from hooked_av.prompt.inputs import AVInputs
 
@@ -113,7 +113,7 @@ class Generates(RunningModel):
         }
         choice, kept = Choice.of(self, given), _things_to_keep(keep)
         prompt = self.as_inputs(inputs)
-        run = Passes(self.locate(prompt), choice.max_new_tokens)
+        run = GenerationRun(self.locate(prompt), choice.max_new_tokens)
         live = Live.of(self, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
         with torch.no_grad():
             answer = _Answer(self, prompt, choice, kept)
@@ -127,7 +127,7 @@ class Generates(RunningModel):
 class _Decoder:
     """The passes of one generation."""
 
-    def __init__(self, model: RunningModel, prompt: AVInputs, run: Passes, live: Live, n_new: int) -> None:
+    def __init__(self, model: RunningModel, prompt: AVInputs, run: GenerationRun, live: Live, n_new: int) -> None:
         self.model, self.prompt, self.run, self.live = model, prompt, run, live
         self.past = KeyValues()
         self.position_ids = prompt.positions_after(n_new)
@@ -173,7 +173,7 @@ class Prefill:
 
     def __init__(self, model: RunningModel, inputs: AVInputs, interventions: Any = ()) -> None:
         self.model, self.inputs = model, model.as_inputs(inputs)
-        self.run = Passes(model.locate(self.inputs), 1)
+        self.run = GenerationRun(model.locate(self.inputs), 1)
         self.live = Live.of(model, self.run, interventions, (), "both", decodes=True)
         with torch.no_grad(), self.live.prefill.on(model, self.run), self.run.as_current():
             self.run.begin(0, self.run.n_pos)

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 from hooked_av.decoder.cuts import Cut
 from hooked_av.errors import HookError, InputsError, InterventionError
-from hooked_av.forward.running import RunningModel
+from hooked_av.forward.passes import RunningModel
 from hooked_av.hooks.attached import in_pass
+from hooked_av.hooks.generation_run import EVERYWHERE, GenerationRun, Reach
 from hooked_av.hooks.hooked_model import Hook
 from hooked_av.hooks.names import Match, Scope, match_names
-from hooked_av.hooks.passes import EVERYWHERE, Passes, Reach
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
 from hooked_av.interventions.specs import as_specs
@@ -30,7 +30,7 @@ class Phase:
     hooks: tuple[Hook, ...]
 
     @contextmanager
-    def on(self, model: RunningModel, run: Passes) -> Iterator[None]:
+    def on(self, model: RunningModel, run: GenerationRun) -> Iterator[None]:
         """The hooks of the call, behind those of the plan, for the length of the phase."""
         with ExitStack() as stack:
             stack.enter_context(in_pass(run, lambda block: model.placed(self.hooks, block)))
@@ -48,7 +48,13 @@ class Live:
 
     @classmethod
     def of(
-        cls, model: RunningModel, run: Passes, interventions: Any, hooks: Sequence[Hook], during: During, decodes: bool
+        cls,
+        model: RunningModel,
+        run: GenerationRun,
+        interventions: Any,
+        hooks: Sequence[Hook],
+        during: During,
+        decodes: bool,
     ) -> "Live":
         """What a call asks for, together with the interventions and hooks that are open anyway.
 
@@ -105,7 +111,7 @@ def _check_during(during: str, anything: bool) -> None:
         )
 
 
-def _check_spec(spec: Intervention, run: Passes, phases: _Phases) -> None:
+def _check_spec(spec: Intervention, run: GenerationRun, phases: _Phases) -> None:
     """Refuse a spec that no pass of its phases can feel."""
     if spec.both_phases:
         if not phases.prefill or phases == _Phases(True, False):
@@ -123,7 +129,7 @@ def _never(spec: Intervention, expected: str, phases: _Phases) -> InterventionEr
     )
 
 
-def _check_hooks(matches: Sequence[Match], run: Passes, phases: _Phases) -> None:
+def _check_hooks(matches: Sequence[Match], run: GenerationRun, phases: _Phases) -> None:
     """A name written out in full must fire; of a pattern, something must."""
     fires = [run.fires(match.name) and _meets(match.name, match.scope, run, phases) for match in matches]
     silent = [match for match, fired in zip(matches, fires, strict=True) if not fired]
@@ -131,7 +137,7 @@ def _check_hooks(matches: Sequence[Match], run: Passes, phases: _Phases) -> None
         raise _never_fires(silent[0].key, phases)
 
 
-def _check_open_hooks(model: RunningModel, run: Passes, phases: _Phases) -> None:
+def _check_open_hooks(model: RunningModel, run: GenerationRun, phases: _Phases) -> None:
     """The same for hooks that were there before the call; there are no gradients here."""
     for name, point in model.hook_dict.items():
         forward = point.listeners_in(run, backward=False)
@@ -148,7 +154,7 @@ def _check_open_hooks(model: RunningModel, run: Passes, phases: _Phases) -> None
                 raise _never_fires(f"{name}@{scope.queries or ''}", phases)
 
 
-def _meets(name: str, scope: Scope | None, run: Passes, phases: _Phases) -> bool:
+def _meets(name: str, scope: Scope | None, run: GenerationRun, phases: _Phases) -> bool:
     queries, keys = (run.reach(None if scope is None else getattr(scope, axis)) for axis in ("queries", "keys"))
     if name in run.media_rows:  # encoders run once
         queries = Reach(queries.prompt, False)
@@ -164,7 +170,7 @@ def _never_fires(name: str, phases: _Phases) -> HookError:
     )
 
 
-def _of_decoding(plan: Plan, run: Passes) -> Plan:
+def _of_decoding(plan: Plan, run: GenerationRun) -> Plan:
     """What of a plan a decode step can feel; nobody leaves there."""
     cuts = {
         layer: tuple(cut for cut in some if not isinstance(cut, Cut) or bool((cut.queries >= run.n_pos).any()))

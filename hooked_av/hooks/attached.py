@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from hooked_av.hooks.names import Match
-from hooked_av.hooks.opened import Opened
+from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.hooks.run import Run
 

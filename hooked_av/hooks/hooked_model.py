@@ -12,7 +12,7 @@ from hooked_av.errors import HookError, HookNameError
 from hooked_av.hooks.attached import Direction, PlacedHook, attached, scoped
 from hooked_av.hooks.cache import keep_copy
 from hooked_av.hooks.names import Match, NamesFilter, match_names
-from hooked_av.hooks.opened import Opened
+from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.hooks.run import ALL_LAYERS, Run
 

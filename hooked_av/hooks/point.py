@@ -22,7 +22,7 @@ from transformer_lens.hook_points import LensHandle
 
 from hooked_av.errors import HookError, SpanError
 from hooked_av.hooks.names import Scope
-from hooked_av.hooks.opened import Opened, what_is_open
+from hooked_av.hooks.open_blocks import Opened, what_is_open
 from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import Run, current_run, row_index
 

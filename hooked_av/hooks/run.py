@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import SpanError
-from hooked_av.hooks.opened import Opened, nothing_open, what_is_open
+from hooked_av.hooks.open_blocks import Opened, nothing_open, what_is_open
 from hooked_av.prompt.spans import Spans
 
 AFTER_BLOCKS = 10**6  # the "layer" of what comes after every block

@@ -1,5 +1,7 @@
 """What can be done to a pass: specs, routes, values, and the plan that they make for a prompt.
 
+(Cuts of attention become masks in `decoder/cut_masks.py`.)
+
 May import: `decoder`, and folders above.
 """
 

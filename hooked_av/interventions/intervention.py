@@ -16,9 +16,9 @@ from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, Cut
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.attached import PlacedHook
+from hooked_av.hooks.generation_run import EVERYWHERE, GenerationRun, Reach
 from hooked_av.hooks.names import Scope, match_names
-from hooked_av.hooks.opened import Opened
-from hooked_av.hooks.passes import EVERYWHERE, Passes, Reach
+from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookPoint, ScopedHook
 from hooked_av.hooks.run import Run
 from hooked_av.interventions.routes import Route, check_range
@@ -82,7 +82,7 @@ class Intervention:
         """The spans whose rows leave, each with the layer before which it does."""
         return ()
 
-    def reach(self, run: Passes) -> Reach:
+    def reach(self, run: GenerationRun) -> Reach:
         """Of a generation: whether it can act on rows of the prompt, on rows to come, or on both."""
         return EVERYWHERE
 
@@ -153,7 +153,7 @@ class Edit(Intervention):
         """One edit for each hook point that the name matches and this pass reaches."""
         return _point_edits(self, run, cfg, points)
 
-    def reach(self, run: Passes) -> Reach:
+    def reach(self, run: GenerationRun) -> Reach:
         queries, _, _ = self.span.partition("<-")
         return run.reach(queries.strip() or None)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, RandomCut, count_cut, spread_evenly
 from hooked_av.errors import InterventionError
-from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.generation_run import GenerationRun, Reach
 from hooked_av.hooks.run import Run
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.specs import BlockAttention, KeepOnly, as_specs
@@ -35,7 +35,7 @@ class BlockRandom(Intervention):
     def cuts(self, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
         return run.once(("random", self), partial(_drawn, self, run, cfg))
 
-    def reach(self, run: Passes) -> Reach:
+    def reach(self, run: GenerationRun) -> Reach:
         return Reach(prompt=True, to_come=False)  # it is drawn from the pairs of the prompt
 
     @property

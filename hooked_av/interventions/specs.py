@@ -18,7 +18,7 @@ from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, Keep
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.cache import AVCache
-from hooked_av.hooks.passes import Passes, Reach
+from hooked_av.hooks.generation_run import GenerationRun, Reach
 from hooked_av.hooks.run import Run
 from hooked_av.interventions.intervention import Edit, Intervention, cut_between
 from hooked_av.interventions.routes import Route, check_range, not_a_route, numbers
@@ -47,7 +47,7 @@ class BlockAttention(Intervention):
         cut = cut_between(run, queries=self.queries, keys=self.keys, heads=self.heads)
         return [(layer, cut) for layer in (range(cfg.n_layers) if self.layers is None else self.layers)]
 
-    def reach(self, run: Passes) -> Reach:
+    def reach(self, run: GenerationRun) -> Reach:
         run.positions(self.keys)
         return run.reach(self.queries)
 

@@ -16,6 +16,16 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from hooked_av.errors import HookedAVWarning
+from hooked_av.media.decode_pictures import (
+    EDGE_SECONDS,
+    ArrayFrames,
+    FileFrames,
+    Frames,
+    FrameSource,
+    Picture,
+    media_error,
+    unreadable,
+)
 from hooked_av.media.files import (
     IMAGE_FORMATS,
     SAMPLING_RATE_HZ,
@@ -25,16 +35,6 @@ from hooked_av.media.files import (
     read_sound,
     resampled,
     write_film,
-)
-from hooked_av.media.pictures import (
-    EDGE_SECONDS,
-    ArrayFrames,
-    FileFrames,
-    Frames,
-    FrameSource,
-    Picture,
-    media_error,
-    unreadable,
 )
 
 __all__ = [

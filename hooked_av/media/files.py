@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hooked_av.errors import MediaError
-from hooked_av.media.pictures import (
+from hooked_av.media.decode_pictures import (
     EDGE_SECONDS,
     FileFrames,
     Picture,

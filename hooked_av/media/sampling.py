@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from hooked_av.media.frames import PixelBudget
+from hooked_av.media.patches import PixelBudget
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
-from hooked_av.figures import draw
 from hooked_av.media.clip import Clip
+from hooked_av.named_figures import draw
 from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hooked_av.decoder import costs
 from hooked_av.errors import HookedAVWarning, InterventionError
-from hooked_av.forward.running import RunningModel
+from hooked_av.forward.passes import RunningModel
 from hooked_av.hooks.cache import check_budget
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.specs import as_specs

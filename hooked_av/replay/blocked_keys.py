@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hooked_av.decoder import costs
-from hooked_av.decoder.cut_rows import Queries, Touched, allowed_keys, report_empty_rows
+from hooked_av.decoder.cut_masks import Queries, Touched, allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import AnyCut
 
 Cuts = tuple[AnyCut, ...]

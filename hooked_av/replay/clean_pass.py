@@ -14,7 +14,7 @@ from torch import Tensor
 from hooked_av.decoder import costs
 from hooked_av.decoder.attention import KeyValues
 from hooked_av.errors import HookError, InputsError
-from hooked_av.forward.running import RunningModel
+from hooked_av.forward.passes import RunningModel
 from hooked_av.hooks.cache import check_budget
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.shared_prefix import SharedPrefix

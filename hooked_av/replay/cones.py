@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from hooked_av.decoder.cut_rows import touched_rows
+from hooked_av.decoder.cut_masks import touched_rows
 from hooked_av.decoder.cuts import AnyCut, Cut
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.names import Match, match_names

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hooked_av.decoder import costs
 from hooked_av.decoder.attention import Attend
-from hooked_av.decoder.cut_rows import apply_cuts, read_everything
+from hooked_av.decoder.cut_masks import apply_cuts, read_everything
 from hooked_av.replay.blocked_keys import BlockedKeys, Cuts, PrefixMask
 from hooked_av.replay.key_parts import KeyPart, joined, read_part, scores_of_part, weigh_part
 

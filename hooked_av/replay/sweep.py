@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_av.decoder import costs
 from hooked_av.hooks.attached import PlacedHook, in_pass
-from hooked_av.hooks.opened import Opened
+from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan

@@ -12,7 +12,7 @@ from support.replays import film
 import hooked_av
 from hooked_av.decoder import attention, costs
 from hooked_av.decoder.attention import Attend, KeyValues, Known, pattern_of, scores_of, weigh
-from hooked_av.decoder.cut_rows import CausalBlock, CutBlock, Touched, allowed_keys
+from hooked_av.decoder.cut_masks import CausalBlock, CutBlock, Touched, allowed_keys
 from hooked_av.decoder.cuts import Cut, RandomCut
 from hooked_av.decoder.decoder import Attention
 from hooked_av.replay import key_parts

@@ -15,7 +15,7 @@ from hooked_av.errors import InputsError
 from hooked_av.families.omni.family import OmniFamily
 from hooked_av.families.omni.layout import told_seconds
 from hooked_av.families.omni.prepare import RELEASED, released_sampling
-from hooked_av.media.frames import patchify
+from hooked_av.media.patches import patchify
 from hooked_av.media.sampling import Sampling
 from hooked_av.model.random import mel_extractor, random_omni, random_omni_config, random_salmonn
 from hooked_av.prompt.spans import Span

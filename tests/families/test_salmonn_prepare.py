@@ -12,7 +12,7 @@ from hooked_av.cli.main import CLIP as CLIP_FILE
 from hooked_av.errors import InputsError
 from hooked_av.families.salmonn.layout import salmonn_interleave
 from hooked_av.families.salmonn.prepare import SALMONN, salmonn_frame_size, salmonn_indices
-from hooked_av.media.frames import patchify, resize
+from hooked_av.media.patches import patchify, resize
 from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.model.random import random_omni
 from hooked_av.prompt.positions import AudioPiece, AVPiece, VisionPiece

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from support.generation import GENERATING, N_NEW, close, write
 
 import hooked_av as av
-from hooked_av.decoder import cut_rows
-from hooked_av.decoder.cut_rows import Touched
+from hooked_av.decoder import cut_masks
+from hooked_av.decoder.cut_masks import Touched
 from hooked_av.errors import InterventionError
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error")]
@@ -243,7 +243,7 @@ def test_a_cut_of_the_prompt_costs_decoding_nothing(monkeypatch, model, inputs):
 
 def test_layers_with_the_same_cut_look_for_its_rows_once(monkeypatch, model, inputs):
     found = []
-    real = cut_rows.touched_rows
-    monkeypatch.setattr(cut_rows, "touched_rows", lambda rows, *rest: found.append(rows.shape[1]) or real(rows, *rest))
+    real = cut_masks.touched_rows
+    monkeypatch.setattr(cut_masks, "touched_rows", lambda rows, *rest: found.append(rows.shape[1]) or real(rows, *rest))
     write(model, inputs, interventions="audio->last|generated")
     assert found == [inputs.n_pos, *[1] * (N_NEW - 1)]

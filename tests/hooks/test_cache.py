@@ -155,7 +155,7 @@ def test_the_batch_axis_goes_on_request():
 
 def test_its_size_is_known_before_the_run(monkeypatch):
     """The estimate equals the bytes that are then held, and a cache over budget is refused before anything runs."""
-    from hooked_av.forward import running
+    from hooked_av.forward import passes as running
 
     for names in (
         None,

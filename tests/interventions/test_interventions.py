@@ -6,7 +6,7 @@ import torch
 
 import hooked_av as av
 from hooked_av.decoder import costs
-from hooked_av.decoder.cut_rows import CausalBlock
+from hooked_av.decoder.cut_masks import CausalBlock
 from hooked_av.errors import HookedAVWarning, InterventionError, SpanError
 
 pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]

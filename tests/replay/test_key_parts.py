@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooked_av.decoder.cut_rows import CausalBlock, CutBlock, OnePrompt
+from hooked_av.decoder.cut_masks import CausalBlock, CutBlock, OnePrompt
 from hooked_av.decoder.cuts import Cut, Keep, RandomCut
 from hooked_av.decoder.flops import count_flops
 from hooked_av.replay import key_parts

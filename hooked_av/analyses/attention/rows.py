@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder.attention import pattern_of, scores_of
-from hooked_av.decoder.cut_rows import allowed_keys
+from hooked_av.decoder.cut_masks import allowed_keys
 from hooked_av.errors import InputsError, InterventionError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.interventions.plan import Plan

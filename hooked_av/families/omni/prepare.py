@@ -18,7 +18,7 @@ from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.chat import PreparedClip
 from hooked_av.families.omni.layout import SECONDS_PER_AUDIO_TOKEN, OmniTokens, audio_tokens
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
-from hooked_av.media.frames import (
+from hooked_av.media.patches import (
     IMAGE_BUDGET,
     MAX_FRAMES,
     MIN_FRAMES,

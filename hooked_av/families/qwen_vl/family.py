@@ -25,7 +25,7 @@ from hooked_av.families.qwen_vl.layout import VLReader, VLTokens, vl_supply
 from hooked_av.families.qwen_vl.positions import qwen_vl_positions
 from hooked_av.families.qwen_vl.prepare import QWEN_VL, MediaRecipe, VLWriter
 from hooked_av.media.clip import Clip
-from hooked_av.media.frames import PatchLayout
+from hooked_av.media.patches import PatchLayout
 from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.positions import Piece

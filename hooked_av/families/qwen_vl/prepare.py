@@ -20,7 +20,7 @@ from hooked_av.families.blocks import merged_grid
 from hooked_av.families.chat import PreparedClip
 from hooked_av.families.qwen_vl.layout import VLTokens
 from hooked_av.media.clip import Clip
-from hooked_av.media.frames import (
+from hooked_av.media.patches import (
     IMAGE_BUDGET,
     MAX_FRAMES,
     MIN_FRAMES,

@@ -19,7 +19,7 @@ from hooked_av.families.qwen_vl.prepare import Indices, MediaRecipe, VLWriter, p
 from hooked_av.families.salmonn.audio import SECONDS_PER_SOUND_BLOCK, SoundWindows
 from hooked_av.families.salmonn.layout import SalmonnTokens, salmonn_interleave
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
-from hooked_av.media.frames import TOKEN_AREA, PixelBudget, fit_size, resize, sample_indices
+from hooked_av.media.patches import TOKEN_AREA, PixelBudget, fit_size, resize, sample_indices
 from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.prompt.layout import ItemTimes
 from hooked_av.prompt.positions import AudioPiece, AVPiece

@@ -21,7 +21,7 @@ from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
 from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy
 from hooked_av.hooks.hooked_model import SpanHooks
 from hooked_av.hooks.names import NamesFilter
-from hooked_av.hooks.opened import Opened, nothing_open, what_is_open
+from hooked_av.hooks.open_blocks import Opened, nothing_open, what_is_open
 from hooked_av.hooks.point import HookPoint
 from hooked_av.hooks.run import ALL_LAYERS, Run, current_run
 from hooked_av.interventions.intervention import Intervention

@@ -1,4 +1,4 @@
-"""Passes: the run of a generation, where a prompt and tokens to come are computed in several passes.
+"""The run of a generation, where a prompt and tokens to come are computed in several passes.
 
 The tokens to come are the span "generated". Hooks and cuts see positions of the whole sequence; a pass computes some.
 
@@ -26,7 +26,7 @@ class Reach(NamedTuple):
 EVERYWHERE = Reach(prompt=True, to_come=True)
 
 
-class Passes(Run):
+class GenerationRun(Run):
     """A run whose spans go on behind the prompt; `begin` says which positions the next pass computes."""
 
     def __init__(self, run: Run, n_new: int) -> None:

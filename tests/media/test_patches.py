@@ -1,4 +1,4 @@
-"""frames.py against its own rules, and against numbers that transformers and qwen-omni-utils made (data/reference)."""
+"""patches.py against its own rules, and against numbers that transformers and qwen-omni-utils made (data/reference)."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hooked_av.errors import InputsError
-from hooked_av.media import frames as fr
+from hooked_av.media import patches as fr
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 FOUND = json.loads((REFERENCE / "patches.json").read_text())
