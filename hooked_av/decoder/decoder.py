@@ -206,6 +206,7 @@ class Block(nn.Module):
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
         resid_mid = self.hook_resid_mid(attend.going_on(resid_pre) + attn_out)
+        del attn_out  # memory peaks in the MLP, which no longer needs it
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
         return self.hook_resid_post(resid_mid + mlp_out)
 
