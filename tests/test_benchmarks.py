@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -174,3 +175,15 @@ def test_make_bench_runs_all_benchmarks(monkeypatch, tmp_path):
     bad = CliRunner().invoke(run.main, ["--out", str(out)])
     assert bad.exit_code == 1
     assert "these benchmarks failed: bad" in bad.output
+
+
+def test_a_pass_holds_no_more_at_one_time_than_transformers():
+    """Memory peaks in the MLP; one more [pos, d_model] that a name keeps alive there is seen."""
+    shape = replace(forward.TINY, d_model=64, d_mlp=192, d_vocab=16)
+    with torch.no_grad():
+        runs = forward.variants(forward.make_pair(shape), forward.make_inputs(256, shape.d_vocab))
+        peaks = {}
+        for name in (forward.PEER, forward.OURS):
+            runs[name]()
+            peaks[name] = forward.peak_bytes(runs[name])
+    assert peaks[forward.OURS] <= peaks[forward.PEER] + 256 * 64  # a quarter of the residual stream
