@@ -83,6 +83,7 @@ OWN = {
     "a cut of its own": Striped(1),
     "an edit of single rows": Halve("blocks.*.hook_mlp_out", "question"),
     "an edit that mixes rows": Sort("blocks.1.hook_resid_mid", "question"),
+    "an edit that needs rows which nobody reads": Sort("blocks.2.hook_mlp_out", "question|last"),
     "leaves": Forget(1),
 }
 
