@@ -271,6 +271,18 @@ def test_nobody_reaches_into_a_model_or_a_pass():
                 assert owner.split(".")[-1] not in ("model", "one", "run", "baseline"), f"{module}: {owner}.{node.attr}"
 
 
+def test_a_model_is_never_any():
+    """What is called model has the type of one, so that a type checker sees what is asked of it."""
+    loose = [
+        f"{module}:{argument.lineno}"
+        for module, tree in TREES.items()
+        for function in functions(tree)
+        for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        if argument.arg == "model" and (argument.annotation is None or ast.unparse(argument.annotation) == "Any")
+    ]
+    assert loose == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_print_and_no_bare_except(module):
     for node in ast.walk(TREES[module]):
