@@ -41,7 +41,7 @@ HEAVY = {"transformers", "transformer_lens", "av", "pandas", "matplotlib", "pyar
 
 
 def name_of(path: Path) -> str:
-    """`analyses/logit_lens.py` -> `analyses.logit_lens`, `analyses/__init__.py` -> `analyses`."""
+    """`media/clip.py` -> `media.clip`, `analyses/__init__.py` -> `analyses`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 

@@ -299,7 +299,7 @@ def test_stop_within_one_frame_past_the_end(film):
 
 
 def test_import_needs_only_what_it_says():
-    """media.py stands below torch: importing it must stay cheap."""
+    """media/clip.py stands below torch: importing it must stay cheap."""
     code = "import sys, hooked_av.media.clip; print('torch' in sys.modules, 'transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert out.split() == ["False", "False"]

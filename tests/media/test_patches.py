@@ -43,7 +43,7 @@ def _frames(said: dict) -> torch.Tensor:
     about = said["frames"]
     frames = synthetic.frames(*about["shape"], seed=about["seed"], noise_levels=about["noise_levels"])
     assert synthetic.digest(frames) == about["sha256"], (
-        "the synthetic frames themselves differ: not a fault of frames.py"
+        "the synthetic frames themselves differ: not a fault of patches.py"
     )
     return torch.from_numpy(frames)
 

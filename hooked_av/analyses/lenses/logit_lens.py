@@ -80,7 +80,7 @@ def logit_lens(
         tokens: single tokens whose probability and rank are followed.
         convention: "final_norm" unembeds the final norm of each block's output (so the last layer gives the model's own
             logits). Published codes differ; "no_norm", "layer_input", "input_embedding", or several of them joined by
-            "+", name the others (`analyses/lens_convention.py`). The choice is stored and drawn.
+            "+", name the others (`analyses/lenses/convention.py`). The choice is stored and drawn.
 
     Layers are read while the forward pass runs, in chunks of positions: besides that pass it takes about 300 MB,
     whatever the number of layers, positions and tokens.
