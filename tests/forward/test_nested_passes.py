@@ -188,7 +188,7 @@ def test_hooks_that_stay_act_in_every_pass_until_they_are_reset():
 
 def in_two_threads(work, n=25):
     """`work(inputs, number)` in two threads, each with its own prompt, step by step at the same time."""
-    barrier = Barrier(2)
+    barrier = Barrier(2, timeout=60)  # a thread that fails must not leave the other waiting
 
     def loop(inputs):
         found = []
