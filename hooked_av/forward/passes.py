@@ -1,6 +1,7 @@
 """A pass, and a model that runs: what `model(inputs)`, replays, generation and analyses are made of.
 
-Axes: batch pos d_model d_vocab; query (positions that are read); row (encoder output rows).
+Axes: batch pos d_model d_vocab; query (positions that are read); left (rows that have not left before a layer); row
+(encoder output rows).
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ class Pass:
         starts, plan = self.inputs.starts, self.plan
         return Attend(self.model.attn_implementation, starts, plan.cuts, self.run, leaving=plan.leaving, **partial)
 
-    def block(self, layer: int, resid: Resid) -> Resid:
+    def block(self, layer: int, resid: Resid) -> Float[Tensor, "batch left d_model"]:
         """One block, with its cuts; rows that leave before it are gone from what it gives."""
         self._check_open()
         tables, attend = self._held(resid)
