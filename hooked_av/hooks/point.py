@@ -63,7 +63,7 @@ class HookPoint(LensHookPoint):
         with nullcontext() if run is None else run.as_current():
             for function in list(self._gradient_hooks.values()):
                 edited = function(gradient, hook=self)
-                edited = edited[0] if isinstance(edited, tuple) else edited  # as TransformerLens allows
+                edited = _out_of_tuple(edited)
                 if edited is not None:
                     self.check_form(gradient, edited)
                     gradient = edited
@@ -180,6 +180,11 @@ class HookPoint(LensHookPoint):
         return rows if rows.shape[1] else None
 
 
+def _out_of_tuple(edited: Any) -> Any:
+    """(gradient,) is a gradient, as TransformerLens allows; of a longer tuple nothing is thrown away: it is refused."""
+    return edited[0] if isinstance(edited, tuple) and len(edited) == 1 else edited
+
+
 def _form(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} {tensor.dtype} {tensor.device}"
 
@@ -231,7 +236,7 @@ class ScopedHook:
             part = _take(part, axis, index)
         version = version_of(part)
         edited: Any = self.function(part, hook=hook)
-        edited = edited[0] if isinstance(edited, tuple) else edited  # gradient hooks may return (gradient,)
+        edited = _out_of_tuple(edited)
         if edited is None:
             # The rows are a copy: an in-place edit, or a gradient that the caller waits for, needs them put back.
             # (Inference tensors do not count their edits, so there the rows always go back.)

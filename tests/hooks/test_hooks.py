@@ -379,6 +379,7 @@ def test_a_hook_that_cannot_fire_raises():
         (lambda t: t.double(), "float64"),
         (lambda t: t.to("meta"), "meta"),
         (lambda t: [t], "returned no tensor"),
+        (lambda t: (t * 0, "a second member"), r"returned no tensor(.|\n)*tuple"),
     ],
 )
 @pytest.mark.parametrize("name", ["blocks.1.hook_resid_post", "blocks.1.hook_resid_post@audio", "blocks.0.attn.hook_z"])
@@ -387,6 +388,17 @@ def test_a_hook_that_changes_the_form_raises_with_its_name(name, edit, got):
         run(fwd_hooks=[(name, lambda t, hook: edit(t))])
     assert name.partition("@")[0] in str(caught.value)
     assert not any(point.is_hooked for point in MODEL.hook_dict.values())
+
+
+@pytest.mark.parametrize("name", ["blocks.1.hook_resid_post", "blocks.1.hook_resid_post@last"])
+def test_a_gradient_may_come_in_a_tuple_of_its_own_and_no_other(name):
+    with MODEL.hooks(bwd_hooks=[(name, lambda gradient, hook: (gradient * 0,))]):
+        MODEL(INPUTS)[0, -1, 7].backward()
+    with MODEL.hooks(bwd_hooks=[(name, lambda gradient, hook: (gradient, gradient))]):
+        logits = MODEL(INPUTS)
+        with pytest.raises(HookError, match="returned no tensor"):
+            logits[0, -1, 7].backward()
+    MODEL.zero_grad()
 
 
 def test_names_print_back_as_cache_keys():
