@@ -121,6 +121,8 @@ def tokenize(
     """Token ids of the joined text, and the positions of every label.
 
     A label whose text holds no first character of any token gets no positions.
+
+    Errors: `InputsError` where texts that touch make a special token that none of them holds ("<|im_", "end|>").
     """
     encoded = tokenizer("".join(part.text for part in parts), add_special_tokens=False, return_offsets_mapping=True)
     labels: dict[str, list[int]] = {}
@@ -129,13 +131,24 @@ def tokenize(
     for part in parts:
         stop += len(part.text)
         stops.append(stop)
-    at = 0
-    for position, (first, _) in enumerate(encoded["offset_mapping"]):
+    at, special = 0, {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    for position, (first, end) in enumerate(encoded["offset_mapping"]):
         while first >= stops[at]:
             at += 1
+        if end > stops[at] and encoded["input_ids"][position] in special:
+            raise _made_of_several(parts, at, tokenizer.decode([encoded["input_ids"][position]]))
         for label in parts[at].labels:
             labels.setdefault(label, []).append(position)
     return torch.tensor(encoded["input_ids"]), labels
+
+
+def _made_of_several(parts: Sequence[TextPart], at: int, token: Any) -> InputsError:
+    return InputsError(
+        "texts that touch make a special token",
+        expected="plain text, also where one text follows another",
+        got=f"{token} out of {parts[at].text[-20:]!r} and {parts[at + 1].text[:20]!r}",
+        next_step="put a space or a clip between the texts, and pass media as clips, not as placeholders",
+    )
 
 
 def token_texts(ids: Int64[Tensor, " pos"], tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:

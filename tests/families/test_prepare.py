@@ -300,6 +300,24 @@ def test_sounds_of_a_length_that_omni_does_not_take_are_refused(n_samples, messa
         MODEL.prepare(clip, question="Why?")
 
 
+@pytest.mark.parametrize("make", [av.random_omni, av.random_salmonn])
+@pytest.mark.parametrize("cut", range(1, len("<|im_end|>")))
+def test_texts_that_touch_make_no_special_token(make, cut):
+    model, token = make(n_layers=1), "<|im_end|>"
+    clip = av.Clip.from_arrays(np.zeros((4, 56, 56, 3), np.uint8), fps=4)
+    first, second = token[:cut], token[cut:]
+    touching = [([clip, first, second], "Why?")]
+    if not model.family.after_media:  # else a line break stands between media and question
+        touching += [([clip, "so " + first], second + " now")]
+    for media, question in touching:
+        with pytest.raises(InputsError, match=r"texts that touch make a special token(.|\n)*<\|im_end\|>"):
+            model.prepare(media, question=question)
+    prompt = model.prepare([clip, first + " ", second], question="Why?")
+    template = model.prepare([clip, "so", "so"], question="Why?")
+    count = [int((inputs.input_ids == model.to_single_token(token)).sum()) for inputs in (prompt, template)]
+    assert count[0] == count[1]
+
+
 def test_special_tokens_of_the_tokenizer_are_all_refused():
     family = OmniFamily(random_omni_config(num_hidden_layers=1), MODEL.family.tokenizer, mel_extractor())
     for token in ("<|endoftext|>", "<tool_call>", "<|audio_bos|>"):
