@@ -93,8 +93,7 @@ class Pass:
 
     def attend(self, **partial: Any) -> Attend:
         """How attention runs in this pass; `rows` and `past` are for passes over some rows only (see `Attend`)."""
-        starts, plan = self.inputs.starts, self.plan
-        return Attend(self.model.attn_implementation, starts, plan.cuts, self.run, leaving=plan.leaving, **partial)
+        return self.model.attending(self.inputs, self.run, self.plan, **partial)
 
     def block(self, layer: int, resid: Resid) -> Float[Tensor, "batch left d_model"]:
         """One block, with its cuts; rows that leave before it are gone from what it gives."""
@@ -300,6 +299,10 @@ class RunningModel(SpanHooks):
         run = Run(inputs.row_spans, self.device, places, row_sizes, layers)
         self._check_can_fire(run)
         return run
+
+    def attending(self, inputs: AVInputs, run: Run, plan: Plan, **partial: Any) -> Attend:
+        """How attention runs under a plan; `Pass.attend` is the way to it."""
+        return Attend(self.attn_implementation, inputs.starts, plan.cuts, run, leaving=plan.leaving, **partial)
 
     def merged_embeds(self, inputs: AVInputs, run: Run) -> Resid:
         """The merged sequence of a pass that runs; `Pass.embed` is the way to it."""

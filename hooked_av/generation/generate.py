@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hooked_av.decoder.attention import Attend, KeyValues
+from hooked_av.decoder.attention import KeyValues
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.forward.passes import RunningModel
 from hooked_av.generation.choice import Choice, Chooser, tokenizer_of
@@ -134,11 +134,9 @@ class _Decoder:
 
     def prefill(self, embeds: Float[Tensor, "batch pos d_model"] | None = None) -> Logits:
         """The prompt (from the merged sequence, if it is there already), and the logits of the first token."""
-        model, run, plan = self.model, self.run, self.live.prefill.plan
+        model, run = self.model, self.run
         rows = run.begin(0, run.n_pos)
-        attend = Attend(
-            model.attn_implementation, self.prompt.starts, plan.cuts, run, past=self.past, leaving=plan.leaving
-        )
+        attend = model.attending(self.prompt, run, self.live.prefill.plan, past=self.past)
         with run.as_current():
             embeds = model.merged_embeds(self.prompt, run) if embeds is None else embeds
             logits = model.decoder(embeds, self.prompt.position_ids, attend, rows[:, -1:])
@@ -150,9 +148,7 @@ class _Decoder:
         """One token of each answer, and the logits of the next."""
         model, run = self.model, self.run
         rows = run.begin(run.n_pos + step, run.n_pos + step + 1)
-        attend = Attend(
-            model.attn_implementation, self.prompt.starts, self.live.decode.plan.cuts, run, rows=rows, past=self.past
-        )
+        attend = model.attending(self.prompt, run, self.live.decode.plan, rows=rows, past=self.past)
         with run.as_current():
             embeds = model.hook_inputs_embed(model.hook_embed(model.decoder.embed(tokens[:, None])))
             return model.decoder(embeds, self.position_ids[..., step : step + 1], attend)[:, 0].float()

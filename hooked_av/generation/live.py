@@ -4,7 +4,7 @@ Everything is checked before anything runs: what could never act or fire is refu
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -32,9 +32,7 @@ class Phase:
     @contextmanager
     def on(self, model: RunningModel, run: GenerationRun) -> Iterator[None]:
         """The hooks of the call, behind those of the plan, for the length of the phase."""
-        with ExitStack() as stack:
-            stack.enter_context(in_pass(run, lambda block: model.placed(self.hooks, block)))
-            stack.enter_context(self.plan.edited(model.hook_dict, run))
+        with in_pass(run, lambda block: model.placed(self.hooks, block)), self.plan.edited(model.hook_dict, run):
             yield
 
 

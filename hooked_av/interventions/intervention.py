@@ -135,7 +135,7 @@ class PointEdit:
 
 @dataclass(frozen=True)
 class Edit(Intervention):
-    """Rows of a span are changed at the hook points that `name` matches; made by `ablate`, `patch` and `add`.
+    """Rows of a span are changed at the hook points that `name` matches; made by `ablate`, `patch` and `add_vector`.
 
     An edit of your own is a subclass that writes `new`.
     """
@@ -243,6 +243,7 @@ def _row_axis(axes: Sequence[str]) -> str:
 
 
 def no_fit(edit: PointEdit, expected: str, got: Any) -> InterventionError:
+    """An edit that cannot be made at its hook point."""
     return InterventionError(
         f"this intervention does not fit {edit.point} ({edit.spec})",
         expected=expected,
