@@ -64,7 +64,7 @@ def draw() -> str:
     for folder, y in height.items():
         axes.add_patch(plt.Rectangle((0, y - 0.36), 7.5, 0.72, facecolor="#f4f4f4", edgecolor="#bbbbbb", linewidth=0.8))
         axes.text(0.1, y + 0.08, f"{folder}/", va="center", fontsize=10, weight="bold")
-        axes.text(0.1, y - 0.2, _shortened(sentence(folder)), va="center", fontsize=6.8, color="#333333")
+        axes.text(0.1, y - 0.2, _shortened(sentence(folder)), va="center", fontsize=6.3, color="#333333")
     for track, (name, way) in enumerate(WAYS.items()):
         x = 8.0 + 1.9 * track
         rows = [height[folder] for folder, _ in way["stops"]]
@@ -91,7 +91,7 @@ def draw() -> str:
     return text
 
 
-def _shortened(text: str, most: int = 100) -> str:
+def _shortened(text: str, most: int = 96) -> str:
     return text if len(text) <= most else text[: text.rfind(" ", 0, most)] + " ..."
 
 
