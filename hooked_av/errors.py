@@ -1,6 +1,7 @@
 """One exception tree: whoever catches `HookedAVError` has caught everything that we raise on purpose.
 
     HookedAVError
+    ├── ArgumentError         a call that does not fit the signature of a public function (a TypeError, too)
     ├── MediaError            a file or array that is not the clip it was said to be
     ├── SpanError             a span that is unknown, empty, or out of range
     ├── InputsError           ids, features, grids, positions or texts that do not fit together
@@ -41,6 +42,10 @@ class HookedAVError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (data loaders, pytest-xdist); keyword-only arguments need help there.
         return _rebuild, (type(self), self.what, str(self.expected), str(self.got), self.next_step)
+
+
+class ArgumentError(HookedAVError, TypeError):
+    """A call that does not fit the signature of a public function."""
 
 
 class MediaError(HookedAVError):

@@ -6,12 +6,14 @@ from typing import Any, Generic, TypeVar
 
 from tqdm.auto import tqdm
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
 M = TypeVar("M")
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class Case:
     """One prompt, the right answer, a wrong one to measure it against, and what the sample belongs to.

@@ -32,6 +32,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.named_figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
@@ -74,6 +75,7 @@ class Result:
         """A table, one row a cell, one column a quantity: `columns`, or all that goes with the widest array."""
         return self.tabulate(*(self.columns or self._all_columns()))
 
+    @door
     def tabulate(self, *columns: str) -> pd.DataFrame:
         """One row a cell of the axes that these columns have together, in the order in which they come.
 
@@ -132,6 +134,7 @@ class Result:
         """The figure of this result (matplotlib); it is drawn from the arrays, and runs no model."""
         return draw(self)
 
+    @door
     def save(self, path: str | Path) -> Path:
         """Write arrays and settings to one safetensors file; `load` reads it back."""
         path = Path(path)
@@ -142,6 +145,7 @@ class Result:
         return path
 
     @classmethod
+    @door
     def load(cls: type[R], path: str | Path) -> R:
         """Read what `save` wrote.
 

@@ -6,6 +6,7 @@ Where a cut takes away attention to a modality, a swap takes away what it says.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError, nearest
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
@@ -25,6 +26,7 @@ SWAPS: Mapping[str, tuple[str, str]] = {
 }
 
 
+@door
 def media_swaps(
     model: "HookedAVTransformer", media: Any, other: Clip | None = None, **arguments: Any
 ) -> dict[str, AVInputs]:

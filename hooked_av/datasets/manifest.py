@@ -27,6 +27,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from hooked_av.analyses.cases import Case
+from hooked_av.doors import door
 from hooked_av.errors import DatasetError, nearest
 from hooked_av.media.clip import Clip
 
@@ -118,6 +119,7 @@ class SampleCase(Case):
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+@door
 def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     """The samples of a manifest (.jsonl or .csv; see the module's docstring). No media file is opened.
 

@@ -25,6 +25,7 @@ from hooked_av.analyses.results import Result, model_settings
 from hooked_av.datasets.manifest import Sample, SampleCase, checked_ids, manifest_hash, read_manifest
 from hooked_av.datasets.patch_media import patch_media
 from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merged
+from hooked_av.doors import door
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class DatasetRun:
                 f"now; {len(self.failures)} failed")  # fmt: skip
 
 
+@door
 def run_dataset(
     model: "HookedAVTransformer",
     manifest: str | Path | Sequence[Sample],
@@ -137,6 +139,7 @@ def run_dataset(
     return _summary(folder, shard, mine, jobs.n_finished)
 
 
+@door
 def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
     """Join the tables of all samples, in the order of the manifest, into results.parquet: one row group a sample.
 
@@ -157,6 +160,7 @@ def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
     return ResultsFolder.read(folder).merge(allow_missing)
 
 
+@door
 def read_flow(
     table: str | Path,
     *,

@@ -21,6 +21,7 @@ from hooked_av.config import DecoderConfig
 from hooked_av.errors import InputsError
 from hooked_av.families.names import TensorNames
 from hooked_av.media.clip import Clip
+from hooked_av.media.sampling import Sampling
 from hooked_av.prompt.inputs import AVInputs
 
 Processor = TypeVar("Processor", PreTrainedTokenizerFast, WhisperFeatureExtractor)
@@ -142,8 +143,19 @@ class Family(ABC):
         """The id of the tokens whose embeddings a modality's rows replace."""
 
     @abstractmethod
-    def prepare(self, media: Sequence[Clip | str], *, question: str, **arguments: Any) -> AVInputs:
-        """One prompt from media, a question and options."""
+    def prepare(
+        self,
+        media: Sequence[Clip | str],
+        *,
+        question: str,
+        options: Sequence[str] = (),
+        instruction: str | None = None,
+        answer_prefix: str | None = None,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        positions: str | None = None,
+    ) -> AVInputs:
+        """One prompt from media, a question and options; the arguments are those of `model.prepare`."""
 
     @abstractmethod
     def inputs_from_tensors(self, input_ids: Int64[Tensor, "batch pos"], **tensors: Any) -> AVInputs:

@@ -33,12 +33,9 @@ from hooked_av.prompt.text import (
     check_options,
     question_parts,
     refuse_special_tokens,
-    refuse_unknown,
     token_texts,
     tokenize,
 )
-
-_ARGUMENTS = "question, options, instruction, answer_prefix, system, sampling"
 
 
 class QwenFamily(Family):
@@ -98,10 +95,10 @@ class QwenFamily(Family):
         instruction: str | None = None,
         answer_prefix: str | None = None,
         system: str | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        **others: Any,
+        sampling: Sampling | None = None,
+        positions: str | None = None,
     ) -> AVInputs:
-        mode = self._chosen_mode(others)
+        mode = self._mode(positions)
         options = check_options(options)
         clips = tuple(item for item in media if isinstance(item, Clip))
         between = [item for item in media if isinstance(item, str)]
@@ -109,7 +106,7 @@ class QwenFamily(Family):
         texts = [question, *options, instruction or "", answer_prefix or "", system or "", *between]
         refuse_special_tokens(texts, self.tokenizer)
         self.check_media(clips)
-        seen = sampling.resolved(self.released_sampling)
+        seen = (sampling or Sampling()).resolved(self.released_sampling)
         write = self.writer(clips, seen)
         items = [item if isinstance(item, str) else write(item) for item in media]
         after = [self.after_media] if items and self.after_media else []
@@ -117,14 +114,6 @@ class QwenFamily(Family):
         shown = [item for item in items if isinstance(item, PreparedClip)]
         settings = {"sampling": asdict(seen)} if items else {}
         return self._assembled(parts, shown, clips, {"family": self.name, "positions": mode, **settings})
-
-    def _chosen_mode(self, arguments: dict[str, Any]) -> str:
-        """The position mode among the last arguments of `prepare`; a family with one mode has no such argument."""
-        known, positions = _ARGUMENTS, None
-        if len(self.position_modes) > 1:
-            known, positions = f"{known}, positions", arguments.pop("positions", None)
-        refuse_unknown(arguments, known)
-        return self._mode(positions)
 
     def _mode(self, positions: str | None) -> str:
         mode = self.position_modes[0] if positions is None else positions

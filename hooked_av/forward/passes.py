@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder.attention import Attend, Backend
 from hooked_av.decoder.decoder import HookedDecoder, Resid
+from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
 from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
@@ -95,6 +96,7 @@ class Pass:
         """How attention runs in this pass; `rows` and `past` are for passes over some rows only (see `Attend`)."""
         return self.model.attending(self.inputs, self.run, self.plan, **partial)
 
+    @door
     def block(self, layer: int, resid: Resid) -> Float[Tensor, "batch left d_model"]:
         """One block, with its cuts; rows that leave before it are gone from what it gives."""
         self._check_open()
@@ -103,11 +105,13 @@ class Pass:
         self._state = tables, attend
         return resid
 
+    @door
     def unembed(self, resid: Resid, *, at: str | None = None) -> Float[Tensor, "batch query d_vocab"]:
         """The final norm, and the logits at a span (None: at every row that is still there)."""
         self._check_open()
         return self.model.decoder.read_out(resid, self._rows(at), self._held(resid)[1])
 
+    @door
     def finish(self, resid: Resid, *, at: str | None = None) -> Float[Tensor, "batch query width"]:
         """All blocks that this pass runs, and the logits, if it runs to the end."""
         self._check_open()
@@ -178,6 +182,7 @@ class RunningModel(SpanHooks):
 
     # --- passes ---
 
+    @door
     def begin(
         self,
         inputs: Inputs,
@@ -207,6 +212,7 @@ class RunningModel(SpanHooks):
         inputs = self.as_inputs(inputs)
         return Pass(self, inputs, self.locate(inputs, start_at_layer, stop_at_layer), interventions)
 
+    @door
     def forward(
         self,
         inputs: Inputs,
@@ -242,6 +248,7 @@ class RunningModel(SpanHooks):
         )
         return _run_through(one, logits_at, start_at_layer, resid)
 
+    @door
     def run_with_cache(  # type: ignore[override] - names_filter takes patterns and spans; the cache is an AVCache
         self,
         inputs: Inputs,

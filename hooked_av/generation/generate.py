@@ -6,14 +6,15 @@ Axes: batch pos d_vocab; step (token of an answer).
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder.attention import KeyValues
-from hooked_av.errors import HookedAVWarning, InputsError
+from hooked_av.doors import door
+from hooked_av.errors import HookedAVWarning
 from hooked_av.forward.passes import RunningModel
 from hooked_av.generation.choice import Choice, Chooser, tokenizer_of
 from hooked_av.generation.defaults import GenerationDefaults
@@ -50,6 +51,7 @@ class Generates(RunningModel):
 
     generation_defaults: GenerationDefaults
 
+    @door
     def generate(
         self,
         inputs: AVInputs | str | Sequence[str] | Int64[Tensor, "batch pos"],
@@ -111,7 +113,7 @@ class Generates(RunningModel):
             "repetition_penalty": repetition_penalty,
             "seed": seed,
         }
-        choice, kept = Choice.of(self, given), _things_to_keep(keep)
+        choice, kept = Choice.of(self, given), (keep,) if isinstance(keep, str) else tuple(keep)
         prompt = self.as_inputs(inputs)
         run = GenerationRun(self.locate(prompt), choice.max_new_tokens)
         live = Live.of(self, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
@@ -257,15 +259,6 @@ def _write(answer: _Answer, decoder: _Decoder, on_token: OnToken | None) -> None
             if answer.is_whole:
                 return
             logits = decoder.step(tokens, answer.n_steps - 1)
-
-
-def _things_to_keep(keep: Kept | Sequence[Kept]) -> tuple[str, ...]:
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    if not set(kept) <= set(get_args(Kept)):
-        raise InputsError(
-            "unknown thing to keep", expected=" and ".join(get_args(Kept)), got=keep, next_step="name one of them"
-        )
-    return kept
 
 
 def _warn_unused() -> None:

@@ -100,9 +100,9 @@ class _Phases:
 
 
 def _check_during(during: str, anything: bool) -> None:
-    if during not in get_args(During) or (during != "both" and not anything):
+    if during != "both" and not anything:
         raise InputsError(
-            "unknown scope" if anything else "nothing to be live",
+            "nothing to be live",
             expected=" or ".join(get_args(During)) + " for the interventions and fwd_hooks of this call",
             got=f"during={during!r}",
             next_step="pass interventions=... or fwd_hooks=... here; open `with` blocks are live all the time",

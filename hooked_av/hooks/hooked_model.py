@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedRootModule
 
+from hooked_av.doors import door
 from hooked_av.errors import HookError, HookNameError
 from hooked_av.hooks.attached import Direction, PlacedHook, attached, scoped
 from hooked_av.hooks.cache import keep_copy
@@ -25,6 +26,7 @@ class SpanHooks(HookedRootModule):
     hook_dict: dict[str, HookPoint]  # type: ignore[assignment]
 
     @contextmanager
+    @door
     def hooks(  # type: ignore[override] - names take patterns and spans
         self,
         fwd_hooks: Sequence[Hook] = (),
@@ -64,6 +66,7 @@ class SpanHooks(HookedRootModule):
         with self.hooks(**hook_arguments):
             return self(*model_args, **arguments)
 
+    @door
     def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until `reset_hooks`. Names may be patterns and carry spans."""
         for matched, own in self._expand([(name, hook)]):
@@ -82,6 +85,7 @@ class SpanHooks(HookedRootModule):
         """
         return [PlacedHook(self.hook_dict[name], hook, direction) for name, hook in self._expand(hooks, block)]
 
+    @door
     def get_caching_hooks(  # type: ignore[override] - keys may be patterns and carry spans
         self,
         names_filter: NamesFilter = None,
@@ -108,6 +112,7 @@ class SpanHooks(HookedRootModule):
         backward: list[Hook] = [(key, keep_copy(kept, f"{key}_grad", device, remove_batch_dim)) for key in keys]
         return kept, forward, backward if incl_bwd else []
 
+    @door
     def add_caching_hooks(self, names_filter: NamesFilter = None, incl_bwd: bool = False, **options: Any) -> dict:  # type: ignore[override]
         """Hooks that fill the returned dict at every run, until `reset_hooks`."""
         kept, forward, backward = self.get_caching_hooks(names_filter, incl_bwd, **options)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, Cut
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.attached import PlacedHook
 from hooked_av.hooks.generation_run import EVERYWHERE, GenerationRun, Reach
@@ -252,6 +253,7 @@ def no_fit(edit: PointEdit, expected: str, got: Any) -> InterventionError:
     )
 
 
+@door
 def cut_between(run: Run, *, queries: str, keys: str, heads: tuple[int, ...] | None = None) -> Cut:
     """The cut between two spans of a pass: one object for all that say the same, so what it touches is found once."""
     make = lambda: Cut(run.positions(queries), run.positions(keys), heads)  # noqa: E731

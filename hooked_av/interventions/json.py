@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError, nearest
 from hooked_av.interventions import random_cuts  # noqa: F401 # pyright: ignore[reportUnusedImport] - makes its kind known
 from hooked_av.interventions.intervention import Intervention
@@ -12,6 +13,7 @@ from hooked_av.interventions.specs import as_specs
 from hooked_av.interventions.values import Values
 
 
+@door
 def to_json(interventions: Any) -> str:
     """Specs as text, for files and tables; `from_json` reads it back.
 
@@ -21,6 +23,7 @@ def to_json(interventions: Any) -> str:
     return json.dumps([spec.to_dict() for spec in as_specs(interventions)])
 
 
+@door
 def from_json(text: str) -> list[Intervention]:
     """The specs that `to_json` wrote.
 

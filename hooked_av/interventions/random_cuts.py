@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, RandomCut, count_cut, spread_evenly
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.generation_run import GenerationRun, Reach
 from hooked_av.hooks.run import Run
@@ -16,6 +16,7 @@ from hooked_av.interventions.specs import BlockAttention, KeepOnly, as_specs
 Spread = Literal["entries", "rows"]
 
 
+@door
 @dataclass(frozen=True)
 class BlockRandom(Intervention):
     """As many (query, key) pairs as `like` takes away, drawn at random; made by `block_random`."""
@@ -44,6 +45,7 @@ class BlockRandom(Intervention):
         return getattr(self.like[0], "heads", None)
 
 
+@door
 def block_random(like: Any, *, spread: Spread = "entries", seed: int = 0) -> BlockRandom:
     """Is it this pathway that matters, or would any cut of its size do? The random control of a cut.
 
@@ -59,7 +61,7 @@ def block_random(like: Any, *, spread: Spread = "entries", seed: int = 0) -> Blo
 
     A row that loses all its keys reads zero, as for any cut. Tokens generated later lose nothing.
 
-    Errors: `InterventionError` for what is no cut, for cuts of different heads, or an unknown spread.
+    Errors: `InterventionError` for what is no cut, and for cuts of different heads.
 
     >>> print(block_random("audio->question@2", seed=1))
     block at random (entries, seed 1) as much as: block audio → question in layers [2]
@@ -67,14 +69,14 @@ def block_random(like: Any, *, spread: Spread = "entries", seed: int = 0) -> Blo
     cuts = tuple(spec for spec in as_specs(like) if isinstance(spec, (BlockAttention, KeepOnly)))
     fits = len(cuts) == len(as_specs(like)) > 0 and len({getattr(cut, "heads", None) for cut in cuts}) == 1
     fits = fits and (len(cuts) == 1 or all(isinstance(cut, BlockAttention) for cut in cuts))
-    if not fits or spread not in get_args(Spread) or isinstance(seed, bool) or not isinstance(seed, Integral):
+    if not fits:
         raise InterventionError(
             "cannot draw a random cut like this",
-            expected="block_attentions of the same heads, or one keep_only; spread 'entries' or 'rows'; a whole seed",
-            got=f"like={[str(spec) for spec in as_specs(like)]}, spread={spread!r}, seed={seed!r}",
+            expected="block_attentions of the same heads, or one keep_only",
+            got=[str(spec) for spec in as_specs(like)],
             next_step="give the cut that this is a control of: block_random(av.block_attention(...))",
         )
-    return BlockRandom(cuts, spread, int(seed))
+    return BlockRandom(cuts, spread, seed)
 
 
 def _drawn(spec: BlockRandom, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:

@@ -9,13 +9,13 @@ Axes: batch, span (rows selected by a span).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import AnyCut, Keep
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.cache import AVCache
 from hooked_av.hooks.generation_run import GenerationRun, Reach
@@ -24,7 +24,11 @@ from hooked_av.interventions.intervention import Edit, Intervention, cut_between
 from hooked_av.interventions.routes import Route, check_range, not_a_route, numbers
 from hooked_av.interventions.values import Values
 
+Kv: TypeAlias = Literal["keep", "drop"]  # what becomes of earlier keys and values
+Filling: TypeAlias = Literal["zero", "mean"]
 
+
+@door
 @dataclass(frozen=True)
 class BlockAttention(Intervention):
     """In `layers`, tokens of `queries` may not read tokens of `keys`; made by `block_attention`."""
@@ -52,6 +56,7 @@ class BlockAttention(Intervention):
         return run.reach(self.queries)
 
 
+@door
 @dataclass(frozen=True)
 class KeepOnly(Intervention):
     """Attention goes along `routes` only; everything else is cut, in every layer; made by `keep_only`."""
@@ -76,6 +81,7 @@ class KeepOnly(Intervention):
         return [(layer, run.once(("keep", some), partial(Keep, some))) for layer, some in enumerate(kept)]
 
 
+@door
 @dataclass(frozen=True)
 class DropTokens(Intervention):
     """Rows of `span` leave the sequence before `layer`; made by `drop_tokens`."""
@@ -84,7 +90,7 @@ class DropTokens(Intervention):
     both_phases: ClassVar[bool] = True
     span: str
     layer: int
-    kv: str = "keep"
+    kv: Kv = "keep"
 
     def __str__(self) -> str:
         return f"drop {self.span} before layer {self.layer} ({self.kv} its earlier keys and values)"
@@ -100,12 +106,13 @@ class DropTokens(Intervention):
         return self.span if self.kv == "drop" else None
 
 
+@door
 @dataclass(frozen=True)
 class Ablate(Edit):
     """Rows become zero, their mean, or given values."""
 
     kind: ClassVar[str] = "ablate"
-    value: str | Values = "zero"
+    value: Filling | Values = "zero"
 
     def __str__(self) -> str:
         return f"ablate {self._where()} to {self.value}"
@@ -126,6 +133,7 @@ class Ablate(Edit):
         return rows.float().mean(dim=axis, keepdim=True).to(rows.dtype)
 
 
+@door
 @dataclass(frozen=True)
 class Patch(Edit):
     """Rows become those of another run."""
@@ -155,6 +163,7 @@ class Patch(Edit):
         return self.given(point).like(rows)
 
 
+@door
 @dataclass(frozen=True)
 class Add(Edit):
     """Rows get a vector added."""
@@ -177,6 +186,7 @@ class Add(Edit):
         return rows if self.vector is None else rows + self.scale * self.vector.like(rows)
 
 
+@door
 def block_attention(
     route: str | None = None, *, keys: str = "", queries: str = "", layers: Any = None, heads: Any = None
 ) -> BlockAttention:
@@ -215,6 +225,7 @@ def block_attention(
     return BlockAttention(keys, queries, numbers("layers", layers), numbers("heads", heads))
 
 
+@door
 def keep_only(*routes: str | Route) -> KeepOnly:
     """Is this set of routes enough? Attention goes along them only; every other (query, key) pair is cut.
 
@@ -234,7 +245,8 @@ def keep_only(*routes: str | Route) -> KeepOnly:
     return KeepOnly(tuple(route if isinstance(route, Route) else Route.parse(route) for route in routes))
 
 
-def drop_tokens(span: str, layer: Any, kv: str = "keep") -> DropTokens:
+@door
+def drop_tokens(span: str, layer: int, kv: Kv = "keep") -> DropTokens:
     """Are these tokens still needed from `layer` on? Their rows leave the sequence before it.
 
     The other rows keep their positions. Logits and activations from there on have fewer rows. It equals blocking
@@ -248,17 +260,11 @@ def drop_tokens(span: str, layer: Any, kv: str = "keep") -> DropTokens:
     >>> print(drop_tokens("video", 2))
     drop video before layer 2 (keep its earlier keys and values)
     """
-    if kv not in ("keep", "drop") or isinstance(layer, bool) or not isinstance(layer, Integral):
-        raise InterventionError(
-            "cannot drop tokens like this",
-            expected='one layer, and kv="keep" or "drop"',
-            got=f"layer={layer!r}, kv={kv!r}",
-            next_step="name the first layer that runs without the tokens",
-        )
-    return DropTokens(span, int(layer), kv)
+    return DropTokens(span, layer, kv)
 
 
-def ablate(name: str, span: str, value: "str | Tensor" = "zero", *, heads: Any = None) -> Ablate:
+@door
+def ablate(name: str, span: str, value: Filling | Tensor = "zero", *, heads: Any = None) -> Ablate:
     """Does the answer need what is computed here? Rows of a span are overwritten at one hook point, or several.
 
     Args:
@@ -271,14 +277,11 @@ def ablate(name: str, span: str, value: "str | Tensor" = "zero", *, heads: Any =
     >>> print(ablate("blocks.*.hook_mlp_out", "audio", "mean"))
     ablate blocks.*.hook_mlp_out@audio to mean
     """
-    if isinstance(value, str) and value not in ("zero", "mean"):
-        raise InterventionError(
-            "unknown value to ablate to", expected='"zero", "mean" or a tensor', got=repr(value), next_step="name one"
-        )
     return Ablate(name, span, numbers("heads", heads), value if isinstance(value, str) else Values(value))
 
 
-def patch(name: str, span: str, values: "Tensor | AVCache | Mapping[str, Tensor]", *, heads: Any = None) -> Patch:
+@door
+def patch(name: str, span: str, values: Tensor | AVCache | Mapping[str, Tensor], *, heads: Any = None) -> Patch:
     """Which activations carry the difference between two prompts? Rows of a span become those of another run.
 
     Args:
@@ -298,6 +301,7 @@ def patch(name: str, span: str, values: "Tensor | AVCache | Mapping[str, Tensor]
     return Patch(name, span, numbers("heads", heads), Values.by_point(name, span, values))
 
 
+@door
 def add_vector(name: str, span: str, vector: Tensor, scale: float = 1.0, *, heads: Any = None) -> Add:
     """Steering: `scale * vector` is added to every row of a span.
 

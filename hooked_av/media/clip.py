@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning
 from hooked_av.media.decode_pictures import (
     EDGE_SECONDS,
@@ -80,6 +81,7 @@ class Clip:
     sound: Float32[np.ndarray, " sample"] | None
 
     @classmethod
+    @door
     def from_file(cls, path: PathLike, start: Number = 0.0, stop: Number | None = None) -> "Clip":
         """[start, stop) in seconds of a film, a sound file or an image (which has no time); `stop=None`: to the end.
 
@@ -103,6 +105,7 @@ class Clip:
         return _warned_if_silent(cls(picture, sound), str(path))
 
     @classmethod
+    @door
     def from_arrays(
         cls,
         frames: np.ndarray | None = None,
@@ -125,6 +128,7 @@ class Clip:
         return _warned_if_silent(cls(picture, sound), "the given waveform")
 
     @classmethod
+    @door
     def from_image(cls, image: PathLike | np.ndarray) -> "Clip":
         """A still, from a file or from uint8 [height, width, 3]; transparent pixels become white.
 
@@ -191,6 +195,7 @@ class Clip:
     def waveform(self) -> Float32[np.ndarray, " sample"]:
         return self._need_sound().copy()
 
+    @door
     def read_frames(self, indices: Iterable[int] | np.ndarray) -> UInt8[np.ndarray, "index height width 3"]:
         """The frames with these numbers, in this order; numbers may repeat.
 
@@ -204,6 +209,7 @@ class Clip:
             raise media_error("frame number out of range", f"0 to {self.n_frames - 1}", got, "see clip.n_frames")
         return picture.source.read(picture.indices[rows])
 
+    @door
     def cut(self, start: Number, stop: Number | None = None) -> "Clip":
         """[start, stop) in seconds of this clip.
 
@@ -215,6 +221,7 @@ class Clip:
         sound = None if self.sound is None else _some_sound(self.sound[first:last], start)
         return Clip(self.picture and self.picture.cut(start, stop), sound)
 
+    @door
     def with_audio(self, other: "Clip | PathLike | np.ndarray", sampling_rate_hz: int | None = None) -> "Clip":
         """The same picture with the whole sound of `other` (a clip, a file, or a waveform with its sampling rate).
 
@@ -227,6 +234,7 @@ class Clip:
             other = Clip.from_file(other)
         return replace(self, sound=other._need_sound())
 
+    @door
     def with_frames(self, frames: np.ndarray, fps: Number | None = None) -> "Clip":
         """The same sound with other frames, uint8 [frame, height, width, 3]."""
         return replace(self, picture=_picture_of(frames, fps))
@@ -250,6 +258,7 @@ class Clip:
         source = ArrayFrames(black, picture.source.fps)
         return replace(self, picture=replace(picture, source=source, indices=np.arange(self.n_frames)))
 
+    @door
     def save(self, path: PathLike) -> None:
         """Writes an .mp4 (H.264 and AAC, both lossy); the file appears only when it is complete."""
         write_film(_checked_target(path, self), self.picture, self.sound, self.duration_seconds)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from hooked_av.doors import door
 from hooked_av.media.patches import PixelBudget
 
 
@@ -21,6 +22,7 @@ class ResolvedSampling:
         return replace(released, max_pixels=self.max_pixels, min_pixels=min(released.min_pixels, self.max_pixels))
 
 
+@door
 @dataclass(frozen=True)
 class Sampling:
     """How many frames and pixels of a clip the model sees. None: as the model was released.

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
+from hooked_av.doors import door
 from hooked_av.families.salmonn.family import SalmonnFamily
 from hooked_av.families.salmonn.family import mel_extractor as salmonn_mel_extractor
 from hooked_av.model.transformer import HookedAVTransformer
@@ -38,6 +39,7 @@ VL_TEXTS = {
 }
 
 
+@door
 def random_omni(n_layers: int = 4, *, seed: int = 0, **text_config: Any) -> HookedAVTransformer:
     """A Qwen2.5-Omni of a few layers with random weights and the official tokenizer, made in a second.
 
@@ -111,6 +113,7 @@ def mel_extractor() -> WhisperFeatureExtractor:
     )
 
 
+@door
 def random_salmonn(n_layers: int = 4, *, seed: int = 0, **text_config: Any) -> HookedAVTransformer:
     """A video-SALMONN 2+ of a few layers with random weights and its tokenizer, made in a second.
 

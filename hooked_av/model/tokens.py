@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder.decoder import HookedDecoder
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.families.family import Family
 from hooked_av.prompt.inputs import AVInputs
@@ -18,6 +19,7 @@ class TextTokens:
     family: Family
     decoder: HookedDecoder
 
+    @door
     def to_tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
         """Token ids of plain text (no chat template, nothing prepended). Several texts need equal lengths.
 
@@ -36,6 +38,7 @@ class TextTokens:
             )
         return torch.tensor(rows, device=self.decoder.embed.weight.device)
 
+    @door
     def to_string(self, tokens: Tensor | Sequence[int] | int) -> str:
         """The text of token ids."""
         if isinstance(tokens, int):
@@ -43,6 +46,7 @@ class TextTokens:
         ids = tokens.flatten().tolist() if isinstance(tokens, Tensor) else list(tokens)
         return str(self.family.tokenizer.decode(ids))
 
+    @door
     def to_str_tokens(self, text: str | AVInputs | Tensor) -> list[str]:
         """Each token of one prompt as text."""
         if isinstance(text, AVInputs):
@@ -50,6 +54,7 @@ class TextTokens:
         tokens = self.to_tokens(text) if isinstance(text, str) else text
         return [self.to_string(token) for token in tokens.flatten().tolist()]
 
+    @door
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:
         """What a token's logit reads from the normalised residual stream: its unembedding times the final gain.
 
@@ -58,6 +63,7 @@ class TextTokens:
         ids = torch.as_tensor(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
         return self.decoder.unembed.weight[ids] * self.decoder.ln_final.weight
 
+    @door
     def to_single_token(self, text: str) -> int:
         """The id of text that is exactly one token.
 

@@ -14,10 +14,12 @@ from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
 from hooked_av.decoder.decoder import Blocks, HookedDecoder, RMSNorm
 from hooked_av.decoder.weights import ModelViews
+from hooked_av.doors import door
 from hooked_av.families.family import Family
 from hooked_av.generation.defaults import GenerationDefaults
 from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
+from hooked_av.media.sampling import Sampling
 from hooked_av.model import loading
 from hooked_av.model.tokens import TextTokens
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
@@ -62,6 +64,7 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
     # --- loading ---
 
     @classmethod
+    @door
     def from_hf(cls, hf_model: Any, tokenizer: Any = None, feature_extractor: Any = None) -> "HookedAVTransformer":
         """A loaded transformers model, hooked: adopts its tensors and encoders without a copy.
 
@@ -75,6 +78,7 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         return loading.adopt(cls, hf_model, tokenizer, feature_extractor)
 
     @classmethod
+    @door
     def from_pretrained(
         cls, folder_or_hub_id: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> "HookedAVTransformer":
@@ -85,25 +89,41 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         """
         return loading.load(cls, folder_or_hub_id, device, dtype)
 
+    @door
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that both `from_pretrained` and transformers' own `from_pretrained` load."""
         loading.save(self, Path(folder))
 
     # --- inputs ---
 
-    def prepare(self, media: Any = None, **arguments: Any) -> AVInputs:
+    @door
+    def prepare(
+        self,
+        media: Any = None,
+        *,
+        question: str,
+        options: Sequence[str] = (),
+        instruction: str | None = None,
+        answer_prefix: str | None = None,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        positions: str | None = None,
+    ) -> AVInputs:
         """A prompt from media and a question, laid out, sampled and encoded as the released processor does.
 
         Args:
             media: a `Clip` (with or without sound, a sound, a picture), or a list of them with text in between.
             question: what is asked.
             options: answer options, lettered A, B, ... in the prompt; `instruction` follows them.
+            instruction: what is said below the options (None: to answer with the option's letter, if there are any).
             answer_prefix: text that begins the answer.
             system: system prompt (None: the released default).
             sampling: `Sampling(fps=, max_frames=, max_pixels=)`, if less than the released budget is wanted.
-            positions: the family's position mode, where it has several (video-SALMONN 2+: "generate" or "train").
+            positions: the family's position mode, where it has several (video-SALMONN 2+: "generate" or "train"; None:
+                the first).
 
-        Errors: `InputsError` for an empty question, special tokens in text, or media the model does not take.
+        Errors: `InputsError` for an empty question, special tokens in text, or media the model does not take;
+        `ArgumentError` for arguments of another kind.
 
         >>> import hooked_av as av, numpy as np
         >>> clip = av.Clip.from_arrays(np.zeros((8, 56, 56, 3), np.uint8), fps=4)
@@ -112,8 +132,19 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         >>> inputs.spans["question"]
         Span('question', 3 positions: 18-20)
         """
-        return self.family.prepare(media_list(media), **arguments).to(self.device)
+        prompt = self.family.prepare(
+            media_list(media),
+            question=question,
+            options=options,
+            instruction=instruction,
+            answer_prefix=answer_prefix,
+            system=system,
+            sampling=sampling,
+            positions=positions,
+        )
+        return prompt.to(self.device)
 
+    @door
     def inputs_from_tensors(self, **tensors: Any) -> AVInputs:
         """The same inputs from the tensors that the family's published processor returns, under its own names.
 
@@ -121,12 +152,14 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         """
         return self.family.inputs_from_tensors(**tensors).to(self.device)
 
+    @door
     def batch(self, prompts: Sequence[AVInputs]) -> AVInputs:
         """One batch from several prompts, padded on the left; each row gives what it gives alone."""
         return stack_inputs(prompts, self.family.pad_token_id)
 
     # --- running ---
 
+    @door
     def baseline(self, inputs: AVInputs | str, *, touched: str | None = None, max_bytes: int | None = None) -> Baseline:
         """One clean pass, kept, from which any number of interventions are replayed: `baseline.run([...])`.
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import Clip
 from hooked_av.named_figures import draw
@@ -57,6 +58,7 @@ class AVInputs:
         object.__setattr__(self, "token_texts", MappingProxyType(dict(self.token_texts)))
 
     @classmethod
+    @door
     def from_tokens(cls, tokens: Int64[Tensor, "batch pos"]) -> "AVInputs":
         """Text-only inputs from token ids: positions count from 0 on all three axes."""
         if tokens.ndim != 2 or not tokens.shape[1]:
@@ -109,6 +111,7 @@ class AVInputs:
         largest = self.position_ids.masked_fill(~self.attention_mask, -1).amax(dim=(0, 2))
         return largest + 1 - self.attention_mask.sum(dim=1)
 
+    @door
     def positions_after(self, n_new: int) -> Int64[Tensor, "axis=3 batch new"]:
         """Position ids of the tokens that follow: on every axis the token count plus `rope_delta`.
 
@@ -141,6 +144,7 @@ class AVInputs:
             )
         return self.row_spans[0]
 
+    @door
     def with_span(self, name: str, positions: str | Span | PositionSet) -> "AVInputs":
         """The same inputs with your own span: a list of positions, a `Span`, or algebra such as `"av - boundary"`.
 
@@ -149,6 +153,7 @@ class AVInputs:
         """
         return replace(self, row_spans=tuple(spans.with_span(name, positions) for spans in self.row_spans))
 
+    @door
     def with_generated(self, tokens: Sequence[Sequence[int]] | Int64[Tensor, "batch new"]) -> "AVInputs":
         """Prompt and answer as one input, the answer as the span "generated": what generation computes, in one pass.
 
@@ -179,10 +184,12 @@ class AVInputs:
             row_spans=tuple(spans.continued(new.shape[1]) for spans in self.row_spans),
         )
 
+    @door
     def with_positions(self, position_ids: Int64[Tensor, "axis=3 batch pos"]) -> "AVInputs":
         """The same inputs with other position ids; the settings record that they are yours."""
         return replace(self, position_ids=position_ids, settings={**self.settings, "positions": "given by the user"})
 
+    @door
     def row(self, row: int) -> "AVInputs":
         """One row of a batch as inputs of its own, still padded; without features, so for looking, not for running.
 
@@ -208,6 +215,7 @@ class AVInputs:
             clips=self.clips[one],
         )
 
+    @door
     def to(self, device: torch.device | str) -> "AVInputs":
         """The same inputs on another device."""
         moved = {name: tensor.to(device) for name, tensor in self.features.items()}

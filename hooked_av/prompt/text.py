@@ -4,7 +4,7 @@ The whole text is tokenised at once, as the released processors do (a token may 
 start of the next: "?\\n" is one token); each token belongs to the part that holds its first character.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -88,17 +88,6 @@ def check_options(options: Sequence[str]) -> tuple[str, ...]:
             next_step='pass options=["three", "eight"], or leave options out',
         )
     return options
-
-
-def refuse_unknown(arguments: Mapping[str, Any], known: str) -> None:
-    """Refuse arguments that nobody reads."""
-    if arguments:
-        raise InputsError(
-            "prepare does not know these arguments",
-            expected=known,
-            got=sorted(arguments),
-            next_step="check the spelling; sizes and frame rates go into sampling=Sampling(...)",
-        )
 
 
 def refuse_special_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_av.decoder import costs
+from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning, InterventionError
 from hooked_av.forward.passes import RunningModel
 from hooked_av.hooks.cache import check_budget
@@ -78,6 +79,7 @@ class Baseline:
         return repr(self.clean)
 
     @torch.no_grad()
+    @door
     def run(
         self,
         interventions: Sequence[Any],
@@ -124,6 +126,7 @@ class Baseline:
                 bar.update(len(batch))
         return Replayed(tuple(sweep.specs), sweep.logits, sweep.activations, tuple(full))
 
+    @door
     def logits_under(
         self, interventions: Sequence[Any], read: str = "last", *, progress: bool = False
     ) -> Float[Tensor, "intervention *span d_vocab"]:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
 from hooked_av.datasets.results_folder import settled
+from hooked_av.doors import door
 from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, StudyPlan, family_of, measure, slug
 from hooked_av.study.tables import tables
@@ -57,6 +58,7 @@ class Study:
         return tables(self.results)
 
 
+@door
 def run_study(
     model: "HookedAVTransformer",
     families: Sequence[str] | None = None,

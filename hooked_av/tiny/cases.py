@@ -7,6 +7,7 @@ import numpy as np
 
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.swaps import media_swaps
+from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.evaluation import EVALUATION_SEED, clips_of, make_exam
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _NAMED_ITEM = re.compile(rf"\bitem ({'|'.join(NUMBERS)})\b")
 
 
+@door
 def held_out_cases(
     model: "HookedAVTransformer",
     family: str,

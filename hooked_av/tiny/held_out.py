@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from hooked_av.doors import door
 from hooked_av.tiny.digits import INK_LEVELS, Digits, Images, held_out_images, held_out_rows, read_speech
 
 FILE = Path(__file__).parent / "held_out.npz"
 
 
+@door
 def read_held_out(path: Path = FILE) -> Digits:
     """Pictures and recordings that no training has met; they need no other package and no download.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hooked_av.doors import door
 from hooked_av.media.clip import Clip
 from hooked_av.tiny.digits import HELD_OUT_VOICES, Digits, read_images, speak
 from hooked_av.tiny.questions import target_of
@@ -100,6 +101,7 @@ class SampleQuestion:
         return Clip.from_file(self.path)
 
 
+@door
 def read_samples(folder: Path = FOLDER) -> list[SampleQuestion]:
     """The sample questions that come with the package.
 

@@ -8,7 +8,7 @@ import torch
 from support.patching import tiny
 
 import hooked_av as av
-from hooked_av.errors import InputsError
+from hooked_av.errors import ArgumentError, InputsError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDING = 1e-4  # of a logit: replays and full passes multiply matrices of other shapes
@@ -333,7 +333,7 @@ def test_estimates_stand_beside_their_exact_tables(tiny_pair):
         av.attribution_patching(model, **pair, table="heads", exact=exact)
     with pytest.raises(InputsError, match="one span"):
         av.attribution_patching(model, **pair, table="heads", spans=["audio", "last"])
-    with pytest.raises(InputsError, match='"spans", "heads" or "positions"'):
+    with pytest.raises(ArgumentError, match="'spans' or 'heads' or 'positions'"):
         av.attribution_patching(model, **pair, table="rows")
 
 

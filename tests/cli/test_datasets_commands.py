@@ -93,7 +93,7 @@ def test_command_errors_are_messages(here, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("as_a_user")
 def test_controls_of_no_known_spread_are_refused(here):
     words = ["flow", "--manifest", str(here / "good.jsonl"), "--out", "out", "--controls", "1:row"]
-    assert "spread='row'" in CliRunner().invoke(cli.main, words).output
+    assert "'entries' or 'rows'" in CliRunner().invoke(cli.main, words).output
 
 
 def test_every_command_is_an_analysis_and_says_what_it_takes():

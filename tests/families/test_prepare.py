@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 import hooked_av as av
-from hooked_av.errors import InputsError
+from hooked_av.errors import ArgumentError, InputsError
 from hooked_av.families.omni.family import OmniFamily
 from hooked_av.families.omni.layout import told_seconds
 from hooked_av.families.omni.prepare import RELEASED, released_sampling
@@ -279,7 +279,6 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
         (None, {"question": "Why?", "options": ["a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", "a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", ""]}, "an empty option"),
-        (None, {"question": "Why?", "fsp": 2}, "does not know these arguments(.|\n)*fsp"),
         (QUIET | {"frames": np.zeros((9, 60, 60, 3), np.uint8), "fps": 2},
          {"question": "Why?", "sampling": Sampling(fps=0)}, "fps"),
     ],
@@ -291,6 +290,11 @@ def test_bad_questions_and_media_are_refused(media, arguments, message, any_mode
     clip = made if isinstance(media, list) else made[0]
     with pytest.raises(InputsError, match=message):
         any_model.prepare(clip, **arguments)
+
+
+def test_arguments_that_prepare_does_not_have_are_named(any_model):
+    with pytest.raises(ArgumentError, match=r"unexpected keyword argument 'optoins'(.|\n)*expected: options"):
+        any_model.prepare(question="Why?", optoins=["a", "b"])
 
 
 @pytest.mark.parametrize("n_samples, message", [(300, "a length that"), (301 * 16_000, "300 s")])

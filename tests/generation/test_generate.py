@@ -7,7 +7,7 @@ import torch
 from support.generation import GENERATING, N_NEW, close, write
 
 import hooked_av as av
-from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, SpanError
+from hooked_av.errors import ArgumentError, HookedAVWarning, HookError, InputsError, InterventionError, SpanError
 from hooked_av.generation.defaults import GenerationDefaults
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("error")]
@@ -121,7 +121,7 @@ def test_wrong_positions_of_decoded_tokens_would_be_noticed(monkeypatch, family,
 HOOK = "blocks.1.hook_mlp_out"
 REFUSED = {
     "max_new_tokens": ({"max_new_tokens": 0}, InputsError, "max_new_tokens does not fit"),
-    "half a token": ({"max_new_tokens": True}, InputsError, "max_new_tokens does not fit"),
+    "half a token": ({"max_new_tokens": True}, ArgumentError, "does not take this `max_new_tokens`"),
     "stop token outside": ({"stop_tokens": 320}, InputsError, "no such stop token(.|\n)*0 to 319"),
     "negative stop token": ({"stop_tokens": [-1]}, InputsError, "no such stop token"),
     "no stop token known": ({"stop_tokens": None}, InputsError, "nothing says which token ends a text"),
@@ -131,9 +131,9 @@ REFUSED = {
     "top_p": ({"do_sample": True, "top_p": 1.5}, InputsError, "transformers refuses"),
     "top_k": ({"do_sample": True, "top_k": -1}, InputsError, "top_k does not fit"),
     "penalty": ({"repetition_penalty": -1.0}, InputsError, "transformers refuses"),
-    "phase": ({"during": "later", "interventions": "audio->last"}, InputsError, "unknown scope"),
+    "phase": ({"during": "later", "interventions": "audio->last"}, ArgumentError, "'both' or 'prefill' or 'decode'"),
     "phase of nothing": ({"during": "decode"}, InputsError, "nothing to be live"),
-    "keep": ({"keep": "scores"}, InputsError, "unknown thing to keep"),
+    "keep": ({"keep": "scores"}, ArgumentError, "'logits' or 'probabilities'"),
     "unknown span": ({"interventions": "adio->last"}, SpanError, "no span 'adio'"),
     "unknown span of a hook": ({"fwd_hooks": [(f"{HOOK}@adio", print)]}, SpanError, "no span 'adio'"),
     "cut in no pass": (

@@ -178,8 +178,6 @@ def test_counting_is_that_of_the_matrices():
     [
         lambda: av.block_random([]),
         lambda: av.block_random(av.drop_tokens("audio", 1)),
-        lambda: av.block_random("audio->last", spread="columns"),
-        lambda: av.block_random("audio->last", seed=0.5),
         lambda: av.block_random([av.keep_only("audio->last"), av.block_attention("audio->last")]),
         lambda: av.block_random([av.block_attention(keys="audio", queries="last", heads=1), "audio->question"]),
     ],

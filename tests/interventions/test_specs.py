@@ -8,7 +8,7 @@ from support.interventions import interventions, keep_onlys
 from support.thinkers import make_thinker, prompts
 
 import hooked_av as av
-from hooked_av.errors import HookNameError, InterventionError, SpanError
+from hooked_av.errors import ArgumentError, HookNameError, InterventionError, SpanError
 from hooked_av.model.transformer import HookedAVTransformer
 
 THINKER = make_thinker("eager", n_kv=2)
@@ -192,7 +192,7 @@ Z = "blocks.0.attn.hook_z"
         (lambda: av.ablate("blocks.0.hook_spam", "audio"), HookNameError, "no hook point"),
         (lambda: av.ablate("blocks.0.hook_mlp_out@audio", "audio"), InterventionError, "an argument of its own"),
         (lambda: av.ablate("blocks.0.hook_mlp_out", "adio"), SpanError, "no span 'adio'"),
-        (lambda: av.ablate("blocks.0.hook_mlp_out", "audio", "median"), InterventionError, "unknown value"),
+        (lambda: av.ablate("blocks.0.hook_mlp_out", "audio", "median"), ArgumentError, "'zero' or 'mean' or Tensor"),
         (lambda: av.ablate("blocks.0.hook_mlp_out", "audio", torch.ones(3)), InterventionError, "does not fit"),
         (lambda: av.ablate("blocks.0.hook_mlp_out", "audio", heads=1), InterventionError, "does not fit"),
         (lambda: av.ablate(Z, "audio", heads=4), InterventionError, "no such heads"),

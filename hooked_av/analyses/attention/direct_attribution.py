@@ -21,6 +21,7 @@ from torch import Tensor
 from hooked_av.analyses.attention.parts import indicator, parts_of
 from hooked_av.analyses.attention.rows import check_plain_attention
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import HookError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
@@ -76,6 +77,7 @@ class DirectAttribution(Result):
         return self.tabulate("layer", "head", "source", "contribution=sources")
 
 
+@door
 def direct_logit_attribution(
     model: "HookedAVTransformer",
     inputs: AVInputs,

@@ -17,6 +17,7 @@ from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import SpanError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -75,6 +76,7 @@ class AttentionMass(Result):
         return len(self.ids)
 
 
+@door
 def attention_mass(
     model: "HookedAVTransformer",
     cases: Any,

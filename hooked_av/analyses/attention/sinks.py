@@ -21,6 +21,7 @@ from torch import Tensor
 from hooked_av.analyses.attention.parts import indicator, parts_of
 from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
@@ -125,6 +126,7 @@ def default_threshold(d_model: int) -> float:
     return min(MASSIVE, math.sqrt(d_model) / 2)
 
 
+@door
 def find_sinks(
     model: "HookedAVTransformer",
     inputs: AVInputs,

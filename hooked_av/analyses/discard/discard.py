@@ -21,9 +21,10 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.discard.cost import ARRAYS, Costs, costs_of, formula_macs
 from hooked_av.analyses.discard.rules import Rule, check_rules, dropped, last_row_attention
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import check_range
-from hooked_av.interventions.specs import DropTokens, drop_tokens
+from hooked_av.interventions.specs import DropTokens, Kv, drop_tokens
 from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class DiscardCurve(Result):
 _WORDS = {"random": "at random", "uniform": "evenly", "attention": "least attended"}
 
 
+@door
 def discard_curve(
     model: "HookedAVTransformer",
     cases: Any,
@@ -169,7 +171,7 @@ def discard_curve(
     *,
     rules: Rule | Sequence[Rule] = "all",
     kept_share: float = 0.5,
-    kv: str = "keep",
+    kv: Kv = "keep",
     n_measured: int = 1,
     repeats: int = 3,
     seed: int = 0,
@@ -239,7 +241,7 @@ def _specs(
     drops: Sequence[tuple[str, Rule]],
     layers: Sequence[int],
     kept_share: float,
-    kv: str,
+    kv: Kv,
     seed: Sequence[int],
 ) -> tuple[AVInputs, list[list[DropTokens]], Int64[np.ndarray, " drop"]]:
     """The prompt with a span for what each drop takes away before each layer, the specs, and how many tokens leave."""

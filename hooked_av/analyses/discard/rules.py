@@ -67,9 +67,8 @@ def check_rules(rules: Sequence[str], kept_share: float, layers: Sequence[int]) 
 
     Errors: `InterventionError`.
     """
-    unknown = [rule for rule in rules if rule not in get_args(Rule)]
-    if unknown or not rules:
-        raise _wrong(", ".join(get_args(Rule)), ", ".join(unknown) or "no rule")
+    if not rules:
+        raise _wrong(" or ".join(get_args(Rule)), "no rule")
     if not 0 < kept_share < 1:
         raise _wrong("a kept_share between 0 and 1 (what stays of the span)", f"{kept_share:g}")
     if "attention" in rules and 0 in layers:

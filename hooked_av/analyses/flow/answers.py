@@ -5,7 +5,7 @@ Axes: sample, run (one change of the model or the prompt).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -186,11 +186,11 @@ def stacked(samples: Sequence[Measured]) -> dict[str, Any]:
 
 
 def check_metric(metric: str, sample: str, *, is_known: bool) -> None:
-    """Refuse an unknown metric, and the right answer's probability where nobody knows the right answer.
+    """Refuse the right answer's probability where nobody knows the right answer.
 
     Errors: `InputsError`.
     """
-    if metric not in get_args(Whose) or (metric == "gold" and not is_known):
+    if metric == "gold" and not is_known:
         raise InputsError(
             f"nothing to measure of sample {sample!r}",
             expected="metric 'answer', or 'gold' for cases with an answer",

@@ -34,6 +34,7 @@ from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_
 from hooked_av.analyses.flow.information_flow import read_all
 from hooked_av.analyses.results import run_settings
 from hooked_av.analyses.swaps import SWAPS, check_swaps
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.interventions.specs import block_attention
 from hooked_av.prompt.inputs import AVInputs
@@ -217,6 +218,7 @@ class ModalityContribution(Answers):
         return frame.loc[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
 
 
+@door
 def modality_contribution(
     model: "HookedAVTransformer",
     cases: Any,

@@ -4,15 +4,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, get_args
 from zlib import crc32
 
+from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.interventions.random_cuts import BlockRandom, Spread, block_random
 from hooked_av.interventions.specs import Intervention
 
 
+@door
 @dataclass(frozen=True)
 class Controls:
     """`draws` random cuts beside every cut, each as large as it: see `block_random`.
@@ -30,21 +30,18 @@ class Controls:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 0 for n in (self.draws, self.seed))
-        if not whole or self.spread not in get_args(Spread):
-            raise _no_controls(f"draws={self.draws!r}, spread={self.spread!r}, seed={self.seed!r}")
+        if self.draws < 0 or self.seed < 0:
+            raise InputsError(
+                "cannot make controls like this",
+                expected="a number of draws (0: none), and a seed that is not negative",
+                got=f"draws={self.draws}, seed={self.seed}",
+                next_step="leave controls out for one draw of each",
+            )
 
     @classmethod
-    def given(cls, controls: Any) -> "Controls":
-        """A number of draws, or all of it.
-
-        Errors: `InputsError` for anything else.
-        """
-        if isinstance(controls, Controls):
-            return controls
-        if isinstance(controls, bool) or not isinstance(controls, Integral):
-            raise _no_controls(repr(controls))
-        return cls(int(controls))
+    def given(cls, controls: "Controls | int") -> "Controls":
+        """A number of draws, or all of it."""
+        return controls if isinstance(controls, Controls) else cls(controls)
 
     def of(self, like: Sequence[Intervention], sample: str, draw: int) -> BlockRandom:
         """One random cut as large as this one."""
@@ -58,12 +55,3 @@ def without_reports_of_empty_rows() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no key left to read", category=HookedAVWarning)
         yield
-
-
-def _no_controls(got: str) -> InputsError:
-    return InputsError(
-        "cannot make controls like this",
-        expected="a number of draws (0: none), or av.Controls(draws, 'entries' or 'rows', seed)",
-        got=got,
-        next_step="leave controls out for one draw of each",
-    )

@@ -27,6 +27,7 @@ from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_
 from hooked_av.analyses.flow.information_flow import read_all
 from hooked_av.analyses.results import run_settings
 from hooked_av.decoder.cuts import count_cut
+from hooked_av.doors import door
 from hooked_av.interventions.specs import KeepOnly, keep_only
 from hooked_av.prompt.inputs import AVInputs
 
@@ -95,6 +96,7 @@ class EffectivePathway(Answers):
         return self.tabulate(*self.columns, *(f"{name}_{draw}={name}[draw={draw}]" for name in read for draw in draws))
 
 
+@door
 def effective_pathway(
     model: "HookedAVTransformer",
     cases: Any,

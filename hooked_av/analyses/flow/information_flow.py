@@ -27,6 +27,7 @@ from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.flow.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
 from hooked_av.analyses.flow.windows import layer_window, window_size
 from hooked_av.analyses.results import run_settings
+from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.baseline import Baseline
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
 
 
+@door
 def information_flow(
     model: "HookedAVTransformer",
     cases: Any,
@@ -106,6 +108,7 @@ def information_flow(
     )
 
 
+@door
 def knockout_curves(
     model: "HookedAVTransformer",
     inputs: AVInputs,

@@ -20,6 +20,7 @@ from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import nothing_left
 from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Whose, check_metric
 from hooked_av.analyses.flow.pathways import other_layout
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 
 _CELL = ["id", "pathway", "layer"]
@@ -131,6 +132,7 @@ class InformationFlow(Answers):
         return self.tabulate(*self.columns, *controls)
 
     @classmethod
+    @door
     def from_frame(
         cls,
         table: pd.DataFrame,

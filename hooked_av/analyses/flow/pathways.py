@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hooked_av.analyses.cases import Case
+from hooked_av.doors import door
 from hooked_av.errors import InputsError, SpanError
 from hooked_av.interventions.routes import Route, not_a_route
 from hooked_av.interventions.specs import BlockAttention
@@ -20,6 +21,7 @@ from hooked_av.prompt.inputs import AVInputs
 CROSS_FRAME = "cross-frame"
 
 
+@door
 @dataclass(frozen=True)
 class Pathway:
     """A name, and the (keys, queries) pairs that are cut at once."""

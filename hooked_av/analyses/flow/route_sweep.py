@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from hooked_av.analyses.cases import Case, as_cases
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
@@ -56,6 +57,7 @@ class RouteSweep(Result):
         return self.best_ids != self.answer_id
 
 
+@door
 def route_sweep(
     model: "HookedAVTransformer", case: AVInputs | Case, cuts: Sequence[str], *, progress: bool = False
 ) -> RouteSweep:

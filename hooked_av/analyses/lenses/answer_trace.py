@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from hooked_av.analyses.lenses.convention import LensConvention
 from hooked_av.analyses.lenses.logit_lens import read_layers
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -50,6 +51,7 @@ class AnswerTrace(Result):
     options: tuple[str, ...]
 
 
+@door
 def answer_trace(
     model: "HookedAVTransformer",
     inputs: AVInputs,

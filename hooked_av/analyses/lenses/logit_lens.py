@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hooked_av.analyses.lenses.convention import LensConvention
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
@@ -63,6 +64,7 @@ class LogitLens(Result):
         return self.tabulate("layer", "position", "token", "rank=token_ranks", "probability=token_probabilities")
 
 
+@door
 def logit_lens(
     model: "HookedAVTransformer",
     inputs: Any,

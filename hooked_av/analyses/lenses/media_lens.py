@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from hooked_av.analyses.lenses.logit_lens import LogitLens, lens_fields
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.plots.strip.time import envelope, thumbnail
@@ -55,6 +56,7 @@ class MediaLens(LogitLens):
     item: int
 
 
+@door
 def media_lens(
     model: "HookedAVTransformer",
     inputs: AVInputs,

@@ -29,6 +29,7 @@ from hooked_av.analyses.patching.spans import (
     SpanPatching,
     present,
 )
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -58,6 +59,7 @@ class AttributionPatching(PatchEffects):
         return float(np.corrcoef(self.effects.ravel(), self.exact.ravel())[0, 1])
 
 
+@door
 def attribution_patching(
     model: "HookedAVTransformer",
     *,
@@ -128,7 +130,7 @@ class _Grid:
         cls,
         model: "HookedAVTransformer",
         inputs: AVInputs,
-        table: str,
+        table: PatchTable,
         spans: Sequence[str] | None,
         components: tuple[str, ...],
     ) -> "_Grid":
@@ -142,8 +144,6 @@ class _Grid:
             rows = media_rows(inputs, None if spans is None else "|".join(spans))
             places = {name: np.array(positions) for name, positions in rows.items()}
             return cls(tuple((component, name, None) for name in rows), tuple(rows), places)
-        if table != "spans":
-            raise _does_not_fit('table "spans", "heads" or "positions"', repr(table))
         known = present(inputs, SPANS) if spans is None else tuple(spans)
         cells = tuple((component, span, None) for component in components for span in known)
         places = {span: inputs.spans.resolve(span).positions for span in known}

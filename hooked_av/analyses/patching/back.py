@@ -18,6 +18,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 from hooked_av.analyses.patching.contrast import Contrasted, token_id
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
+from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class BackPatching(PatchEffects):
         return self.metric_patched - self.metric_corrupt
 
 
+@door
 def back_patch(
     model: "HookedAVTransformer",
     *,

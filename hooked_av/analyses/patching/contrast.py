@@ -41,12 +41,8 @@ class Contrast:
     ) -> "Contrast":
         """The metric of two runs; what is not named is each run's own best token.
 
-        Errors: `InputsError` for an unknown metric, an answer of several tokens, and answers that are the same.
+        Errors: `InputsError` for an answer of several tokens, and answers that are the same.
         """
-        if metric not in METRICS:
-            raise InputsError(
-                "unknown metric", expected=" or ".join(METRICS), got=repr(metric), next_step="leave it out, or name one"
-            )
         best = (int(clean.argmax()), int(corrupt.argmax()))
         ids = (
             best[0] if answer is None else token_id(model, answer),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
@@ -46,6 +47,7 @@ class Pair:
         return [*media, *(f"token {position}" for position in ids)]
 
 
+@door
 def make_pair(
     model: "HookedAVTransformer",
     media: Any,

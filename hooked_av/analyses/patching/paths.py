@@ -22,6 +22,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
+from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.run import layer_of
 from hooked_av.interventions.routes import check_range, numbers
@@ -47,6 +48,7 @@ class PathPatching(PatchEffects):
     receiver_heads: tuple[int, ...] | None
 
 
+@door
 def patch_path(
     model: "HookedAVTransformer",
     *,

@@ -13,6 +13,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
 
@@ -48,6 +49,7 @@ class PositionPatching(PatchEffects):
         return tuple(names)
 
 
+@door
 def patch_positions(
     model: "HookedAVTransformer",
     *,

@@ -18,6 +18,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 from hooked_av.analyses.patching.contrast import Contrasted
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
+from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class HeadPatching(PatchEffects):
     span: str
 
 
+@door
 def patch_spans(
     model: "HookedAVTransformer",
     *,
@@ -131,6 +133,7 @@ def patch_spans(
     )
 
 
+@door
 def patch_heads(
     model: "HookedAVTransformer",
     *,

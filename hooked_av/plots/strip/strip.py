@@ -17,6 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.plots.heat import N_SHADES, Heat
 from hooked_av.plots.page import render
@@ -46,6 +47,7 @@ class TokenStrip:
     def _repr_html_(self) -> str:
         return self.html
 
+    @door
     def save(self, path: str | Path) -> Path:
         """Write a page (`.html`) or a picture (`.svg`).
 
@@ -86,6 +88,7 @@ class BatchStrips:
         return self.html
 
 
+@door
 def token_strip(
     inputs: AVInputs,
     *,
