@@ -67,7 +67,8 @@ class _Signature:
     def hints(self) -> dict[str, Any]:
         # One mapping for globals and one for names that only type checkers import: those are public.
         module = inspect.unwrap(self.function).__globals__
-        return get_type_hints(self.function, module, cast(dict[str, Any], _PublicNames(module)))
+        hints = get_type_hints(self.function, module, cast(dict[str, Any], _PublicNames(module)))
+        return {name: hint for name, hint in hints.items() if name != "cls"}
 
     def checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """The arguments of a call, each by its name, with Python's numbers in place of numpy's."""
