@@ -35,9 +35,9 @@ class HookedAVError(Exception):
     def __init__(self, what: str, *, expected: object, got: object, next_step: str) -> None:
         self.what = what
         self.expected = expected
-        self.got = got
+        self.got = got if str(got).strip() else repr(got)  # an empty text is shown as one
         self.next_step = next_step
-        super().__init__(f"{what}\n  expected: {expected}\n  got:      {got}\n  next:     {next_step}")
+        super().__init__(f"{what}\n  expected: {expected}\n  got:      {self.got}\n  next:     {next_step}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders (data loaders, pytest-xdist); keyword-only arguments need help there.

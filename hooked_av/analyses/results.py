@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hooked_av.doors import door
-from hooked_av.errors import InputsError
+from hooked_av.errors import InputsError, nearest
 from hooked_av.named_figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
 
@@ -127,6 +127,14 @@ class Result:
         """A field or property; of an axis its labels, or None where its places are numbers."""
         is_axis = any(quantity in axes for axes in self.axes.values())
         name = self.labels.get(quantity) if is_axis else quantity
+        if name is not None and not hasattr(self, name):
+            known = {*self.axes, *(axis for axes in self.axes.values() for axis in axes), *self.labels.values()}
+            raise InputsError(
+                f"{type(self).__name__} has no column of this name",
+                expected=nearest(name, known),
+                got=repr(name),
+                next_step="name an axis, a field or a property of the result",
+            )
         value = None if name is None else getattr(self, name)
         return np.array(value, dtype=object) if isinstance(value, (tuple, list)) else value
 
@@ -136,12 +144,23 @@ class Result:
 
     @door
     def save(self, path: str | Path) -> Path:
-        """Write arrays and settings to one safetensors file; `load` reads it back."""
+        """Write arrays and settings to one safetensors file; `load` reads it back.
+
+        Errors: `InputsError` where it cannot be written.
+        """
         path = Path(path)
         arrays = self._arrays()
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
         header = {"result": type(self).__name__, "fields": json.dumps(plain, default=plain_value)}
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=header)
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=header)
+        except (OSError, SafetensorError) as error:
+            raise InputsError(
+                f"cannot write a result to {path}",
+                expected="a file name in a folder that there is, and that may be written",
+                got=f"{type(error).__name__}: {error}",
+                next_step="choose another path",
+            ) from error
         return path
 
     @classmethod
@@ -159,8 +178,11 @@ class Result:
             raise _not_a_result(cls, f"{type(error).__name__}: {error}") from error
         if header.get("result") != cls.__name__:
             raise _not_a_result(cls, header.get("result", "a safetensors file without a result"))
-        plain = {name: _tuples(value) for name, value in json.loads(header["fields"]).items()}
-        return cls(**arrays, **plain)
+        try:
+            plain = {name: _tuples(value) for name, value in json.loads(header["fields"]).items()}
+            return cls(**arrays, **plain)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of JSON, and of fields that it has not
+            raise _not_a_result(cls, f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ def media_swaps(
 
     Swaps that change nothing (silence where there is no sound) are left out.
 
+    Errors: `InputsError` for media without anything to hear or to see move.
+
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
@@ -48,6 +50,13 @@ def media_swaps(
     parts = media_list(media)
     has_audio = any(isinstance(part, Clip) and part.has_audio for part in parts)
     has_video = any(isinstance(part, Clip) and part.has_video for part in parts)
+    if not has_audio and not has_video:
+        raise InputsError(
+            "nothing to swap",
+            expected="media with a clip that has sound or frames",
+            got="none of them",
+            next_step="swap the media of a question that has some: media_swaps(model, clip, question=...)",
+        )
     fits = {"audio": has_audio, "video": has_video, "both": has_audio and has_video}
     made = {}
     for name, (modality, kind) in SWAPS.items():

@@ -293,7 +293,7 @@ class RunningModel(SpanHooks):
 
     def locate(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
         """Where spans and encoder rows are in these inputs, and which open hooks act; `begin` is the way to it."""
-        _check_ids(inputs.input_ids, self.decoder.cfg.d_vocab)
+        check_ids(inputs.input_ids, self.decoder.cfg.d_vocab)
         flat = inputs.prompt_ids.flatten()
         embeds = {name: EncoderHook(modality, self.decoder.cfg.d_model) for name, modality in MEDIA_HOOKS.items()}
         points = {**embeds, **self.family.encoder_hooks}
@@ -381,7 +381,8 @@ def _run_through(one: Pass, logits_at: str | None, start_at_layer: int | None, r
         return one.finish(one.embed() if resid is None else resid, at=logits_at)
 
 
-def _check_ids(input_ids: Int64[Tensor, "batch pos"], d_vocab: int) -> None:
+def check_ids(input_ids: Int64[Tensor, "..."], d_vocab: int) -> None:
+    """Refuse token ids outside 0 ... d_vocab - 1."""
     low, high = int(input_ids.min()), int(input_ids.max())
     if high >= d_vocab or low < 0:
         raise InputsError(

@@ -186,7 +186,8 @@ def _out_of_tuple(edited: Any) -> Any:
 
 
 def _form(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} {tensor.dtype} {tensor.device}"
+    layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
+    return f"{list(tensor.shape)} {tensor.dtype} {tensor.device}{layout}"
 
 
 def is_live(before: Tensor, version: int, after: Tensor) -> bool:

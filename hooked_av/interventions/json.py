@@ -35,7 +35,10 @@ def from_json(text: str) -> list[Intervention]:
     ['block audio → question in layers [2, 3]']
     """
     try:
-        return [_from_dict(item) for item in json.loads(text)]
+        found = json.loads(text)
+        if not isinstance(found, list):
+            raise TypeError(f"a list of specs is wanted, this is a {type(found).__name__}")
+        return [_from_dict(item) for item in found]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InterventionError(
             "these are no interventions",

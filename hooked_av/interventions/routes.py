@@ -40,8 +40,8 @@ def numbers(what: str, values: Any) -> tuple[int, ...] | None:
     """Layers or heads as sorted numbers; None stays None (all)."""
     if values is None:
         return None
-    given = [values] if isinstance(values, (Integral, str)) else list(values)
-    if not given or not all(isinstance(value, Integral) for value in given):
+    given = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if not given or not all(isinstance(value, Integral) and not isinstance(value, bool) for value in given):
         raise InterventionError(
             f"no {what} to cut" if not given else f"{what} are numbers",
             expected="one number, or several",

@@ -10,6 +10,7 @@ from hooked_av.decoder.decoder import HookedDecoder
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.families.family import Family
+from hooked_av.forward.passes import check_ids
 from hooked_av.prompt.inputs import AVInputs
 
 
@@ -40,11 +41,14 @@ class TextTokens:
 
     @door
     def to_string(self, tokens: Tensor | Sequence[int] | int) -> str:
-        """The text of token ids."""
-        if isinstance(tokens, int):
-            tokens = [tokens]
-        ids = tokens.flatten().tolist() if isinstance(tokens, Tensor) else list(tokens)
-        return str(self.family.tokenizer.decode(ids))
+        """The text of token ids.
+
+        Errors: `InputsError` for ids that the model does not have.
+        """
+        ids = torch.as_tensor(tokens).flatten().long()
+        if ids.numel():
+            check_ids(ids, self.decoder.cfg.d_vocab)
+        return str(self.family.tokenizer.decode(ids.tolist()))
 
     @door
     def to_str_tokens(self, text: str | AVInputs | Tensor) -> list[str]:
@@ -61,6 +65,7 @@ class TextTokens:
         TransformerLens's `cache.logit_attrs` asks for it. Nothing is folded here, so the gain belongs to the direction.
         """
         ids = torch.as_tensor(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
+        check_ids(ids.long(), self.decoder.cfg.d_vocab)
         return self.decoder.unembed.weight[ids] * self.decoder.ln_final.weight
 
     @door

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from hooked_av.analyses.attention.parts import indicator, parts_of
 from hooked_av.analyses.attention.rows import check_plain_attention
+from hooked_av.analyses.patching.contrast import token_id
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.doors import door
-from hooked_av.errors import HookError
+from hooked_av.errors import HookError, InputsError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
 
@@ -98,7 +99,8 @@ def direct_logit_attribution(
         tolerance: largest error of the sum, as a share of the sizes of all parts (None: by the model's precision).
 
     Errors: `HookError` if the parts do not sum to the logit difference, or heads not to their layer, or sources not to
-    their head; `SpanError` for spans that share tokens; `InputsError` for a batch or a text of several tokens.
+    their head; `SpanError` for spans that share tokens; `InputsError` for a batch, a text of several tokens, or two
+    answers that are the same.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -111,7 +113,14 @@ def direct_logit_attribution(
     """
     inputs = inputs.to(model.device)
     check_plain_attention(model, inputs)
-    ids = [model.to_single_token(token) if isinstance(token, str) else int(token) for token in (answer, alternative)]
+    ids = [token_id(model, token) for token in (answer, alternative)]
+    if ids[0] == ids[1]:
+        raise InputsError(
+            f"answer and alternative are both {model.to_string(ids[0])!r}, so their logit difference is always zero",
+            expected="two different tokens",
+            got=f"{answer!r} and {alternative!r}",
+            next_step="name the answer, and one that it is to be told from",
+        )
     parts = parts_of(inputs, sources)
     path = _Path(model, ids, indicator(parts, inputs.n_pos, model.device))
     logits = path.run(inputs)[ids].cpu().double()

@@ -6,10 +6,12 @@ Axes: cell (one patch), d_vocab.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
+from hooked_av.forward.passes import check_ids
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -83,9 +85,12 @@ class Contrast:
 def token_id(model: "HookedAVTransformer", token: str | int) -> int:
     """The id of a single token that is given as text or id.
 
-    Errors: `InputsError` for a text of several tokens.
+    Errors: `InputsError` for a text of several tokens, or an id that the model does not have.
     """
-    return model.to_single_token(token) if isinstance(token, str) else int(token)
+    if isinstance(token, str):
+        return model.to_single_token(token)
+    check_ids(torch.tensor(token), model.cfg.d_vocab)
+    return token
 
 
 def measure(metric: str, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniThinkerConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder, Qwen2_5OmniVisionEncoder
 
+from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning, InputsError
 from hooked_av.families.chat import PreparedClip
 from hooked_av.families.features import PICTURES, VIDEOS
@@ -119,6 +120,7 @@ class OmniFamily(QwenFamily):
             )
         return omni_positions(pieces, self.tokens.clock)
 
+    @door
     def inputs_from_tensors(
         self,
         input_ids: Int64[Tensor, "batch pos"],

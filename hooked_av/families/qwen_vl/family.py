@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.families.blocks import PromptReader
 from hooked_av.families.chat import PreparedClip
@@ -108,6 +109,7 @@ class QwenVLFamily(QwenFamily):
 
     # --- ready tensors ---
 
+    @door
     def inputs_from_tensors(
         self,
         input_ids: Int64[Tensor, "batch pos"],

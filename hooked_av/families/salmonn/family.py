@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, WhisperFeatureExtractor
 
+from hooked_av.doors import door
 from hooked_av.families.blocks import PromptReader
 from hooked_av.families.chat import PreparedClip
 from hooked_av.families.family import EncoderHook
@@ -134,6 +135,7 @@ class SalmonnFamily(QwenVLFamily):
 
     # --- ready tensors ---
 
+    @door
     def inputs_from_tensors(
         self,
         input_ids: Int64[Tensor, "batch pos"],
