@@ -24,7 +24,7 @@ REAL := .venv/real-text-$(HERE)
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo demo-salmonn test test-all bench lint format clean
+.PHONY: help demo demo-salmonn test test-all bench lint format audit clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -55,6 +55,13 @@ lint: $(TEST)  ## ruff and pyright
 format: $(TEST)  ## what ruff can put right by itself
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+
+# pip-audit comes from its own environment, so that what it needs decides nothing about ours. Not a step of CI: advisories
+# appear when they like, and a build must not break by itself.
+audit: | $(PY)  ## known advisories about the pinned versions (asks the network)
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip --disable-pip-version-check install --quiet pip-audit
+	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## remove what was built and cached; .venv stays (rm -rf .venv for a fresh start)
 	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis

@@ -98,5 +98,15 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return ", ".join(get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]) or "(none)"
 
 
+def excerpt(value: object, longest: int = 200) -> str:
+    """A value as text that fits into a message.
+
+    >>> excerpt("word " * 100, longest=12)
+    'word word w…'
+    """
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def _rebuild(kind: type[HookedAVError], what: str, expected: str, got: str, next_step: str) -> HookedAVError:
     return kind(what, expected=expected, got=got, next_step=next_step)

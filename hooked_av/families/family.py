@@ -17,9 +17,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from hooked_av.config import DecoderConfig
+from hooked_av.config import DecoderConfig, KnownSettings
 from hooked_av.errors import InputsError
 from hooked_av.families.names import TensorNames
+from hooked_av.families.reading import reading
 from hooked_av.media.clip import Clip
 from hooked_av.media.sampling import Sampling
 from hooked_av.prompt.inputs import AVInputs
@@ -44,6 +45,7 @@ class Family(ABC):
     encoder_names: ClassVar[tuple[str, ...]]  # our names, and transformers', of the encoders
     tensor_names: ClassVar[TensorNames]  # what checkpoints call its tensors
     hears: ClassVar[bool] = True  # whether it needs a mel extractor
+    known: ClassVar[Mapping[str, KnownSettings]]  # the settings of its config (""), and of its parts by dotted name
 
     def __init__(
         self,
@@ -96,7 +98,10 @@ class Family(ABC):
     def read_extractor(cls, folder: Path, hf_config: PreTrainedConfig) -> WhisperFeatureExtractor | None:
         """The mel extractor of a checkpoint folder; None if its files are not there, or nothing is heard."""
         there = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-        return WhisperFeatureExtractor.from_pretrained(folder) if cls.hears and there else None
+        if not (cls.hears and there):
+            return None
+        with reading("preprocessor_config.json", expected="the settings of a WhisperFeatureExtractor"):
+            return WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
 
     def write_config(self, folder: Path, *, tied: bool) -> None:
         """Write config.json for the class that `architecture` names."""
@@ -114,6 +119,18 @@ class Family(ABC):
     def checkpoint_name(cls, our_name: str) -> str:
         """The name under which our parameter is saved; transformers reads it too."""
         return cls.tensor_names.in_file(our_name)
+
+    def refuse_unknown(self) -> None:
+        """Refuse a config with a setting that the family does not know, or does not do.
+
+        Errors: `CheckpointError` naming the settings.
+        """
+        values: Mapping[str, Any] = self.hf_config.to_dict()
+        for place, known in self.known.items():
+            part = values
+            for name in filter(None, place.split(".")):
+                part = part.get(name) or {}
+            known.refuse_others(part)
 
     @abstractmethod
     def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:

@@ -22,6 +22,7 @@ from hooked_av.families.blocks import MediaTokens, PromptReader, nominal_times
 from hooked_av.families.chat import PreparedClip, prompt_parts
 from hooked_av.families.family import Family
 from hooked_av.families.features import check_features, encode_pictures
+from hooked_av.families.settings import check_heads
 from hooked_av.media.clip import Clip
 from hooked_av.media.sampling import ResolvedSampling, Sampling
 from hooked_av.prompt.inputs import PAD_POSITION_ID, AVInputs, check_same_shape, merge_features
@@ -76,6 +77,9 @@ class QwenFamily(Family):
     # --- what all of them do ---
 
     def decoder_config(self, *, tied: bool, model_name: str) -> DecoderConfig:
+        self.refuse_unknown()
+        vision = self.hf_config.vision_config
+        check_heads("vision tower", vision.hidden_size, vision.num_heads)
         return DecoderConfig.from_hf(self.hf_config.text_config, tied=tied, model_name=model_name)
 
     def encode(

@@ -5,8 +5,10 @@ Numbers are never changed: tensors are adopted or read as they are stored.
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -25,13 +27,17 @@ from transformers import (
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
 from hooked_av.decoder.decoder import HookedDecoder
-from hooked_av.errors import CheckpointError, HookedAVWarning
+from hooked_av.errors import CheckpointError, HookedAVWarning, excerpt
 from hooked_av.families.checkpoint import (
     INDEX,
     SINGLE,
     HoldsParameters,
+    check_device,
+    check_dtypes,
+    compare,
     load_weights,
-    read_json,
+    not_finite,
+    refuse_not_finite,
     resolve_folder,
     set_parameter,
     shard_files,
@@ -41,6 +47,7 @@ from hooked_av.families.family import Family
 from hooked_av.families.omni.family import MODEL_TYPES as OMNI_MODEL_TYPES
 from hooked_av.families.omni.family import OmniFamily
 from hooked_av.families.qwen_vl.family import QwenVLFamily
+from hooked_av.families.reading import read_json, reading, writing
 from hooked_av.families.salmonn.family import SalmonnFamily
 from hooked_av.generation.defaults import GenerationDefaults
 
@@ -51,7 +58,12 @@ FAMILY_OF_TYPE: dict[str, type[Family]] = {
     **dict.fromkeys(OMNI_MODEL_TYPES, OmniFamily),
     "qwen2_5_vl": QwenVLFamily,
 }
+CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+_ADOPTED = (
+    "a Qwen2_5OmniThinkerForConditionalGeneration or Qwen2_5_VLForConditionalGeneration, as transformers makes it"
+)
+_CONFIG_STEP = f"check the numbers in {CONFIG} against the released ones"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 SALMONN_IDS = "tsinghua-ee/video-SALMONN2_plus_3B_full, ..._7B_full or ..._72B_full"
 
@@ -75,24 +87,39 @@ Make = Callable[[DecoderConfig, Family, nn.ModuleDict, Backend], M]  # the model
 
 def load(make: Make[M], folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> M:
     """A model from a checkpoint folder or hub id."""
+    check_device(device)
     folder = resolve_folder(folder_or_hub_id)
-    _refuse_adapter(folder)
-    raw = read_json(folder, "config.json")
-    kind = _family_of(raw, f"config.json of {folder.name}")
-    config = kind.read_config(raw)
-    family = kind(config, *_processors(folder, kind, config))
-    tied = _is_tied(folder, family)
-    with torch.device("meta"):
-        decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
-        model = make(decoder_config, family, family.make_encoders(), "sdpa")
-    load_weights(model, folder, kind.our_name, device, dtype)
-    if tied:
-        model.decoder.unembed.weight = model.decoder.embed.weight
-    for encoder in model.encoders.values():
-        _rebuild_buffers(encoder, torch.device(device))
-    if (folder / GENERATION_CONFIG).is_file():
-        model.generation_defaults = GenerationDefaults.from_dict(read_json(folder, GENERATION_CONFIG))
+    # Around all of it: a folder may be there that cannot be looked into.
+    with reading(f"the checkpoint folder {folder.name}", expected="a folder with readable files"):
+        _refuse_adapter(folder)
+        raw = read_json(folder, CONFIG)
+        with reading(CONFIG, expected="the config of a model that we know", next_step=_CONFIG_STEP):
+            kind = _family_of(raw, f"{CONFIG} of {folder.name}")
+            _warn_of_code(raw, folder.name)
+            config = kind.read_config(raw)
+            family = kind(config, *_processors(folder, kind, config))
+        tied = _is_tied(folder, family)
+        with reading(CONFIG, expected=f"sizes of a {kind.architecture}", next_step=_CONFIG_STEP), torch.device("meta"):
+            decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
+            model = make(decoder_config, family, family.make_encoders(), "sdpa")
+        load_weights(model, folder, kind.our_name, device, dtype)
+        if tied:
+            model.decoder.unembed.weight = model.decoder.embed.weight
+        for encoder in model.encoders.values():
+            _rebuild_buffers(encoder, torch.device(device))
+        if (folder / GENERATION_CONFIG).is_file():
+            model.generation_defaults = GenerationDefaults.from_dict(read_json(folder, GENERATION_CONFIG))
     return model
+
+
+def _warn_of_code(raw: Mapping[str, Any], name: str) -> None:
+    if raw.get("auto_map"):
+        warnings.warn(
+            f"{name} brings code of its own (auto_map in {CONFIG}). It is never run: the model computes what the "
+            "released class does",
+            HookedAVWarning,
+            stacklevel=4,
+        )
 
 
 def _is_tied(folder: Path, family: Family) -> bool:
@@ -117,24 +144,49 @@ def adopt(
     feature_extractor: WhisperFeatureExtractor | None,
 ) -> M:
     """A model around the tensors of a loaded transformers model."""
-    name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
-    hf_model = getattr(hf_model, "thinker", hf_model)
-    kind = _adopted_family(hf_model)
-    family = kind(hf_model.config, tokenizer, feature_extractor)
-    named = {kind.our_name(name): tensor for name, tensor in hf_model.named_parameters(remove_duplicate=False)}
-    tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
-    with torch.device("meta"):
-        # the encoders are transformers' own objects and come as they are
-        model = make(family.decoder_config(tied=tied, model_name=name), family, nn.ModuleDict(), _backend(hf_model))
+    with reading("this transformers model", expected=_ADOPTED, next_step="load it with its from_pretrained, or ours"):
+        name = _short_name(hf_model.config.name_or_path or type(hf_model).__name__)
+        hf_model = getattr(hf_model, "thinker", hf_model)
+        kind = _adopted_family(hf_model)
+        family = kind(hf_model.config, tokenizer, feature_extractor)
+        named = {kind.our_name(name): tensor for name, tensor in hf_model.named_parameters(remove_duplicate=False)}
+        tied = hf_model.lm_head.weight is hf_model.get_input_embeddings().weight
+        encoders = {name: _submodule(hf_model, name) for name in kind.encoder_names}
+        rotary = _submodule(hf_model, "rotary_emb").inv_freq
+        with torch.device("meta"):
+            # the encoders are transformers' own objects and come as they are
+            cfg = family.decoder_config(tied=tied, model_name=name)
+            model = make(cfg, family, nn.ModuleDict(), _backend(hf_model))
+    _check_adopted(model, named)
     for name in [name for name, _ in model.named_parameters(remove_duplicate=False)]:
         set_parameter(model, name, named[name])
-    model.encoders.update({name: _submodule(hf_model, name) for name in kind.encoder_names})
+    model.encoders.update(encoders)
     model.eval()
     model.setup()
     said = getattr(hf_model, "generation_config", None)
     model.generation_defaults = GenerationDefaults.from_dict({} if said is None else said.to_diff_dict())
-    _check_rotary(_submodule(hf_model, "rotary_emb").inv_freq, model)
+    _check_rotary(rotary, model)
     return model
+
+
+def _check_adopted(model: Loadable, named: Mapping[str | None, torch.Tensor]) -> None:
+    """Refuse tensors that a checkpoint's file could not hold: other names or shapes, no floats, no memory, NaN."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    decoder = {name: tensor for name, tensor in named.items() if name and name.startswith("decoder.")}
+    compare(wanted, {name: (name, tuple(tensor.shape)) for name, tensor in decoder.items()})
+    check_dtypes({str(name): (str(name), tensor.dtype) for name, tensor in named.items()})
+    # A model that is on the meta device as a whole has sizes and no numbers; some are made for their sizes.
+    absent = [name for name, tensor in named.items() if tensor.is_meta]
+    absent = absent if len(absent) < len(named) else []
+    odd = [f"{name}: {tensor.layout}" for name, tensor in named.items() if tensor.layout != torch.strided]
+    if absent or odd:
+        raise CheckpointError(
+            "this transformers model does not hold its weights as plain tensors",
+            expected="dense tensors with memory",
+            got=excerpt(f"on the meta device: {absent}" if absent else "; ".join(odd)),
+            next_step="load it whole (without device_map or offloading), or use from_pretrained",
+        )
+    refuse_not_finite([f"{name} ({why})" for name, tensor in named.items() if (why := not_finite(tensor))])
 
 
 def save(model: Loadable, folder: Path) -> None:
@@ -142,23 +194,53 @@ def save(model: Loadable, folder: Path) -> None:
 
     Files are written beside the folder and moved in when they are complete: a model read from this folder may still
     use the old files (their tensors are mapped, not copied), and a write that breaks off leaves the folder as it was.
+
+    Errors: `CheckpointError` if it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder.name} is a file")
+        nearest = next(path for path in folder.absolute().parents if path.is_dir())
+        with TemporaryDirectory(dir=nearest, prefix=".checkpoint-") as unfinished:
+            _write(model, Path(unfinished))
+            _make(folder)
+            _move(Path(unfinished), folder)
+
+
+def _write(model: Loadable, folder: Path) -> None:
     state: dict[str, torch.Tensor] = {
         model.family.checkpoint_name(name): tensor for name, tensor in model.named_parameters()
     }
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    for part in model.family.processors:
+        part.save_pretrained(folder)
+    model.family.write_config(folder, tied=model.decoder.cfg.tied)
     generation = model.generation_defaults.to_dict()
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-        save_torch_state_dict(state, unfinished, metadata={"format": "pt"})
-        for part in model.family.processors:
-            part.save_pretrained(unfinished)
-        model.family.write_config(Path(unfinished), tied=model.decoder.cfg.tied)
-        if generation:
-            text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
-            (Path(unfinished) / GENERATION_CONFIG).write_text(text, encoding="utf-8")
-        written = sorted(Path(unfinished).iterdir())
-        for path in written:
-            path.replace(folder / path.name)
+    if generation:
+        text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
+        (folder / GENERATION_CONFIG).write_text(text, encoding="utf-8")
+
+
+def _make(folder: Path) -> None:
+    """Make a folder with its parents, or none of them."""
+    absent = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for path in absent:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _move(unfinished: Path, folder: Path) -> None:
+    """Move complete files into their folder, over older ones; what else was a checkpoint there goes."""
+    written = sorted(unfinished.iterdir())
+    blocked = [path.name for path in written if (folder / path.name).is_dir()]
+    if blocked or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write, or folders in the place of files: {blocked}")
+    for path in written:
+        path.replace(folder / path.name)
     # shards and index of a checkpoint that stood here before would be read instead of the new ones
     for stale in {*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")}:
         if stale.name not in {path.name for path in written}:
@@ -230,7 +312,8 @@ def _processors(
     """Tokenizer and mel extractor of a folder; None for one whose files are not there (said, not guessed)."""
     tokenizer = None
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with reading("the tokenizer's files", expected="a tokenizer of transformers, without code of its own"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     extractor = kind.read_extractor(folder, hf_config)
     for what, processor in (("tokenizer", tokenizer), *([("preprocessor", extractor)] if kind.hears else [])):
         if processor is None:

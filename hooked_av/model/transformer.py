@@ -73,7 +73,8 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
                 `Qwen2_5_VLForConditionalGeneration`. (transformers has no class for video-SALMONN 2+.)
             tokenizer, feature_extractor: transformers' own, needed for `prepare` and text.
 
-        Errors: `CheckpointError` for another class, or a config that asks for other arithmetic.
+        Errors: `CheckpointError` for another class, a config with a setting that is not known, or weights that are
+        not finite, no floats, sparse, or partly elsewhere (offloaded).
         """
         return loading.adopt(cls, hf_model, tokenizer, feature_extractor)
 
@@ -84,14 +85,23 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
     ) -> "HookedAVTransformer":
         """A checkpoint folder or hub id, read shard by shard, as stored (or cast, if `dtype` is given).
 
-        Errors: `CheckpointError` for an unknown model, an unreadable file, and any missing, unexpected or mis-shaped
-        tensor, with the full list.
+        Every weight is looked at once, for NaN and infinity: one reading of the files, which the first pass would need
+        anyway (docs/gotchas.md).
+
+        Errors: `CheckpointError` for an unknown model or device, an unreadable file, a setting of config.json that is
+        not known; any missing, unexpected or mis-shaped tensor, with the full list; weights that are not finite (also
+        when the cast made them so), no floats, or of several dtypes in one part.
         """
         return loading.load(cls, folder_or_hub_id, device, dtype)
 
     @door
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that both `from_pretrained` and transformers' own `from_pretrained` load."""
+        """Write a folder that both `from_pretrained` and transformers' own `from_pretrained` load.
+
+        A checkpoint that stands there is replaced, once the new one is complete.
+
+        Errors: `CheckpointError` if it cannot be written; nothing has been moved then.
+        """
         loading.save(self, Path(folder))
 
     # --- inputs ---

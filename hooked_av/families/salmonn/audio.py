@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from hooked_av.errors import CheckpointError, InputsError
+from hooked_av.errors import CheckpointError, InputsError, excerpt
+from hooked_av.families.settings import QFORMER, SALMONN_AUDIO, check_heads
 from hooked_av.hooks.point import HookPoint
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 
@@ -37,12 +38,6 @@ _WHISPER: Mapping[str, Any] = {
     "activation_function": "gelu",
     "max_source_positions": FRAMES_PER_SOUND_BLOCK,
 }
-# Settings that change the arithmetic: this branch does exactly these.
-_UNDERSTOOD: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu", None),
-    "position_embedding_type": ("absolute", None),
-    "add_cross_attention": (True, None),
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,15 @@ class SoundWindows:
     stride: int = 25
     block_frames: int = FRAMES_PER_SOUND_BLOCK
     n_queries: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.n_frames, self.stride, self.n_queries) < 1 or self.n_frames > self.block_frames:
+            raise CheckpointError(
+                "this audio config cuts sound into no windows",
+                expected="second_per_window and second_stride of 0.02 or more, query_length of 1 or more",
+                got=self,
+                next_step="check config.json against the released one",
+            )
 
     @classmethod
     def from_config(cls, audio_config: Mapping[str, Any]) -> "SoundWindows":
@@ -133,6 +137,7 @@ class SalmonnAudio(WhisperEncoder):
         _refuse_unknown(audio_config, qformer_config)
         super().__init__(WhisperConfig(**{name: audio_config.get(name, value) for name, value in _WHISPER.items()}))
         d_query = qformer_config.get("hidden_size", 3072)
+        check_heads("Q-Former", d_query, qformer_config.get("num_attention_heads", 12))
         self.windows = SoundWindows.from_config(audio_config)
         self.q_tokens = nn.Parameter(torch.zeros(1, self.windows.n_queries, d_query))
         nn.init.normal_(self.q_tokens, std=qformer_config.get("initializer_range", 0.02))
@@ -274,16 +279,13 @@ class AddAndNorm(nn.Module):
 
 
 def _refuse_unknown(audio_config: Mapping[str, Any], qformer_config: Mapping[str, Any]) -> None:
-    wrong = {name: qformer_config[name] for name, good in _UNDERSTOOD.items() if qformer_config.get(name) not in good}
+    SALMONN_AUDIO.refuse_others(audio_config)
+    QFORMER.refuse_others(qformer_config)
     width = audio_config.get("d_model", _WHISPER["d_model"])
     if qformer_config.get("encoder_width", width) != width:
-        wrong["encoder_width"] = f"{qformer_config['encoder_width']}, but the encoder's d_model is {width}"
-    if audio_config.get("scale_embedding"):
-        wrong["scale_embedding"] = True
-    if wrong:
         raise CheckpointError(
-            "this audio config asks for arithmetic that our audio branch does not do",
-            expected="a Whisper encoder, and a Q-Former with exact GELU and absolute positions",
-            got=wrong,
+            "the Q-Former of this audio config reads another width than the encoder gives",
+            expected=f"qformer_config.encoder_width {width}: the encoder's d_model is {width}",
+            got=excerpt(qformer_config["encoder_width"]),
             next_step="use a released video-SALMONN 2+ checkpoint, or report the model to us",
         )
