@@ -19,7 +19,7 @@ from hooked_av.errors import HookedAVWarning
 from hooked_av.media.decode_pictures import EDGE_SECONDS, ArrayFrames, FileFrames, Frames, FrameSource, Picture
 from hooked_av.media.decode_sound import MAX_CHANNELS, SAMPLING_RATE_HZ, check_peak, check_rate, read_sound, resampled
 from hooked_av.media.files import IMAGE_FORMATS, index_of, nothing_in, read_image, write_film
-from hooked_av.media.source_file import SourceFile, media_error, not_found, unreadable
+from hooked_av.media.source_file import SourceFile, media_error, printable, unreadable
 
 __all__ = [
     "SAMPLING_RATE_HZ",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SILENCE_PEAK = 1e-4  # below -80 dB of full scale
-LOWEST_FPS, HIGHEST_FPS = 1e-4, 1e5  # beyond, times overflow, or cannot be told apart
+LOWEST_FPS, HIGHEST_FPS = 1e-4, 1e4  # beyond, times overflow, or cannot be told apart
 SOUND_EDGE_SECONDS = 0.04  # how far past the end of pure sound a `stop` may lie: one frame at 25 fps
 
 Number: TypeAlias = float | int  # run-time type checkers do not take 8 for 8.0
@@ -272,16 +272,17 @@ class Clip:
 
 
 def _checked_target(path: PathLike, clip: Clip) -> Path:
-    path = Path(path)
+    path, expected = Path(path), "a name.mp4 in a folder that exists"
     try:
-        fits = path.suffix.lower() == ".mp4" and path.parent.is_dir() and not path.is_dir()
-        source = clip.picture and clip.picture.source
-        reads_it = isinstance(source, FileFrames) and path.exists() and path.samefile(source.file.path)
-    except (OSError, ValueError) as error:
-        raise not_found(path, error) from error
-    if not fits:
-        raise media_error(f"cannot save to {path}", "a name.mp4 in a folder that exists", path, "choose another path")
-    if reads_it:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, a NUL, half a surrogate pair, a folder that is closed
+        raise media_error(f"cannot save to {printable(path)}", expected, error, "choose another path") from error
+    if path.suffix.lower() != ".mp4" or not path.parent.is_dir() or path.is_dir():
+        raise media_error(f"cannot save to {path}", expected, path, "choose another path")
+    source = clip.picture and clip.picture.source
+    if isinstance(source, FileFrames) and path.exists() and path.samefile(source.file.path):
         expected = "another file than the one that the clip reads its frames from"
         raise media_error(f"cannot save a clip over its own film {path}", expected, path, "choose another name")
     if clip.kind == "image":

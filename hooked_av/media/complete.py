@@ -24,9 +24,9 @@ def check_complete(source: SourceFile, container: InputContainer, end_seconds: f
         declared_bytes = _declared_bytes(source)
     if source.n_bytes < declared_bytes:
         raise cut_off(source.path, f"at least {declared_bytes:,} bytes, as it declares", f"{source.n_bytes:,} bytes")
-    # Only Matroska's duration is declared; elsewhere it is estimated from what there is, or includes hidden parts.
+    # Only these two declare a duration; elsewhere it is estimated from what there is, or includes hidden parts.
     declared_seconds = (container.duration or 0) / av.time_base
-    if "matroska" in container.format.name and end_seconds < declared_seconds - MISSING_SECONDS:
+    if container.format.name in ("matroska,webm", "flv") and end_seconds < declared_seconds - MISSING_SECONDS:
         raise cut_off(source.path, f"{declared_seconds:.2f} s, as it declares", f"{end_seconds:.2f} s")
     if not last_is_whole or not _ends_whole(source, container.format.name):
         raise cut_off(source.path, "a whole last packet", f"a part of one at byte {source.n_bytes:,}")

@@ -53,7 +53,9 @@ class SourceFile:
             raise not_found(path, error) from error
         if not stat.S_ISREG(state.st_mode):
             got = "a folder" if stat.S_ISDIR(state.st_mode) else "a device, pipe or socket"
-            raise media_error(f"{got}, not a file: {path}", "one media file", got, "give the path of one file")
+            raise media_error(
+                f"{got}, not a file: {printable(path)}", "one media file", got, "give the path of one file"
+            )
         if state.st_size == 0:
             raise media_error(f"an empty file: {path}", "a media file", "0 bytes", "fetch the file again")
         return cls(absolute, state.st_size, state.st_mtime_ns, state.st_ino)
@@ -94,13 +96,20 @@ def media_error(what: str, expected: object, got: object, next_step: str) -> Med
 
 def not_found(path: Path, error: OSError | ValueError) -> MediaError:
     """Why the system does not give us the file; `ValueError` is what Python says of names that no file can have."""
-    name = os.fspath(path).encode("unicode_escape").decode()  # a name that cannot be printed must not break the message
+    name = printable(path)
     if isinstance(error, PermissionError):
         what, next_step = f"no permission to read {name}", "ask for read permission on the file and its folders"
     else:
         what, next_step = f"no such file: {name}", "check the path; relative paths count from os.getcwd()"
     got = "a URL" if "://" in name or ":/" in name else getattr(error, "strerror", None) or str(error)
     return media_error(what, "the path of a local file", got, next_step)
+
+
+def printable(path: Path) -> str:
+    """A name that cannot be printed, or that goes on and on, must not break a message."""
+    name = os.fspath(path)
+    name = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return name if len(name) <= 500 else f"{name[:250]} ... {name[-250:]}"
 
 
 def unreadable(path: Path, expected: str, got: object) -> MediaError:
