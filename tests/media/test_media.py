@@ -327,7 +327,7 @@ def test_any_layout_of_an_array_is_the_array(tmp_path):
     fixed = np.ascontiguousarray(frames[::2, ::-1])
     fixed.flags.writeable = False
     for kind in (">f8", "<f4", ">f4", "<f8"):
-        clip = Clip.from_arrays(fixed, np.float32(4), tone[::2].astype(kind), np.int64(8_000))
+        clip = Clip.from_arrays(fixed, np.float64(4), tone[::2].astype(kind), 8_000)
         np.testing.assert_array_equal(clip.frames, wanted.frames)
         np.testing.assert_allclose(clip.waveform, wanted.waveform, atol=1e-6)
     matrix = Clip.from_arrays(waveform=np.asmatrix(tone[::2]), sampling_rate_hz=8_000)
