@@ -78,6 +78,9 @@ def index_of(file: SourceFile) -> FileIndex:
         ends_seconds = [packets[stream.index].end_tick * _tick_seconds(stream) for stream in container.streams]
         check_complete(file, container, max(ends_seconds), all(seen.last_is_whole for seen in packets.values()))
         frame, sound = _first_decoded(file, video), _first_decoded(file, audio)
+        for stream, first in ((video, frame), (audio, sound)):
+            if stream is not None and first is None and packets[stream.index].ticks:
+                raise cut_off(file.path, f"a track of {stream.type} that decodes", "nothing that does")
         zero_seconds = min((first.time or 0.0 for first in (frame, sound) if first), default=0.0)
         picture = track = None
         if video and isinstance(frame, av.VideoFrame):

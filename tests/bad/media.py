@@ -4,8 +4,10 @@ import os
 import struct
 import zlib
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 
+import av as pyav
 import numpy as np
 import pytest
 from PIL import Image
@@ -312,8 +314,6 @@ SOUNDS = [
 
 def float_mkv(at, value):
     """A mkv of float sound, which PyAV writes through no mixing of its own."""
-    import av as pyav
-
     path = at.folder / "x.mkv"
     with pyav.open(str(path), "w") as container:
         stream = container.add_stream("pcm_f32le", rate=16_000, layout="2.1")
@@ -325,7 +325,38 @@ def float_mkv(at, value):
     return path
 
 
+def two_sizes(at):
+    """MPEG-TS may be joined end to end; here the second film has other frames."""
+    path = at.folder / "x.ts"
+    parts = [moving_frames(12), moving_frames(12, 32, 32)]
+    for number, frames in enumerate(parts):
+        with pyav.open(str(at.folder / f"{number}.ts"), "w") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+            for i, pixels in enumerate(frames):
+                frame = pyav.VideoFrame.from_ndarray(pixels, "rgb24")
+                frame.pts, frame.time_base = 12 * number + i, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    path.write_bytes(b"".join((at.folder / f"{number}.ts").read_bytes() for number in range(2)))
+    return path
+
+
+def no_picture_decodes(at):
+    """The sound is whole, and every packet of the picture is zeros."""
+    path = film(at, "x.mkv", video="mpeg2video", audio="mp2", rate_hz=48_000)
+    with pyav.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+    for packet in packets:
+        data = data.replace(packet, bytes(len(packet)))
+    path.write_bytes(data)
+    return path
+
+
 PICTURES = [
+    Bad("a film whose size changes", lambda at, path: av.Clip.from_file(path).frames, "throughout", two_sizes),
+    Bad("a film of which only the sound decodes", load, "a track of video", no_picture_decodes),
     Bad("a picture of 60,000 x 60,000", load, "too large", huge_png),
     Bad("an image of 60,000 x 60,000", lambda at, path: av.Clip.from_image(path), "too large", huge_png),
     Bad("a film of 30,000 x 30,000", load, "x.y4m", lambda at: huge_film(at)),

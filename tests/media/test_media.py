@@ -330,7 +330,7 @@ def test_any_layout_of_an_array_is_the_array(tmp_path):
         clip = Clip.from_arrays(fixed, np.float64(4), tone[::2].astype(kind), 8_000)
         np.testing.assert_array_equal(clip.frames, wanted.frames)
         np.testing.assert_allclose(clip.waveform, wanted.waveform, atol=1e-6)
-    matrix = Clip.from_arrays(waveform=np.asmatrix(tone[::2]), sampling_rate_hz=8_000)
+    matrix = Clip.from_arrays(waveform=tone[None, ::2].view(np.matrix), sampling_rate_hz=8_000)
     np.testing.assert_array_equal(matrix.waveform, wanted.waveform)
 
 

@@ -1,6 +1,7 @@
 """A file that names other files or addresses opens none of them, whatever it is called."""
 
 import socket
+import struct
 
 import av
 import pytest
@@ -71,6 +72,41 @@ def test_a_name_is_no_pattern(tmp_path, name):
     (tmp_path / name).write_text("no picture")
     with pytest.raises(MediaError, match="cannot read"):
         Clip.from_file(tmp_path / name)
+
+
+def alias(name: bytes) -> bytes:
+    """An entry of a film's `dref` that names another file in its folder, as QuickTime wrote it."""
+    record = bytes(10) + bytes([3]) + b"abc".ljust(27, b"\0") + bytes(12) + bytes([len(name)]) + name.ljust(63, b"\0")
+    record += bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
+    record += struct.pack(">hh", 2, len(name)) + name + struct.pack(">hh", -1, 0)
+    return struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+
+
+def referring(boxes: bytes, name: bytes) -> bytes:
+    """The mp4 with no media of its own: its tracks lie in the file `name`; boxes around the entry grow."""
+    found, at = b"", 0
+    while at < len(boxes):
+        size, kind = struct.unpack(">I4s", boxes[at : at + 8])
+        content = boxes[at + 8 : at + size]
+        if kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+            content = referring(content, name)
+        elif kind == b"dref":
+            content = content.replace(struct.pack(">I4sI", 12, b"url ", 1), alias(name))
+        elif kind == b"mdat":
+            content = bytes(len(content))
+        found += struct.pack(">I4s", 8 + len(content), kind) + content
+        at += size
+    return found
+
+
+def test_a_film_whose_tracks_lie_in_another_file(tmp_path):
+    film = write_file(tmp_path / "film.mp4", audio=None)
+    path = tmp_path / "x.mp4"
+    path.write_bytes(referring(film.read_bytes(), b"film.mp4"))
+    with av.open(str(path), options={"enable_drefs": "1"}) as container:
+        assert next(container.decode(video=0)).width == 64
+    with pytest.raises(MediaError, match="damaged"):
+        Clip.from_file(path)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
