@@ -17,26 +17,10 @@ from jaxtyping import Float32, Float64, UInt8
 
 from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning
-from hooked_av.media.decode_pictures import (
-    EDGE_SECONDS,
-    ArrayFrames,
-    FileFrames,
-    Frames,
-    FrameSource,
-    Picture,
-    media_error,
-    unreadable,
-)
-from hooked_av.media.files import (
-    IMAGE_FORMATS,
-    SAMPLING_RATE_HZ,
-    index_of,
-    nothing_in,
-    read_image,
-    read_sound,
-    resampled,
-    write_film,
-)
+from hooked_av.media.decode_pictures import EDGE_SECONDS, ArrayFrames, FileFrames, Frames, FrameSource, Picture
+from hooked_av.media.decode_sound import MAX_CHANNELS, SAMPLING_RATE_HZ, check_peak, check_rate, read_sound, resampled
+from hooked_av.media.files import IMAGE_FORMATS, index_of, nothing_in, read_image, write_film
+from hooked_av.media.source_file import SourceFile, media_error, printable, unreadable
 
 __all__ = [
     "SAMPLING_RATE_HZ",
@@ -51,9 +35,8 @@ __all__ = [
     "Picture",
 ]
 
-MAX_CHANNELS = 8
 SILENCE_PEAK = 1e-4  # below -80 dB of full scale
-MAX_PEAK = 2.0  # decoders overshoot 1.0 a little; what is louder than this was not scaled to [-1, 1]
+LOWEST_FPS, HIGHEST_FPS = 1e-4, 1e4  # beyond, times overflow, or cannot be told apart
 SOUND_EDGE_SECONDS = 0.04  # how far past the end of pure sound a `stop` may lie: one frame at 25 fps
 
 Number: TypeAlias = float | int  # run-time type checkers do not take 8 for 8.0
@@ -94,14 +77,14 @@ class Clip:
         hooked_av.errors.MediaError: no such file: nothing.mp4
         ...
         """
-        path = _checked_path(path)
-        image = read_image(path)
+        file = SourceFile.at(Path(path))
+        image = read_image(file)
         if image is not None:
             return cls.from_image(image) if (start, stop) == (0.0, None) else cls.from_image(image).cut(start, stop)
-        index = index_of(path)
+        index = index_of(file)
         start, stop = _checked_span(start, stop, index.duration_seconds, index.picture)
         picture = index.picture and index.picture.cut(start, stop)
-        sound = index.track and _some_sound(read_sound(path, index.track, start, stop), start)
+        sound = index.track and _some_sound(read_sound(file, index.track, start, stop), start)
         return _warned_if_silent(cls(picture, sound), str(path))
 
     @classmethod
@@ -121,6 +104,8 @@ class Clip:
         >>> Clip.from_arrays(waveform=np.full((2, 44_100), 0.1), sampling_rate_hz=44_100)
         Clip(audio, 1.00 s, sound of 1.00 s)
         """
+        _check_used("fps", fps, "frames", frames)
+        _check_used("sampling_rate_hz", sampling_rate_hz, "waveform", waveform)
         picture = None if frames is None else _picture_of(frames, fps)
         sound = None if waveform is None else _sound_of(waveform, sampling_rate_hz)
         if picture is None and sound is None:
@@ -137,7 +122,7 @@ class Clip:
         """
         if isinstance(image, np.ndarray):
             return cls.from_arrays(image[None])
-        pixels = read_image(_checked_path(image))
+        pixels = read_image(SourceFile.at(Path(image)))
         if pixels is None:
             raise unreadable(Path(image), "an image in one of " + ", ".join(IMAGE_FORMATS), "something else")
         return cls.from_arrays(pixels[None])
@@ -203,7 +188,11 @@ class Clip:
         (2, 28, 28, 3)
         """
         picture = self._need_picture()
-        rows = np.fromiter(indices, np.int64)
+        rows = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+        if rows.size and (rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer)):
+            got, next_step = f"{rows.dtype} {list(rows.shape)}", "round times, and masks through np.flatnonzero(mask)"
+            raise media_error("these are no frame numbers", "whole numbers in one row", got, next_step)
+        rows = rows.astype(np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.n_frames):
             got = f"{rows.min()} to {rows.max()}"
             raise media_error("frame number out of range", f"0 to {self.n_frames - 1}", got, "see clip.n_frames")
@@ -230,8 +219,9 @@ class Clip:
         """
         if isinstance(other, np.ndarray):
             other = Clip.from_arrays(waveform=other, sampling_rate_hz=sampling_rate_hz)
-        elif not isinstance(other, Clip):
-            other = Clip.from_file(other)
+        else:
+            _check_used("sampling_rate_hz", sampling_rate_hz, "other (a waveform)", None)
+            other = other if isinstance(other, Clip) else Clip.from_file(other)
         return replace(self, sound=other._need_sound())
 
     @door
@@ -290,26 +280,20 @@ class Clip:
 # ---- Checks ----------------------------------------------------------------------------------------------------------
 
 
-def _checked_path(path: PathLike) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise media_error(
-            f"a folder, not a file: {path}", "one media file", "a folder", "open each file in it by itself"
-        )
-    if not path.exists():
-        got = "a URL" if "://" in str(path) or ":/" in str(path) else "nothing there"
-        raise media_error(
-            f"no such file: {path}", "the path of a local file", got, f"check the path (now in {Path.cwd()})"
-        )
-    if path.stat().st_size == 0:
-        raise media_error(f"an empty file: {path}", "a media file", "0 bytes", "fetch the file again")
-    return path
-
-
 def _checked_target(path: PathLike, clip: Clip) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != ".mp4" or not path.parent.is_dir():
-        raise media_error(f"cannot save to {path}", "a name.mp4 in a folder that exists", path, "choose another path")
+    path, expected = Path(path), "a name.mp4 in a folder that exists"
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, a NUL, half a surrogate pair, a folder that is closed
+        raise media_error(f"cannot save to {printable(path)}", expected, error, "choose another path") from error
+    if path.suffix.lower() != ".mp4" or not path.parent.is_dir() or path.is_dir():
+        raise media_error(f"cannot save to {path}", expected, path, "choose another path")
+    source = clip.picture and clip.picture.source
+    if isinstance(source, FileFrames) and path.exists() and path.samefile(source.file.path):
+        expected = "another file than the one that the clip reads its frames from"
+        raise media_error(f"cannot save a clip over its own film {path}", expected, path, "choose another name")
     if clip.kind == "image":
         raise media_error(
             "an image is no film", "a clip that lasts", clip, "use Pillow: Image.fromarray(clip.frames[0])"
@@ -341,13 +325,28 @@ def _checked_span(start: Number, stop: Number | None, duration: float, picture: 
 # ---- Arrays ----------------------------------------------------------------------------------------------------------
 
 
+def _check_used(name: str, value: float | None, of_what: str, thing: np.ndarray | None) -> None:
+    if value is not None and thing is None:
+        what, next_step = f"{name} without {of_what} does nothing", f"leave {name} out, or give {of_what}"
+        raise media_error(what, f"{name} with {of_what}", f"{name}={value}", next_step)
+
+
+def _unmasked(array: np.ndarray) -> np.ndarray:
+    if isinstance(array, np.ma.MaskedArray):
+        expected = "an array of which everything is shown or heard"
+        raise media_error("a masked array", expected, f"{array.mask.sum()} masked values", "array.filled(0)")
+    return np.asarray(array)  # np.matrix has other rules of its own
+
+
 def _picture_of(frames: np.ndarray, fps: Number | None) -> Picture:
-    shape, dtype = np.shape(frames), np.asarray(frames).dtype
+    frames = _unmasked(frames)
+    shape, dtype = frames.shape, frames.dtype
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
         expected, got = "uint8 [frame, height, width, 3], none of them 0", f"{dtype} {list(shape)}"
         raise media_error("these are no frames", expected, got, "see np.moveaxis; (x * 255).astype(np.uint8)")
-    if (len(frames) > 1) if fps is None else not 0.0 < fps < float("inf"):
-        raise media_error("fps must be given for a film", "frames per second > 0", f"fps={fps}", "give fps=25")
+    if (len(frames) > 1) if fps is None else not LOWEST_FPS <= fps <= HIGHEST_FPS:
+        expected = f"frames per second, {LOWEST_FPS:g} to {HIGHEST_FPS:g}"
+        raise media_error("fps must be given for a film", expected, f"fps={fps}", "give fps=25")
     source = ArrayFrames(np.array(frames), None if fps is None else float(fps))
     numbers = np.arange(len(frames))
     return Picture(
@@ -359,12 +358,10 @@ def _picture_of(frames: np.ndarray, fps: Number | None) -> Picture:
 
 
 def _sound_of(waveform: np.ndarray, sampling_rate_hz: int | None) -> Float32[np.ndarray, " sample"]:
-    rate_hz, got = sampling_rate_hz or 0, f"sampling_rate_hz={sampling_rate_hz}"
-    if not (1_000 <= rate_hz <= 768_000 and rate_hz == int(rate_hz)):
-        raise media_error(
-            "a waveform needs its sampling rate", "1,000 to 768,000 Hz", got, "give sampling_rate_hz=16_000"
-        )
-    shape, dtype = np.shape(waveform), np.asarray(waveform).dtype
+    rate_hz = sampling_rate_hz or 0
+    check_rate(rate_hz, f"sampling_rate_hz={sampling_rate_hz}")
+    waveform = _unmasked(waveform)
+    shape, dtype = waveform.shape, waveform.dtype
     if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] > MAX_CHANNELS):
         expected = f"[sample] or [channel, sample] with at most {MAX_CHANNELS} channels"
         raise media_error("not the shape of a waveform", expected, list(shape), "if channels come last: waveform.T")
@@ -373,12 +370,7 @@ def _sound_of(waveform: np.ndarray, sampling_rate_hz: int | None) -> Float32[np.
             "not the type of a waveform", "int16, or float in [-1, 1]", dtype, "divide by the largest integer"
         )
     samples = np.atleast_2d(waveform) / (32_768 if dtype == np.int16 else 1)
-    peak = float(np.abs(samples).max())
-    if not peak <= MAX_PEAK:  # so that NaN is caught too
-        got = f"a peak of {peak:g}"
-        raise media_error(
-            "samples out of range", "finite values in [-1, 1]", got, "scale it, or repair NaN and infinity"
-        )
+    check_peak(samples, "the waveform")
     return resampled(samples.mean(axis=0).astype(np.float32), int(rate_hz))
 
 

@@ -4,20 +4,16 @@ Axes: frame (in presentation order), index (of the frames asked for), height, wi
 Frames of a file are known by their presentation times and decoded when asked for.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import av
 import numpy as np
-from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
-from av.error import FFmpegError
 from jaxtyping import Float64, Int64, UInt8
 
-from hooked_av.errors import MediaError
+from hooked_av.media.source_file import SourceFile, cut_off, media_error, opened
 
 EDGE_SECONDS = 1e-6  # float rounding of times such as 3 * 0.04
 
@@ -60,7 +56,7 @@ class ArrayFrames:
 class FileFrames:
     """Frames of a file, named by their presentation times (in ticks of the stream) and decoded when asked for."""
 
-    path: Path
+    file: SourceFile
     stream_index: int
     presentation_ticks: Int64[np.ndarray, " frame"]
     keyframe_ticks: Int64[np.ndarray, " keyframe"]
@@ -73,16 +69,16 @@ class FileFrames:
         wanted, inverse = np.unique(self.presentation_ticks[indices], return_inverse=True)
         pixels = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
         missing = {int(tick): row for row, tick in enumerate(wanted)}
-        with opened(self.path) as container:
+        with opened(self.file) as container:
             for run in self._runs(wanted):
                 container.seek(int(run[0]), stream=container.streams[self.stream_index])
                 self._decode_until(int(run[-1]), container, missing, pixels)
         if missing:
             # Some containers (MPEG-TS) seek to no keyframe; from the very start it always works.
-            with opened(self.path) as container:
+            with opened(self.file) as container:
                 self._decode_until(max(missing), container, missing, pixels)
         if missing:
-            raise cut_off(self.path, f"{len(wanted)} decoded frames", f"{len(wanted) - len(missing)} that decode")
+            raise cut_off(self.file.path, f"{len(wanted)} decoded frames", f"{len(wanted) - len(missing)} that decode")
         return pixels if np.array_equal(inverse, np.arange(len(wanted))) else pixels[inverse]
 
     def _runs(self, wanted: Int64[np.ndarray, " tick"]) -> Sequence[Int64[np.ndarray, " run"]]:
@@ -96,7 +92,9 @@ class FileFrames:
             if frame.pts in missing and not frame.is_corrupt:
                 rgb = upright_rgb(frame)
                 if rgb.shape != pixels.shape[1:]:
-                    raise cut_off(self.path, f"frames of {list(pixels.shape[1:])} throughout", f"{list(rgb.shape)}")
+                    raise cut_off(
+                        self.file.path, f"frames of {list(pixels.shape[1:])} throughout", f"{list(rgb.shape)}"
+                    )
                 pixels[missing.pop(frame.pts)] = rgb
             if frame.pts is not None and frame.pts >= last_tick:
                 break
@@ -136,18 +134,7 @@ class Picture:
         )
 
 
-# ---- Opening and decoding --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def opened(path: Path) -> Generator[InputContainer, None, None]:
-    """PyAV's own errors leave here as ours, whether they come from opening, demuxing or decoding."""
-    try:
-        # An absolute path cannot be taken for a protocol, as "a:b.mp4" would be.
-        with av.open(str(path.resolve()), metadata_errors="replace") as container:
-            yield container
-    except (FFmpegError, UnknownCodecError) as error:
-        raise unreadable(path, "a film, sound or image file", f"{type(error).__name__}: {error}") from error
+# ---- Decoding --------------------------------------------------------------------------------------------------------
 
 
 def decoded(container: InputContainer, stream_index: int) -> Iterator[Any]:
@@ -158,20 +145,3 @@ def decoded(container: InputContainer, stream_index: int) -> Iterator[Any]:
 def upright_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
     """Upright: phones store the turn (counter-clockwise degrees) beside the pixels."""
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-
-
-# ---- Errors ----------------------------------------------------------------------------------------------------------
-
-
-def media_error(what: str, expected: object, got: object, next_step: str) -> MediaError:
-    return MediaError(what, expected=expected, got=got, next_step=next_step)
-
-
-def unreadable(path: Path, expected: str, got: object) -> MediaError:
-    next_step = "play the file elsewhere; if that works, convert it: ffmpeg -i FILE out.mp4"
-    return media_error(f"cannot read {path}: corrupt, cut off, or of an unsupported format", expected, got, next_step)
-
-
-def cut_off(path: Path, expected: str, got: str) -> MediaError:
-    next_step = "fetch the file again, or repair it: ffmpeg -i FILE out.mp4"
-    return media_error(f"{path} is damaged or ends in the middle", expected, got, next_step)

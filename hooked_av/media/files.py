@@ -1,6 +1,6 @@
-"""Media files: what is where in them, their sound and images, and writing a film.
+"""Media files: what is where in them, images, and writing a film.
 
-Axes: sample (mono, 16 kHz), native_sample (mono, at the rate of the file), height, width, 3 (red, green, blue).
+Axes: sample (mono, 16 kHz), height, width, 3 (red, green, blue).
 The zero of a file's time is the first thing in it that can be seen or heard.
 """
 
@@ -14,49 +14,31 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
 from av.stream import Disposition, Stream
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hooked_av.errors import MediaError
-from hooked_av.media.decode_pictures import (
-    EDGE_SECONDS,
-    FileFrames,
-    Picture,
-    cut_off,
-    decoded,
-    media_error,
-    opened,
-    unreadable,
-    upright_rgb,
-)
+from hooked_av.media.complete import check_complete
+from hooked_av.media.decode_pictures import EDGE_SECONDS, FileFrames, Picture, decoded, upright_rgb
+from hooked_av.media.decode_sound import SAMPLING_RATE_HZ, SoundTrack, check_rate, sound_frames
+from hooked_av.media.source_file import SourceFile, cut_off, media_error, opened, unreadable
 
-SAMPLING_RATE_HZ = 16_000
-MISSING_SECONDS = 0.25  # a file whose packets end this long before its declared end was cut off
-SOUND_GAP_SECONDS = 0.02  # containers round times (Matroska: to 1 ms); a larger jump is a true gap
 ROWS_AT_ONCE = 128  # frames held in memory while saving
 VIDEO_TICKS_HZ = 90_000
 AAC_BITS_PER_SECOND = 64_000
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-
-
-@dataclass(frozen=True, eq=False)
-class SoundTrack:
-    """Sound of a file; its first sample is `first_seconds` on the stream's own clock, `start_seconds` on the file's."""
-
-    stream_index: int
-    rate_hz: int
-    first_seconds: float
-    start_seconds: float
-    end_seconds: float
-    seeks_exactly: bool
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+MOVING_FORMATS = ("PNG", "WEBP", "GIF")
+JPEG_AFTER_JPEG = b"\xff\xd9\xff\xd8"
+MAX_FRAME_PIXELS = 178_956_970  # of one picture or frame; Pillow's own limit
 
 
 @dataclass(frozen=True, eq=False)
 class FileIndex:
     """Where everything is in a file; times count from the first thing seen or heard."""
 
-    path: Path
+    file: SourceFile
     picture: Picture | None
     track: SoundTrack | None
 
@@ -72,6 +54,7 @@ class _Packets:
     ticks: list[int]
     keyframe_ticks: list[int]
     end_tick: int = 0
+    last_is_whole: bool = True
 
 
 def nothing_in(what: str, got: str) -> MediaError:
@@ -83,35 +66,41 @@ def nothing_in(what: str, got: str) -> MediaError:
 # ---- Indexing --------------------------------------------------------------------------------------------------------
 
 
-def index_of(path: Path) -> FileIndex:
-    with opened(path) as container:
+def index_of(file: SourceFile) -> FileIndex:
+    with opened(file) as container:
         # A cover picture in a sound file is no film.
         films = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
         video, audio = next(films, None), next(iter(container.streams.audio), None)
         if video is None and audio is None:
-            raise nothing_in(str(path), f"a {container.format.name} file with other streams only")
+            raise nothing_in(str(file.path), f"a {container.format.name} file with other streams only")
+        _check_frame_size(file, *((video.width, video.height) if video else (0, 0)))
         packets = _demuxed(container)
         ends_seconds = [packets[stream.index].end_tick * _tick_seconds(stream) for stream in container.streams]
-        _check_complete(path, container, max(ends_seconds))
-        frame, sound = _first_decoded(path, video), _first_decoded(path, audio)
+        check_complete(file, container, max(ends_seconds), all(seen.last_is_whole for seen in packets.values()))
+        frame, sound = _first_decoded(file, video), _first_decoded(file, audio)
+        for stream, first in ((video, frame), (audio, sound)):
+            if stream is not None and first is None and packets[stream.index].ticks:
+                raise cut_off(file.path, f"a track of {stream.type} that decodes", "nothing that does")
         zero_seconds = min((first.time or 0.0 for first in (frame, sound) if first), default=0.0)
         picture = track = None
         if video and isinstance(frame, av.VideoFrame):
-            picture = _picture_in(path, video, frame, packets[video.index], zero_seconds)
+            picture = _picture_in(file, video, frame, packets[video.index], zero_seconds)
         if audio and isinstance(sound, av.AudioFrame):
             track = _track_in(container, audio, sound, packets[audio.index], zero_seconds)
     if picture is None and track is None:
-        raise cut_off(path, "frames or samples that decode", "none")
-    return FileIndex(path, picture, track)
+        raise cut_off(file.path, "frames or samples that decode", "none")
+    return FileIndex(file, picture, track)
 
 
 def _demuxed(container: InputContainer) -> dict[int, _Packets]:
     packets = {stream.index: _Packets([], []) for stream in container.streams}
     for packet in container.demux():
+        seen = packets[packet.stream_index]
+        if packet.size:  # the last one of all is an empty one
+            seen.last_is_whole = not packet.is_corrupt
         tick = packet.dts if packet.pts is None else packet.pts
         if tick is None:
             continue
-        seen = packets[packet.stream_index]
         seen.end_tick = max(seen.end_tick, tick + (packet.duration or 0))
         # Edit lists hide packets (`is_discard`), VP8 says so in a bit of the frame header.
         hidden = packet.is_discard or (packet.stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10)
@@ -121,36 +110,19 @@ def _demuxed(container: InputContainer) -> dict[int, _Packets]:
     return packets
 
 
-def _check_complete(path: Path, container: InputContainer, end_seconds: float) -> None:
-    """FFmpeg quietly reads what there is of a file that was cut off; each format says elsewhere how much there was."""
-    n_bytes, declared_seconds = path.stat().st_size, (container.duration or 0) / av.time_base
-    if "mov" in container.format.name:
-        declared_bytes = max(
-            (entry.pos + entry.size for s in container.streams for entry in s.index_entries), default=0
-        )
-    else:
-        with path.open("rb") as file:
-            head = file.read(8)
-        declared_bytes = int.from_bytes(head[4:8], "little") + 8 if head[:4] == b"RIFF" else 0  # WAV, AVI
-        # Writers that cannot seek back leave a huge placeholder.
-        declared_bytes = declared_bytes if declared_bytes < 2**31 - 1 else 0
-    if n_bytes < declared_bytes:
-        raise cut_off(path, f"at least {declared_bytes:,} bytes, as it declares", f"{n_bytes:,} bytes")
-    # Only Matroska's duration is declared; elsewhere it is estimated from what there is, or includes hidden parts.
-    if "matroska" in container.format.name and end_seconds < declared_seconds - MISSING_SECONDS:
-        raise cut_off(path, f"{declared_seconds:.2f} s, as it declares", f"{end_seconds:.2f} s")
-
-
-def _first_decoded(path: Path, stream: Stream | None) -> "av.VideoFrame | av.AudioFrame | None":
+def _first_decoded(file: SourceFile, stream: Stream | None) -> "av.VideoFrame | av.AudioFrame | None":
     if stream is None:
         return None
-    with opened(path) as container:
+    with opened(file) as container:
         return next(decoded(container, stream.index), None)
 
 
 def _picture_in(
-    path: Path, stream: av.VideoStream, first: av.VideoFrame, packets: _Packets, zero_seconds: float
+    file: SourceFile, stream: av.VideoStream, first: av.VideoFrame, packets: _Packets, zero_seconds: float
 ) -> Picture:
+    if not packets.ticks:
+        expected, next_step = "a film in a container (mp4, mkv, ...)", "say its rate: ffmpeg -r 25 -i FILE out.mp4"
+        raise media_error(f"the frames of {file.path} have no times", expected, "a raw stream", next_step)
     ticks = np.unique(np.array(packets.ticks, np.int64))
     seconds = ticks * _tick_seconds(stream) - zero_seconds
     n_gaps = len(ticks) - 1
@@ -158,7 +130,7 @@ def _picture_in(
     end_seconds = max(packets.end_tick * _tick_seconds(stream) - zero_seconds, seconds[-1] + EDGE_SECONDS)
     height, width, _ = upright_rgb(first).shape
     source = FileFrames(
-        path=path,
+        file=file,
         stream_index=stream.index,
         presentation_ticks=ticks,
         keyframe_ticks=np.unique(np.array(packets.keyframe_ticks, np.int64)),
@@ -172,6 +144,7 @@ def _picture_in(
 def _track_in(
     container: InputContainer, stream: av.AudioStream, first: av.AudioFrame, packets: _Packets, zero_seconds: float
 ) -> SoundTrack:
+    check_rate(first.sample_rate, f"{first.sample_rate} Hz in the file")
     first_seconds, end_seconds = first.time or 0.0, packets.end_tick * _tick_seconds(stream)
     exact = "mov" in container.format.name
     start_seconds = first_seconds - zero_seconds
@@ -192,71 +165,39 @@ def _tick_seconds(stream: Stream) -> float:
 # ---- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"] | None:
+def read_image(file: SourceFile) -> UInt8[np.ndarray, "height width 3"] | None:
     """None when it is no image, or a moving one."""
+    file.check_unchanged()
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if getattr(image, "n_frames", 1) > 1:
+        with Image.open(file.path, formats=IMAGE_FORMATS) as image:
+            n_pictures = getattr(image, "n_frames", 1)
+            if n_pictures > 1 and image.format in MOVING_FORMATS:
                 return None
+            # A JPEG may hold more than the photograph itself: previews, depth, the brighter parts.
+            if n_pictures > 1 and image.format == "TIFF":
+                raise unreadable(file.path, "one picture", f"{n_pictures} pages")
+            if image.format == "JPEG" and JPEG_AFTER_JPEG in file.path.read_bytes():
+                raise unreadable(file.path, "one picture", "a stream of JPEG pictures without times")
             if image.mode.startswith(("I", "F")):
-                raise unreadable(path, "8 bits a channel", f"mode {image.mode}")
+                raise unreadable(file.path, "8 bits a channel", f"mode {image.mode}")
             upright = ImageOps.exif_transpose(image).convert("RGBA")
             return np.asarray(Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB"))
     except UnidentifiedImageError:
         return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(path, "a whole image", f"{type(error).__name__}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(file, str(error)) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise unreadable(file.path, "a whole image", f"{type(error).__name__}: {error}") from error
 
 
-def read_sound(path: Path, track: SoundTrack, start: float, stop: float) -> Float32[np.ndarray, " sample"]:
-    """Samples of [start, stop), with zeros where the sound begins later; shorter where it ends earlier."""
-    offset = round(track.start_seconds * SAMPLING_RATE_HZ)
-    n_samples = round((track.end_seconds - track.start_seconds) * SAMPLING_RATE_HZ)
-    first, last = round(start * SAMPLING_RATE_HZ) - offset, round(stop * SAMPLING_RATE_HZ) - offset
-    # Whole seconds are whole samples at every rate, and one more on each side feeds the filters (and AAC's overlap).
-    from_second, to_second = max(0, first // SAMPLING_RATE_HZ - 1), max(0, -(-last // SAMPLING_RATE_HZ)) + 1
-    native = _decoded_mono(path, track, from_second * track.rate_hz, to_second * track.rate_hz)
-    sound = resampled(native, track.rate_hz)[: n_samples - from_second * SAMPLING_RATE_HZ]
-    sound = sound[max(0, first) - from_second * SAMPLING_RATE_HZ : max(0, last) - from_second * SAMPLING_RATE_HZ]
-    lead = np.zeros(max(0, -first) if len(sound) else 0, np.float32)
-    return np.concatenate([lead, sound])
+def _check_frame_size(file: SourceFile, width: int, height: int) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+        raise _too_large(file, f"{width}x{height}")
 
 
-def _decoded_mono(path: Path, track: SoundTrack, first: int, last: int) -> Float32[np.ndarray, " sample"]:
-    """Samples [first, last) of the track at its own rate, fewer where it ends earlier; gaps in its times are zeros."""
-    sound, end, position = np.zeros(last - first, np.float32), 0, None
-    # Whole numbers: for these FFmpeg's mixing weights sum to 1, for floats the channels of 5.1 add up to 1.7.
-    mixer = av.AudioResampler("s32", "mono", track.rate_hz)
-    with opened(path) as container:
-        stream = container.streams[track.stream_index]
-        if track.seeks_exactly and first:
-            seconds = track.first_seconds + first / track.rate_hz
-            container.seek(int(seconds / _tick_seconds(stream)), stream=stream)
-        for frame in decoded(container, track.stream_index):
-            stated = position if frame.time is None else round((frame.time - track.first_seconds) * track.rate_hz)
-            if position is None or abs(stated - position) > SOUND_GAP_SECONDS * track.rate_hz:
-                position = stated or 0
-            if position >= last:
-                break
-            block = np.concatenate([part.to_ndarray()[0] for part in mixer.resample(frame)]) / np.float32(2**31)
-            skip = max(0, first - position)
-            begin = position + skip - first
-            block = block[skip : skip + last - first - begin]
-            sound[begin : begin + len(block)] = block
-            end, position = max(end, begin + len(block)), position + frame.samples
-    return sound[:end]
-
-
-def resampled(mono: Float32[np.ndarray, " native_sample"], from_hz: int) -> Float32[np.ndarray, " sample"]:
-    """To 16 kHz; sample i stays at i / rate seconds."""
-    if from_hz != SAMPLING_RATE_HZ:
-        resampler = av.AudioResampler("flt", "mono", SAMPLING_RATE_HZ)
-        # FFmpeg holds the last samples back when a sound is shorter than its filter: a tail of zeros pushes them out.
-        padded = np.concatenate([mono, np.zeros(from_hz // 10, np.float32)])
-        parts = [part for block in _sound_frames(padded, from_hz) for part in resampler.resample(block)]
-        n_samples = max(1, round(len(mono) * SAMPLING_RATE_HZ / from_hz)) if len(mono) else 0
-        mono = np.concatenate([part.to_ndarray()[0] for part in parts])[:n_samples]
-    return np.clip(mono, -1.0, 1.0)
+def _too_large(file: SourceFile, got: str) -> MediaError:
+    expected = f"at most {MAX_FRAME_PIXELS:,} pixels a picture"
+    return media_error(f"the pictures of {file.path} are too large", expected, got, "make them smaller beforehand")
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------
@@ -266,13 +207,17 @@ def write_film(
     path: Path, picture: Picture | None, sound: Float32[np.ndarray, " sample"] | None, duration_seconds: float
 ) -> None:
     """An .mp4 (H.264 and AAC); it appears under its name only when it is complete."""
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.mp4")
+    part = path.with_name(f".{uuid.uuid4().hex}.mp4")
     try:
-        with av.open(str(part), "w") as container:
-            _write(container, picture, sound, duration_seconds)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        try:
+            with av.open(str(part), "w") as container:
+                _write(container, picture, sound, duration_seconds)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, FFmpegError) as error:
+        next_step = "save to a folder that you may write to, with room on its disk, under a short name"
+        raise media_error(f"cannot write {path}", "a film at that place", str(error), next_step) from error
 
 
 def _write(
@@ -291,7 +236,7 @@ def _write(
     if sound is not None:
         audio = container.add_stream("aac", rate=SAMPLING_RATE_HZ)
         audio.layout, audio.bit_rate = "mono", AAC_BITS_PER_SECOND
-        encoders.append((audio, _sound_frames(sound, SAMPLING_RATE_HZ)))
+        encoders.append((audio, sound_frames(sound, SAMPLING_RATE_HZ)))
     # Streams must all be known before the first packet is written.
     for stream, frames in encoders:
         for frame in frames:
@@ -306,10 +251,3 @@ def _picture_frames(picture: Picture) -> Iterator[av.VideoFrame]:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
             frame.pts, frame.time_base = round(seconds * VIDEO_TICKS_HZ), Fraction(1, VIDEO_TICKS_HZ)
             yield frame
-
-
-def _sound_frames(sound: Float32[np.ndarray, " sample"], rate_hz: int) -> Iterator[av.AudioFrame]:
-    for first in range(0, len(sound), rate_hz):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None, first : first + rate_hz]), "flt", "mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate_hz, first, Fraction(1, rate_hz)
-        yield frame

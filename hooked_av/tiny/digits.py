@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import Clip
-from hooked_av.media.files import SAMPLING_RATE_HZ, resampled
+from hooked_av.media.decode_sound import SAMPLING_RATE_HZ, resampled
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HELD_OUT_EVERY = 5  # images 0, 5, 10, ...

@@ -279,8 +279,6 @@ QUIET = {"waveform": np.full(1600, 0.1, np.float32), "sampling_rate_hz": 16_000}
         (None, {"question": "Why?", "options": ["a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", "a"]}, "two different"),
         (None, {"question": "Why?", "options": ["a", ""]}, "an empty option"),
-        (QUIET | {"frames": np.zeros((9, 60, 60, 3), np.uint8), "fps": 2},
-         {"question": "Why?", "sampling": Sampling(fps=0)}, "fps"),
     ],
 )  # fmt: skip
 def test_bad_questions_and_media_are_refused(media, arguments, message, any_model):

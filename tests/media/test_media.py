@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.media import (
     BUNNY,
     CLICK_SECONDS,
@@ -303,3 +304,58 @@ def test_import_needs_only_what_it_says():
     code = "import sys, hooked_av.media.clip; print('torch' in sys.modules, 'transformers' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert out.split() == ["False", "False"]
+
+
+def test_a_relative_path_outlives_the_working_folder(tmp_path, monkeypatch):
+    write_file(tmp_path / "film.mp4")
+    monkeypatch.chdir(tmp_path)
+    clip = Clip.from_file("film.mp4")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert clip.frames.shape == (60, *SIZE, 3)
+
+
+def test_a_link_is_read_as_its_file(film, film_frames, tmp_path):
+    (tmp_path / "link.mp4").symlink_to(film)
+    np.testing.assert_array_equal(Clip.from_file(tmp_path / "link.mp4").frames, film_frames[0])
+
+
+def test_any_layout_of_an_array_is_the_array(tmp_path):
+    """Strided, read-only, of another byte order, or a subclass: what counts are the numbers."""
+    frames, tone = moving_frames(6), np.sin(np.arange(8_000) / 9) / 2
+    wanted = Clip.from_arrays(frames[::2, ::-1], 4, tone[::2], 8_000)
+    fixed = np.ascontiguousarray(frames[::2, ::-1])
+    fixed.flags.writeable = False
+    for kind in (">f8", "<f4", ">f4", "<f8"):
+        clip = Clip.from_arrays(fixed, np.float64(4), tone[::2].astype(kind), 8_000)
+        np.testing.assert_array_equal(clip.frames, wanted.frames)
+        np.testing.assert_allclose(clip.waveform, wanted.waveform, atol=1e-6)
+    matrix = Clip.from_arrays(waveform=tone[None, ::2].view(np.matrix), sampling_rate_hz=8_000)
+    np.testing.assert_array_equal(matrix.waveform, wanted.waveform)
+
+
+def test_an_array_given_is_not_the_array_kept():
+    frames, tone = moving_frames(2), np.full(8_000, 0.1, np.float32)
+    clip = Clip.from_arrays(frames, 4, tone, 16_000)
+    frames[:], tone[:] = 0, 0
+    assert clip.frames.any()
+    assert clip.waveform.all()
+
+
+@pytest.mark.parametrize("peak", [1.0, 1.5, 2.0])
+def test_float_files_obey_the_rule_of_arrays(tmp_path, peak):
+    """What arrays may hold, files may; what is over 1 is cut to 1, as decoders' overshoot is."""
+    path = tmp_path / "x.wav"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        add_sound(container, sound, click_waveform(1.5, 16_000) * np.float32(peak / 0.8))
+    assert np.abs(Clip.from_file(path).waveform).max() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_jpeg_with_more_pictures_in_it_is_its_first(tmp_path):
+    """Phones store previews and depth behind the photograph (MPO)."""
+    first, second = (Image.fromarray(frame) for frame in moving_frames(2))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    clip = Clip.from_file(tmp_path / "a.jpg")
+    assert clip.kind == "image"
+    np.testing.assert_allclose(clip.frames[0], np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hooked_av.media.files import SAMPLING_RATE_HZ
+from hooked_av.media.decode_sound import SAMPLING_RATE_HZ
 from hooked_av.tiny.digits import HELD_OUT_VOICES, speak
 
 spoken = speak(HELD_OUT_VOICES)
