@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
-from hooked_av.datasets.results_folder import settled
+from hooked_av.datasets.settings_file import settled
 from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, StudyPlan, family_of, measure, slug
 from hooked_av.study.tables import tables
@@ -98,7 +98,7 @@ def run_study(
     layer_window(0, model.cfg.n_layers, width)  # refused before anything runs
     plan = StudyPlan(samples, width, seed)
     controls = "one random cut of the same size and layers beside every cut"
-    settings = settled(out, {**model_settings(model), **asdict(plan), "controls": controls})
+    settings = settled(Path(out), {**model_settings(model), **asdict(plan), "controls": controls})
     folder = Path(out) / RESULTS
     with tqdm(names, desc="families", unit="family", disable=not progress) as bar:
         results = tuple(_family(model, name, plan, folder / slug(name), bar) for name in bar)
