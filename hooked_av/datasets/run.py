@@ -3,6 +3,7 @@
 How results lie on the disk is told in `results_folder`, what a manifest holds in `manifest`.
 """
 
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -342,12 +343,13 @@ def _shard(text: str) -> tuple[int, int]:
     >>> _shard("2/8")
     (1, 8)
     """
-    number, slash, total = (part.strip() for part in text.partition("/"))
-    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+    found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+    number, total = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= total:
         raise DatasetError(
-            "no such shard", expected="i/n with 1 <= i <= n", got=repr(text), next_step='say "1/4" ... "4/4"'
+            "no such shard", expected="i/n with 1 <= i <= n", got=repr(text[:80]), next_step='say "1/4" ... "4/4"'
         )
-    return int(number) - 1, int(total)
+    return number - 1, total
 
 
 # ---- The analysis ----------------------------------------------------------------------------------------------------

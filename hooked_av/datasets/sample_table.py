@@ -36,12 +36,12 @@ class SampleTable:
         """What is wrong with the file, as far as its end tells; nothing if it is the table that belongs here."""
         try:
             about = pq.read_schema(self.path).metadata or {}
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             return f"no whole table ({type(error).__name__}: {error})"
         if about.get(_MADE_BY) != self.made_by:
             return "not made with the settings of its folder"
         if about.get(_SAMPLE) != self.sample.encode():
-            return f"the table of sample {about.get(_SAMPLE, b'?').decode()!r} in the place of {self.sample!r}"
+            return f"the table of sample {about.get(_SAMPLE, b'?').decode(errors='replace')!r} in the place of {self.sample!r}"
         return ""
 
     def schema(self) -> Any:
@@ -55,7 +55,7 @@ class SampleTable:
         """
         try:
             return pq.ParquetFile(self.path, page_checksum_verification=True).read()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise unusable([f"{self.path}: damaged ({type(error).__name__}: {error})"]) from error
 
 
