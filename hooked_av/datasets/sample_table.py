@@ -41,7 +41,8 @@ class SampleTable:
         if about.get(_MADE_BY) != self.made_by:
             return "not made with the settings of its folder"
         if about.get(_SAMPLE) != self.sample.encode():
-            return f"the table of sample {about.get(_SAMPLE, b'?').decode(errors='replace')!r} in the place of {self.sample!r}"
+            other = about.get(_SAMPLE, b"?").decode(errors="replace")
+            return f"the table of sample {other!r} in the place of {self.sample!r}"
         return ""
 
     def schema(self) -> Any:

@@ -109,15 +109,20 @@ def _settle(path: Path, settings: Mapping[str, Any], anew: bool) -> None:
             json.dump(settings, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        (os.replace if anew else os.link)(part, path)  # unlike a rename, a link fails where the name is taken
-    except FileExistsError:
-        pass
-    except OSError:  # a disk without hard links: there, two runs that begin in the same instant do not see each other
-        if not path.exists():
+        if anew or not _linked(part, path):
             os.replace(part, path)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give a whole file its name unless that is taken, which a rename cannot; whether there is one now."""
+    try:
+        os.link(part, path)
+    except OSError:  # taken, or a disk without hard links: there, two runs that begin at once do not see each other
+        return path.exists()
+    return True
 
 
 def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

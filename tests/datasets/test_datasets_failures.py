@@ -1,12 +1,17 @@
 """Datasets: folders that take no other settings, and samples that fail; nothing is silent."""
 
 import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.datasets import write_manifests
+from support.datasets import same, whole_run, write_manifests
 
 import hooked_av as av
 from hooked_av.datasets import run as datasets
@@ -241,3 +246,82 @@ def test_tables_that_cannot_be_stored_are_refused(model, here, tmp_path):
     for name, frame in (("a", pd.DataFrame({"x": []})), ("b", pd.DataFrame({"task": ["other"], "x": [1]}))):
         with pytest.raises(av.errors.DatasetError, match="this table cannot be stored"):
             av.run_dataset(model, samples, lambda model, case, f=frame: Result(f), out=tmp_path / name)
+
+
+# ---- Disks, and several at once --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files_up_to():
+    """Lets no file of this process grow beyond so many bytes: a disk that is full, as far as a program can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 2500])  # bytes: nothing, not all of settings.json, not all of a table
+def test_a_disk_that_is_full_costs_nothing_that_is_finished(model, here, tmp_path, files_up_to, size):
+    whole = whole_run(model, here, tmp_path / "whole")
+    out, samples = tmp_path / "out", here / "good.jsonl"
+    files_up_to(size)
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)cannot write .*File too large.*goes on"):
+        av.run_dataset(model, samples, "lens", out=out, top_k=3)
+    assert not [path for path in out.rglob("*") if path.suffix in (".part", ".parquet")]
+    files_up_to(-1)
+    assert av.run_dataset(model, samples, "lens", out=out, top_k=3).n_new == 4
+    files_up_to(size)
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)cannot write .*results\.parquet.*File too large"):
+        av.datasets.merge(out)
+    assert not list(out.glob("results*"))
+    files_up_to(-1)
+    same(av.datasets.merge(out), whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 40 kB, and what makes it larger."""
+
+    def mount(*options: str) -> bool:
+        words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(tmp_path / "disk")]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    (tmp_path / "disk").mkdir()
+    if shutil.which("mount") is None or not mount("size=40k"):
+        pytest.skip("nobody may mount a disk here")
+    yield tmp_path / "disk", lambda: mount("remount", "size=4m")
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+def test_a_run_goes_on_when_the_disk_has_room_again(model, here, tmp_path, small_disk):
+    whole = whole_run(model, here, tmp_path / "whole")
+    disk, enlarge = small_disk
+    (disk / "filler").write_bytes(bytes(16 * 1024))
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)cannot write .*No space left"):
+        av.run_dataset(model, here / "good.jsonl", "lens", out=disk / "out", top_k=3)
+    kept = len(list((disk / "out" / "samples").iterdir()))
+    assert 0 < kept < 4
+    assert enlarge()
+    assert av.run_dataset(model, here / "good.jsonl", "lens", out=disk / "out", top_k=3).n_new == 4 - kept
+    same(av.datasets.merge(disk / "out"), whole)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_folder_make_one_table(model, here, tmp_path):
+    whole = whole_run(model, here, tmp_path / "whole")
+    runs = "import sys, hooked_av as av; av.run_dataset(av.HookedAVTransformer.from_pretrained('tiny-av'), "
+    runs += "sys.argv[1], 'lens', out=sys.argv[2], top_k=3)"
+    command = [sys.executable, "-c", runs, str(here / "good.jsonl"), str(tmp_path / "out")]
+    root = str(Path(av.__file__).parent.parent)
+    both = [subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    same(av.datasets.merge(tmp_path / "out"), whole)
+
+
+def test_ids_may_be_anything(model, tmp_path):
+    names = ["../x", "..", "/etc/passwd", "A", "a", "a ", "\u00e9", "e\u0301", "x" * 5000, "con", "a/b\\c", "#"]
+    rows = "\r\n".join(json.dumps({"id": name, "question": "Which digit?"}) for name in names)
+    (tmp_path / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + rows.encode())  # a mark of the byte order, and ends of DOS
+    run = av.run_dataset(model, tmp_path / "m.jsonl", "lens", out=tmp_path / "out", top_k=1)
+    assert run.n_finished == len(names)
+    assert list(pd.read_parquet(av.datasets.merge(tmp_path / "out"))["sample"].unique()) == names
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out"}
