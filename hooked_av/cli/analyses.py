@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from hooked_av.cli.commands import SAMPLES_FAILED, Command, ResumedCommand
 from hooked_av.cli.options import Form, Reader, options_of
 from hooked_av.interventions.routes import Route
 
 if TYPE_CHECKING:
+    from hooked_av.media.sampling import Sampling
     from hooked_av.model.transformer import HookedAVTransformer
 
 TINY = "tiny-av"
@@ -37,11 +39,20 @@ _COMMON = (
 )  # fmt: skip
 
 
-class AnalysisCommand(click.Command):
+_FAILED = (
+    f"Exit code {SAMPLES_FAILED}: the run came to its end, and samples have failed (FOLDER/failed says why). Where "
+    "none could be finished, no folder is begun."
+)
+
+
+class AnalysisCommand(ResumedCommand):
     """A command named as an analysis in `datasets.ANALYSES`, whose options are the arguments of that one.
 
     They are read when they are asked for, so that a list of all commands imports no analysis.
     """
+
+    def __init__(self, name: str, **more: Any) -> None:
+        super().__init__(name, epilog=_FAILED, **more)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not self.params:
@@ -126,14 +137,17 @@ def run_analysis(name: str, model: str, manifest: Path, out: Path, shard: str, *
 
     samples = read_manifest(manifest)  # what is wrong with it is said before a model is loaded
     sampling = {option: given.pop(option) for option in ("fps", "max_pixels") if option in given}
-    prepare = {"positions": given.pop("positions")} if "positions" in given else {}
+    prepare: dict[str, Any] = {"positions": given.pop("positions")} if "positions" in given else {}
     if sampling:
         prepare["sampling"] = Sampling(**sampling)
+        check_sampling(prepare["sampling"])
     run = run_dataset(load_model(model), samples, name, out=out, shard=shard, prepare=prepare, progress=True, **given)
-    click.echo(f"{out}: {run}")
+    click.echo(f"{click.format_filename(out)}: {run}")
+    if run.failures:
+        click.get_current_context().exit(SAMPLES_FAILED)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--allow-missing", is_flag=True, help="Merge what there is, though samples are missing.")
 def merge(folder: Path, allow_missing: bool) -> None:
@@ -144,10 +158,11 @@ def merge(folder: Path, allow_missing: bool) -> None:
     path = join(folder, allow_missing=allow_missing)
     found = ResultsFolder.read(folder)
     total, finished, failed = len(found.settings["samples"]), len(found.finished()), len(found.failures())
-    click.echo(f"{path}: {finished} of {total} samples; {failed} failed, {total - finished - failed} missing")
+    left = f"{failed} failed, {total - finished - failed} missing"
+    click.echo(f"{click.format_filename(path)}: {finished} of {total} samples; {left}")
 
 
-@click.command()
+@click.command(cls=ResumedCommand)
 @click.option("--model", metavar="PATH_OR_ID", default=TINY, show_default=True,
               help="tiny-av, or a checkpoint that was trained on its task.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, metavar="N",
@@ -180,6 +195,16 @@ def study(model: str, samples: int, families: tuple[str, ...], window: int | Non
     for one in found.summaries:
         click.echo(f"{one.finding}. {one.claim}: {one.says}")
     click.echo(f"Report: {write_study(found, out)}")
+
+
+def check_sampling(sampling: "Sampling") -> None:
+    """Rates and sizes that no clip can be seen at are refused before a model is loaded."""
+    from hooked_av.media.patches import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
+    from hooked_av.media.sampling import ResolvedSampling
+
+    seen = sampling.resolved(ResolvedSampling(SAMPLED_FPS, MIN_FRAMES, MAX_FRAMES))
+    sample_indices(1, 1.0, fps=seen.fps)
+    seen.budget(VIDEO_BUDGET)
 
 
 def load_model(name: str) -> "HookedAVTransformer":

@@ -3,18 +3,15 @@
 Heavy imports happen inside the commands, so that `--help` and `--version` answer at once.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hooked_av.cli.analyses import COMMANDS, TINY, load_model, merge, study
+from hooked_av.cli.analyses import COMMANDS, TINY, check_sampling, load_model, merge, study
+from hooked_av.cli.commands import EXIT_CODES, Commands
 from hooked_av.cli.tiny import evaluate_tiny, make_tiny_clips, train_tiny
-from hooked_av.errors import HookedAVError, HookedAVWarning
 
 if TYPE_CHECKING:
     from hooked_av.cli.demo import DemoResult, Origin
@@ -30,33 +27,6 @@ ATTRIBUTION = (
     "bigbuckbunny.mp4: 5.3 seconds of “Big Buck Bunny”, © 2008 Blender Foundation, www.bigbuckbunny.org, under "
     "CC BY 3.0, https://creativecommons.org/licenses/by/3.0/. The clip itself is unchanged; frames are shown smaller."
 )
-
-
-class _Commands(click.Group):
-    """Our own errors are shown as their message, with exit code 1; all others keep their traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with _plain_warnings():
-                return super().invoke(ctx)
-        except HookedAVError as error:
-            raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Our own warnings without file and line, which would be of no use here."""
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, HookedAVWarning):
-                click.echo(f"Warning: {message}", err=True)
-            else:
-                shown(message, category, *where, **more)
-
-        warnings.showwarning = show
-        yield
 
 
 @dataclass(frozen=True)
@@ -96,9 +66,10 @@ class DemoOptions:
         return Origin(self.model, False, self.clip.name, ATTRIBUTION if self.clip == CLIP else "")
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="hooked-av", prog_name="hooked-av")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Show the trace of an error, before its message.")
+def main(debug: bool) -> None:
     """Mechanistic interpretability of audio-visual language models."""
 
 
@@ -148,14 +119,10 @@ def run(asked: DemoOptions) -> None:
 
 def _check(asked: DemoOptions) -> None:
     """What can be wrong without a model is refused before one is loaded."""
-    from hooked_av.media.patches import MAX_FRAMES, MIN_FRAMES, SAMPLED_FPS, VIDEO_BUDGET, sample_indices
-    from hooked_av.media.sampling import ResolvedSampling
     from hooked_av.prompt.text import check_options, question_parts
 
     question_parts(asked.asked, check_options(asked.options), None)
-    seen = asked.sampling.resolved(ResolvedSampling(SAMPLED_FPS, MIN_FRAMES, MAX_FRAMES))
-    sample_indices(1, 1.0, fps=seen.fps)
-    seen.budget(VIDEO_BUDGET)
+    check_sampling(asked.sampling)
 
 
 def _load(asked: DemoOptions) -> "HookedAVTransformer":

@@ -9,19 +9,24 @@ from typing import Any
 
 import click
 
+from hooked_av.cli.commands import Command, ResumedCommand
 
-@click.command("train-tiny")
+
+@click.command("train-tiny", cls=ResumedCommand)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER",
               help="Where state, log and checkpoint go; a run that broke off is taken up from there.")  # fmt: skip
 @click.option("--speech", type=click.Path(path_type=Path), required=True, metavar="FOLDER_OR_NPZ",
               help="The Free Spoken Digit Dataset: its folder `recordings`, or an .npz made from it.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, scenes and questions.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, scenes and questions."
+)
 @click.option("--voices/--no-voices", default=True, show_default=True,
               help="Train on espeak-ng voices too (it must be installed).")  # fmt: skip
 @click.option("--leave-out", metavar="SPEAKER", help="Keep this speaker out of training, and test on them alone.")
-@click.option("--threads", type=int, default=2, show_default=True, help="Processor threads.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Processor threads.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model learns: cpu, cuda, ...")
-@click.option("--workers", type=int, default=0, show_default=True, help="Processes that make batches ahead of time.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Processes that make batches ahead of time.")  # fmt: skip
 def train_tiny(
     out: Path, speech: Path, seed: int, voices: bool, leave_out: str | None, threads: int, device: str, workers: int
 ) -> None:
@@ -47,9 +52,9 @@ def train_tiny(
     click.echo(f"Checkpoint: {out / 'model'}")
 
 
-@click.command("evaluate-tiny")
+@click.command("evaluate-tiny", cls=Command)
 @click.option("--model", default="tiny-av", show_default=True, metavar="FOLDER", help="The checkpoint to examine.")
-@click.option("--questions", type=int, default=200, show_default=True, help="Questions of each form.")
+@click.option("--questions", type=click.IntRange(min=1), default=200, show_default=True, help="Questions of each form.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the tables there as CSV, too.")
 def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
     """Print held-out accuracy: by question and missing modality, by speaker, and on the sample clips."""
@@ -57,10 +62,13 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
     import torch
 
     from hooked_av.model.transformer import HookedAVTransformer
+    from hooked_av.plots.page import check_folder
     from hooked_av.tiny.evaluation import by_family, by_speaker
     from hooked_av.tiny.held_out import read_held_out
     from hooked_av.tiny.samples import read_samples, share_right
 
+    if out is not None:
+        check_folder(out)
     torch.set_num_threads(1)  # a model this small is slower on several threads
     digits = read_held_out()
     loaded = HookedAVTransformer.from_pretrained(model)
@@ -78,7 +86,7 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
             table.to_csv(out / f"{name}.csv", index=False)
 
 
-@click.command("make-tiny-clips", hidden=True)
+@click.command("make-tiny-clips", cls=Command, hidden=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Where the clips go.")
 def make_tiny_clips(out: Path) -> None:
     """Write the sample clips of the package anew (scikit-learn and espeak-ng are needed)."""

@@ -17,10 +17,12 @@ In CSV, lists are JSON, or texts with `|` between them; an empty cell is a field
 
 import csv
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 from string import ascii_uppercase
@@ -38,6 +40,8 @@ FIELDS = ("id", "media", "question", "options", "answer", "alternative", "querie
 _ITEM_FIELDS = {"file", "start", "stop"}
 _MEDIA = 'a file, or a list of files, {"file": ..., "start": ..., "stop": ...} and {"text": ...}'
 _LISTS = ("media", "options")
+_HALF = re.compile("[\ud800-\udfff]")
+_SHOWN, _SHOWN_LENGTH = 8, 250  # faults in a message, and characters of one
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class SampleCase(Case):
 def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     """The samples of a manifest (.jsonl or .csv; see the module's docstring). No media file is opened.
 
-    Errors: `DatasetError` that lists every row that cannot be used, with its line.
+    Errors: `DatasetError` that counts the rows that cannot be used, and tells the first of them with their lines.
 
     >>> from hooked_av.tiny.samples import FOLDER
     >>> sample = read_manifest(FOLDER / "manifest.jsonl")[0]
@@ -131,18 +135,12 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     ('three-and-eight-0', 'three-and-eight.mp4', 'Which digit is shown second?', 'eight')
     """
     path = Path(path)
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    if path.suffix.lower() not in readers or not path.is_file():
-        raise DatasetError(
-            f"no such manifest: {path}",
-            expected="a file name.jsonl or name.csv",
-            got="no file" if not path.exists() else path.suffix or "no suffix",
-            next_step=f"check the path (now in {Path.cwd()})",
-        )
     try:
-        rows = list(readers[path.suffix.lower()](path))
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(_reader(path)(path))
+    except UnicodeDecodeError as error:
         raise _bad_rows(path, [f"{error}; save it as UTF-8 text"]) from error
+    except (csv.Error, OSError) as error:
+        raise _bad_rows(path, [f"{type(error).__name__}: {error}"]) from error
     faults = [f"line {line}: {fault}" for line, row in rows for fault in _faults(row)]
     faults += _repeated(str(row["id"]) for _, row in rows if isinstance(row, dict) and row.get("id") not in (None, ""))
     if faults or not rows:
@@ -150,13 +148,14 @@ def read_manifest(path: str | Path) -> tuple[Sample, ...]:
     return tuple(_sample(row, path.parent) for _, row in rows)
 
 
-def checked_ids(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-    """Samples that were not read from a file.
+def checked_samples(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Samples that were not read from a file, held to what a manifest may say.
 
-    Errors: `DatasetError` for ids that are not unique, and for no sample.
+    Errors: `DatasetError` for what no row may hold, ids that are not unique, and no sample.
     """
     samples = tuple(samples)
-    faults = _repeated(sample.id for sample in samples)
+    faults = [f"sample {n}: {fault}" for n, sample in enumerate(samples) for fault in _faults(sample.to_row())]
+    faults += _repeated(sample.id for sample in samples)
     if faults or not samples:
         raise _bad_rows("the samples", faults or ["no sample"])
     return samples
@@ -175,8 +174,30 @@ class _Fault(str):
 # ---- Files to rows ---------------------------------------------------------------------------------------------------
 
 
+def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, Any]]]:
+    """What reads the rows of this file, if it is there."""
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    try:
+        is_file, is_there = path.is_file(), path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = is_there = False
+    if not is_file or path.suffix.lower() not in readers:
+        raise DatasetError(
+            f"no such manifest: {_cut(str(path))}",
+            expected="a file name.jsonl or name.csv",
+            got="no file" if not is_there else "a folder" if path.is_dir() else path.suffix or "no suffix",
+            next_step=f"check the path (now in {Path.cwd()})",
+        )
+    return readers[path.suffix.lower()]
+
+
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        raise _bad_rows(
+            path, ["the file is one list: write one object a line, without brackets and commas around them"]
+        )
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _from_json(line)
 
@@ -215,9 +236,22 @@ def _csv_list(cell: str) -> Any:
 def _from_json(text: str) -> Any:
     """The value, or what is wrong with the text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         return _Fault(f"expected JSON, got {text[:60]!r} ({error})")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON itself takes the last of equal names, and drops what the others say."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
+        raise ValueError(f"{twice[0]!r} stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 # ---- Rows to samples -------------------------------------------------------------------------------------------------
@@ -256,9 +290,11 @@ def _faults(row: Any) -> Iterator[str]:
     if not isinstance(row, dict):
         yield row if isinstance(row, _Fault) else f"expected an object with {', '.join(FIELDS)}, got {row!r}"
         return
+    if _HALF.search("".join(_texts(row))):
+        yield 'half of a character (a surrogate such as "\\ud800") in a text: write whole characters, as UTF-8'
     yield from (_unknown(name) for name in row if name not in FIELDS)
     name = row.get("id")
-    if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
+    if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
         yield f"id: expected a text or whole number, got {name!r}; give every row an id"
     if not _is_text(row.get("question")):
         yield f"question: expected a text, got {row.get('question')!r}; say what is asked"
@@ -291,9 +327,14 @@ def _queried_faults(queried: Any, media: Any) -> Iterator[str]:
 def _item_fault(item: Any) -> str:
     if isinstance(item, dict) and set(item) == {"text"}:
         item = item["text"]
-    if isinstance(item, str) and item.strip():
+    if isinstance(item, str) and item.strip() and "\0" not in item:
         return ""
-    if not isinstance(item, dict) or not set(item) <= _ITEM_FIELDS or not _is_text(item.get("file")):
+    if (
+        not isinstance(item, dict)
+        or not set(item) <= _ITEM_FIELDS
+        or not _is_text(item.get("file"))
+        or "\0" in item["file"]
+    ):
         return f"expected {_MEDIA}, got {item!r}"
     start, stop = item.get("start", 0.0), item.get("stop")
     if not _is_number(start) or not start >= 0 or (stop is not None and not (_is_number(stop) and stop > start)):
@@ -330,7 +371,20 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a row, and the names of its fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
 
 
 def _unknown(name: str) -> str:
@@ -338,9 +392,10 @@ def _unknown(name: str) -> str:
 
 
 def _bad_rows(path: Path | str, faults: list[str]) -> DatasetError:
+    more = [f"and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
     return DatasetError(
         f"{path} cannot be used",
         expected=f"rows with {', '.join(FIELDS)}",
-        got="\n    ".join([f"{len(faults)} fault{'s' * (len(faults) != 1)}", *faults]),
+        got="\n    ".join([f"{len(faults):,} fault{'s' * (len(faults) != 1)}", *map(_cut, faults[:_SHOWN]), *more]),
         next_step="mend or remove these rows; nothing has been run",
     )

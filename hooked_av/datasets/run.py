@@ -3,9 +3,11 @@
 How results lie on the disk is told in `results_folder`, what a manifest holds in `manifest`.
 """
 
+import re
+import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
@@ -22,9 +24,10 @@ from hooked_av.analyses.flow.information_flow import InformationFlow, informatio
 from hooked_av.analyses.flow.route_sweep import route_sweep
 from hooked_av.analyses.lenses.logit_lens import logit_lens
 from hooked_av.analyses.results import Result, model_settings
-from hooked_av.datasets.manifest import Sample, SampleCase, checked_ids, manifest_hash, read_manifest
+from hooked_av.datasets.manifest import Sample, SampleCase, checked_samples, manifest_hash, read_manifest
 from hooked_av.datasets.patch_media import patch_media
 from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merged
+from hooked_av.datasets.sample_table import Table, as_table
 from hooked_av.doors import door
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
 
@@ -107,11 +110,14 @@ def run_dataset(
         progress: show a bar, with the time that is left.
         arguments: those of the analysis.
 
-    A sample that cannot be prepared or analysed (`HookedAVError`, or no memory for it) is kept with its reason, counted
-    and warned of. Any other error ends the run. `merge(out)` makes one table.
+    A sample that cannot be prepared or analysed is kept with its reason (of an error that is not one of ours, with its
+    trace), counted and warned of. `merge(out)` makes one table.
 
-    Errors: `DatasetError` for rows that cannot be used, a folder with other settings, unknown arguments, and when
-    nothing but failures has come of the first samples.
+    The folder is begun with the first result: where no sample finishes, nothing is left behind. One in which nothing
+    has finished may be begun anew with other settings.
+
+    Errors: `DatasetError` for rows that cannot be used, a folder with results of other settings or with damaged files,
+    unknown arguments, a folder that cannot be written, and when nothing but failures has come of the samples.
 
     >>> import hooked_av as av, tempfile
     >>> samples = [Sample("a", (), "Which digit is this?"), Sample("b", (), "Which colour is this?")]
@@ -120,23 +126,22 @@ def run_dataset(
     >>> run.n_new, len(pd.read_parquet(merge(out)))
     (2, 12)
     """
-    samples = read_manifest(manifest) if isinstance(manifest, (str, Path)) else checked_ids(manifest)
+    samples = read_manifest(manifest) if isinstance(manifest, (str, Path)) else checked_samples(manifest)
     function = _analysis(analysis)
-    prepare = dict(prepare or {})
+    prepare = _of_prepare(prepare or {})
     settings = {"analysis": _name_of(analysis), "arguments": _filled(function, arguments), "prepare": prepare}
     settings |= model_settings(model) | {"manifest": manifest_hash(samples), "samples": [s.id for s in samples]}
     mine = [place for place in range(len(samples)) if place % _shard(shard)[1] == _shard(shard)[0]]
-    folder = ResultsFolder.open(out, settings)
-    known = folder.finished() | folder.failures().keys()
+    jobs = _Jobs(Path(out), settings, partial(_table, model, function, prepare, arguments))
+    known = jobs.known()
     todo = [place for place in mine if place not in known]
-    jobs = _Jobs(folder, partial(_table, model, function, prepare, arguments))
     with tqdm(desc=settings["analysis"], total=len(mine), initial=len(mine) - len(todo), unit="sample",
               disable=not progress) as bar:  # fmt: skip
         for place in todo:
             jobs.run(place, samples[place])
             bar.set_postfix(failed=jobs.n_failed, refresh=False)
             bar.update()
-    return _summary(folder, shard, mine, jobs.n_finished)
+    return _summary(Path(out), jobs.end(), shard, mine, jobs.n_finished)
 
 
 @door
@@ -211,33 +216,87 @@ def _manifest_column(name: str) -> str:
 
 @dataclass
 class _Jobs:
-    """Samples, one after the other; each ends as a table or as a failure."""
+    """Samples, one after the other; each ends as a table or as a failure. The folder is begun with the first table."""
 
-    folder: ResultsFolder
-    table: Callable[[Sample], tuple[pd.DataFrame, Mapping[str, Any]]]
+    out: Path
+    settings: Mapping[str, Any]
+    table: Callable[[Sample], Table]
     n_finished: int = 0
     n_failed: int = 0
+    _folder: ResultsFolder | None = None
+    _held: dict[int, Failure] = field(default_factory=dict)  # failures before the first table
+    _foreign: int = 0  # errors in a row that are not ours
+
+    def known(self) -> set[int]:
+        """Places of samples that are not run again."""
+        self._folder = ResultsFolder.find(self.out, self.settings)
+        return set() if self._folder is None else self._folder.finished() | self._folder.failures().keys()
 
     def run(self, place: int, sample: Sample) -> None:
         try:
-            frame, settings = self.table(sample)
-        except (HookedAVError, torch.OutOfMemoryError) as error:
-            failure = Failure(sample.id, sample.task, sample.group, type(error).__name__, str(error))
-            self.folder.fail(place, failure)
-            self.n_failed += 1
-            self._check_hope(failure)
+            table = self.table(sample)
+        except MemoryError:  # of the machine; that of a GPU is the sample's
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is: the other samples are not to blame
+            self._fail(place, sample, error)
         else:
-            self.folder.keep(place, frame, settings)
+            folder = self._begun()
+            folder.keep(place, table)
             self.n_finished += 1
+            self._foreign = 0
 
-    def _check_hope(self, last: Failure) -> None:
-        if self.n_failed >= GIVE_UP_AFTER and not self.n_finished:
-            raise DatasetError(
-                f"the first {self.n_failed} samples have all failed",
-                expected="a sample that can be analysed",
-                got=f"{last.sample}: {last.kind}: {last.reason}",
-                next_step=f"see {self.folder.path / 'failed'}; delete what is in there to try these samples again",
-            )
+    def end(self) -> ResultsFolder | None:
+        """The folder; None if there was nothing to do."""
+        if self._folder is None and self._held:
+            self._folder = ResultsFolder.find(self.out, self.settings)  # another shard may have begun it
+            if self._folder is None:
+                raise _hopeless(
+                    f"0 of {self.n_failed} samples could be finished; no folder was begun", self._held.values()
+                )
+            self._begun()
+        return self._folder
+
+    def _fail(self, place: int, sample: Sample, error: Exception) -> None:
+        is_ours = isinstance(error, (HookedAVError, torch.OutOfMemoryError))
+        self.n_failed += 1
+        self._foreign = 0 if is_ours else self._foreign + 1
+        self._held[place] = failure = _failure(sample, error, is_ours)
+        if self._folder is not None:
+            self._begun()
+        elif self.n_failed >= GIVE_UP_AFTER:
+            raise _hopeless(f"the first {self.n_failed} samples have all failed", self._held.values()) from error
+        if self._foreign >= GIVE_UP_AFTER:  # such as a GPU that answers nothing any more
+            raise _hopeless(f"the last {self._foreign} samples met errors that are not ours", [failure]) from error
+
+    def _begun(self) -> ResultsFolder:
+        """The folder, with all failures so far."""
+        folder = self._folder = self._folder or ResultsFolder.begin(self.out, self.settings)
+        while self._held:
+            folder.fail(*self._held.popitem())
+        return folder
+
+
+def _failure(sample: Sample, error: Exception, is_ours: bool) -> Failure:
+    about, reason = (sample.id, sample.task, sample.group, type(error).__name__), str(error)
+    if is_ours:
+        return Failure(*about, reason)
+    trace = "".join(traceback.format_exception(error))
+    return Failure(*about, f"{reason} (not an error of hooked_av's own: please report it, with its trace)", trace)
+
+
+def _hopeless(what: str, failures: Iterable[Failure]) -> DatasetError:
+    """The error for a run without results: what its samples died of, each reason once."""
+    reasons: dict[str, Failure] = {}
+    for one in failures:
+        reasons.setdefault(f"{one.kind}: {one.reason}", one)
+    shown = [f"sample {one.sample[:80]!r}: {reason[:500]}" for reason, one in list(reasons.items())[:3]]
+    trace = next((one.trace for one in reasons.values() if one.trace), "")
+    return DatasetError(
+        what,
+        expected="a sample that can be analysed with these arguments",
+        got="\n".join([*shown, trace[-800:]]).strip().replace("\n", "\n    "),
+        next_step="mend the arguments or these samples, and run again",
+    )
 
 
 def _table(
@@ -246,8 +305,8 @@ def _table(
     prepare: Mapping[str, Any],
     arguments: Mapping[str, Any],
     sample: Sample,
-) -> tuple[pd.DataFrame, Mapping[str, Any]]:
-    """A sample's results with what it is, and the settings of its result."""
+) -> Table:
+    """A sample's results with what it is."""
     case = sample.prepare(model, **prepare)
     result = function(model, case, **arguments)
     frame = result.to_frame()
@@ -262,7 +321,7 @@ def _table(
         )
     own = frame.drop(columns=list(ours), errors="ignore")
     about = pd.DataFrame({name: pd.Series([value] * len(own), dtype="str") for name, value in ours.items()})
-    return pd.concat([about, own.reset_index(drop=True)], axis=1), result.settings
+    return as_table(pd.concat([about, own.reset_index(drop=True)], axis=1), result.settings)
 
 
 def _says(column: pd.Series, value: str | None) -> bool:
@@ -270,16 +329,16 @@ def _says(column: pd.Series, value: str | None) -> bool:
     return bool(column.astype(object).where(column.notna(), "").eq(value or "").all())
 
 
-def _summary(folder: ResultsFolder, shard: str, mine: Sequence[int], n_new: int) -> DatasetRun:
+def _summary(out: Path, folder: ResultsFolder | None, shard: str, mine: Sequence[int], n_new: int) -> DatasetRun:
+    if folder is None:  # a shard without samples
+        return DatasetRun(out, shard, len(mine), 0, 0, ())
     failures = tuple(failure for place, failure in folder.failures().items() if place in set(mine))
     if failures:
         first = failures[0]
-        message = (
-            f"{len(failures)} of {len(mine)} samples failed (see {folder.path / 'failed'}), such as {first.sample}"
-        )
-        warnings.warn(f"{message}: {first.kind}: {first.reason}", HookedAVWarning, stacklevel=3)
+        message = f"{len(failures)} of {len(mine)} samples failed (see {out / 'failed'}), such as {first.sample[:80]}"
+        warnings.warn(f"{message}: {first.kind}: {first.reason[:1000]}", HookedAVWarning, stacklevel=3)
     n_finished = len(folder.finished().intersection(mine))
-    return DatasetRun(folder.path, shard, len(mine), n_finished, n_new, failures)
+    return DatasetRun(out, shard, len(mine), n_finished, n_new, failures)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -288,12 +347,13 @@ def _shard(text: str) -> tuple[int, int]:
     >>> _shard("2/8")
     (1, 8)
     """
-    number, slash, total = (part.strip() for part in text.partition("/"))
-    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+    found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+    number, total = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= total:
         raise DatasetError(
-            "no such shard", expected="i/n with 1 <= i <= n", got=repr(text), next_step='say "1/4" ... "4/4"'
+            "no such shard", expected="i/n with 1 <= i <= n", got=repr(text[:80]), next_step='say "1/4" ... "4/4"'
         )
-    return int(number) - 1, int(total)
+    return number - 1, total
 
 
 # ---- The analysis ----------------------------------------------------------------------------------------------------
@@ -316,6 +376,19 @@ def _name_of(analysis: Any) -> str:
     function = analysis.func if isinstance(analysis, partial) else analysis
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _of_prepare(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `model.prepare` that are not the sample's own."""
+    own = {"media", "question", "options"}.intersection(given)
+    if own:
+        raise DatasetError(
+            f"{', '.join(sorted(own))} cannot be given for all samples",
+            expected="other arguments of model.prepare, such as sampling",
+            got=", ".join(map(repr, given)),
+            next_step="write them into the manifest",
+        )
+    return dict(given)
 
 
 def _filled(function: Analysis, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
-from hooked_av.datasets.results_folder import settled
+from hooked_av.datasets.sample_table import unusable
+from hooked_av.datasets.settings_file import settled
+from hooked_av.datasets.whole_files import appearing, part_of, writing
 from hooked_av.doors import door
+from hooked_av.errors import HookedAVError
 from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, StudyPlan, family_of, measure, slug
 from hooked_av.study.tables import tables
@@ -85,7 +87,8 @@ def run_study(
         progress: show a bar.
 
     Errors: `InputsError` for an unknown family or an answer that is not one token of the model; `DatasetError` for a
-    folder with other settings; `InterventionError` for a window that the model does not have.
+    folder with other settings, with a damaged family, or that cannot be written; `InterventionError` for a window that
+    the model does not have.
 
     >>> import hooked_av as av, tempfile
     >>> model = av.HookedAVTransformer.from_pretrained("tiny-av")
@@ -100,7 +103,7 @@ def run_study(
     layer_window(0, model.cfg.n_layers, width)  # refused before anything runs
     plan = StudyPlan(samples, width, seed)
     controls = "one random cut of the same size and layers beside every cut"
-    settings = settled(out, {**model_settings(model), **asdict(plan), "controls": controls})
+    settings = settled(Path(out), {**model_settings(model), **asdict(plan), "controls": controls})
     folder = Path(out) / RESULTS
     with tqdm(names, desc="families", unit="family", disable=not progress) as bar:
         results = tuple(_family(model, name, plan, folder / slug(name), bar) for name in bar)
@@ -112,24 +115,47 @@ def run_study(
 def _family(model: "HookedAVTransformer", name: str, plan: StudyPlan, folder: Path, bar: Any) -> FamilyResults:
     """One family, measured now or at an earlier time."""
     if folder.exists():
-        return FamilyResults.load(folder)
+        return _kept(folder, name)
     found = measure(model, name, plan, lambda stage: bar.set_postfix_str(f"{name}: {stage}"))
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
-    part.mkdir(parents=True)
+    part = part_of(folder)
     try:
-        found.save(part)
-        if not folder.exists():  # another process may have measured it, too
-            os.replace(part, folder)
+        with writing(folder):
+            part.mkdir(parents=True)
+            found.save(part)
+            _put(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return found
 
 
+def _put(part: Path, folder: Path) -> None:
+    """Give a whole family its name, unless another process has measured it, too."""
+    try:
+        os.replace(part, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _kept(folder: Path, name: str) -> FamilyResults:
+    """What was measured at an earlier time."""
+    try:
+        found = FamilyResults.load(folder)
+    except (HookedAVError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise unusable([f"{folder}: {type(error).__name__}: {error}"]) from error
+    if found.family != name:
+        raise unusable([f"{folder}: family {found.family!r} in the place of {name!r}"])
+    return found
+
+
 def _write(study: Study, out: Path) -> None:
     """Tables and statements, beside the results."""
-    (out / TABLES).mkdir(exist_ok=True)
+    with writing(out / TABLES):
+        (out / TABLES).mkdir(exist_ok=True)
     for name, table in study.tables.items():
         if len(table):
-            table.to_parquet(out / TABLES / f"{name}.parquet", index=False)
+            with appearing(out / TABLES / f"{name}.parquet") as part:
+                table.to_parquet(part, index=False)
     said = {"statements": [asdict(one) for one in study.statements], "summaries": [asdict(s) for s in study.summaries]}
-    (out / STATEMENTS).write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
+    with appearing(out / STATEMENTS) as part:
+        part.write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -163,10 +164,18 @@ def speak(voices: Sequence[str], words: Sequence[str] = NAMES) -> Recordings:
 
 
 def _rows_of_npz(path: Path) -> list[tuple[int, str, int, Wave]]:
-    with np.load(path) as data:
-        rate, offsets, samples = int(data["sampling_rate_hz"]), data["offsets"], data["samples"]
-        labels = zip(data["digit"].tolist(), data["speaker"].tolist(), data["index"].tolist(), strict=True)
-        pieces = [samples[start:stop] for start, stop in pairwise(offsets)]
+    try:
+        with np.load(path) as data:
+            rate, offsets, samples = int(data["sampling_rate_hz"]), data["offsets"], data["samples"]
+            labels = zip(data["digit"].tolist(), data["speaker"].tolist(), data["index"].tolist(), strict=True)
+            pieces = [samples[start:stop] for start, stop in pairwise(offsets)]
+    except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, BadZipFile) as error:
+        raise MediaError(
+            f"no spoken digits in {path}",
+            expected="an .npz with samples, offsets, digit, speaker, index and sampling_rate_hz",
+            got=f"{type(error).__name__}: {error}",
+            next_step="give the folder `recordings` of the Free Spoken Digit Dataset, or an .npz made from it",
+        ) from error
     return [
         (digit, speaker, index, resampled((piece / 32_768).astype(np.float32), rate))
         for (digit, speaker, index), piece in zip(labels, pieces, strict=True)

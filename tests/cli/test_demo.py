@@ -347,13 +347,15 @@ def test_special_tokens_in_the_question_are_an_error_and_leave_nothing(hooked_av
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_keep_their_traceback(hooked_av_command, tmp_path, monkeypatch):
+def test_other_errors_are_said_to_be_bugs(hooked_av_command, tmp_path, monkeypatch):
     def broken(asked):
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(cli, "_load", broken)
     done = hooked_av_command("demo")
-    assert isinstance(done.exception, RuntimeError)
+    assert done.exit_code == 1
+    assert "RuntimeError: a fault of ours" in done.stderr
+    assert "hooked-av --debug demo" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

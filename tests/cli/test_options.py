@@ -15,7 +15,7 @@ import hooked_av as av
 from hooked_av.cli import main as cli
 from hooked_av.cli.analyses import COMMANDS, FORMS
 from hooked_av.cli.options import EXCLUDED, form_of, options_of
-from hooked_av.datasets.run import ANALYSES
+from hooked_av.datasets.run import ANALYSES, DatasetRun
 from hooked_av.errors import HookedAVError
 
 OLD = {
@@ -177,6 +177,7 @@ def asked(monkeypatch, tmp_path):
 
     def run_dataset(model, samples, name, *, out, shard, prepare, progress, **arguments):
         calls.append((name, shard, prepare, arguments))
+        return DatasetRun(out, shard, 1, 1, 1, ())
 
     monkeypatch.setattr("hooked_av.cli.analyses.load_model", lambda name: name)
     monkeypatch.setattr("hooked_av.datasets.run.run_dataset", run_dataset)

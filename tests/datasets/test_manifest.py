@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import hooked_av as av
-from hooked_av.datasets.manifest import MediaItem, Sample, checked_ids, manifest_hash, read_manifest
+from hooked_av.datasets.manifest import MediaItem, Sample, checked_samples, manifest_hash, read_manifest
 
 ROWS = [
     {"id": "whole", "media": "film.mp4", "question": "Which digit is shown, first?", "answer": "six", "task": "visual"},
@@ -149,8 +149,8 @@ def test_other_encodings_and_other_files_are_refused(tmp_path):
 
 def test_samples_without_a_file_need_ids_of_their_own():
     sample = Sample("a", (), "What?")
-    assert checked_ids(iter([sample])) == (sample,)
+    assert checked_samples(iter([sample])) == (sample,)
     with pytest.raises(av.errors.DatasetError, match="'a' stands 2 times"):
-        checked_ids([sample, sample])
+        checked_samples([sample, sample])
     with pytest.raises(av.errors.DatasetError, match="no sample"):
-        checked_ids([])
+        checked_samples([])

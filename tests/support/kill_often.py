@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import torch
 
 import hooked_av as av
-from hooked_av.datasets import results_folder
 from hooked_av.datasets import run as datasets
+from hooked_av.datasets import sample_table
 
 SEED = 0
 HALF_SECONDS = 0.015
@@ -89,7 +89,7 @@ def finished(out: str) -> dict[str, list[int]]:
 def main(manifest: str, out: str, log: str, kills: int) -> None:
     torch.set_num_threads(1)
     model = av.HookedAVTransformer.from_pretrained("tiny-av")
-    results_folder.pq = SlowDisk()
+    sample_table.pq = SlowDisk()
     rng, seen = random.Random(SEED), []
     mean_seconds = MEAN_SAMPLES * sample_seconds(model, manifest)
     while True:
