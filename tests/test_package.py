@@ -15,6 +15,7 @@ ROOT = Path(hooked_av.__file__).parent
 # A file imports from its own folder and from folders above it; files in front stand alone.
 ORDER = [
     "errors",
+    "frozen",
     "named_figures",
     "config",
     "media",

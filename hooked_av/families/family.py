@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from jaxtyping import Float, Int64
@@ -20,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast, WhisperFeatu
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import InputsError
 from hooked_av.families.names import TensorNames
+from hooked_av.frozen import Frozen
 from hooked_av.media.clip import Clip
 from hooked_av.prompt.inputs import AVInputs
 
@@ -127,7 +127,7 @@ class Family(ABC):
     @property
     def encoder_hooks(self) -> Mapping[str, EncoderHook]:
         """The hook points inside the encoders, by name."""
-        return MappingProxyType({})
+        return Frozen()
 
     @abstractmethod
     def encode(
