@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,6 +29,7 @@ from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merge
 from hooked_av.datasets.sample_table import Table, as_table
 from hooked_av.doors import door
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
+from hooked_av.frozen import Frozen
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -171,7 +171,7 @@ def read_flow(
     *,
     only_correct: bool = True,
     metric: Whose | None = None,
-    where: Mapping[str, str] = MappingProxyType({}),
+    where: Mapping[str, str] = Frozen(),
 ) -> InformationFlow:
     """The map of all samples of a run of "flow": what `information_flow` says of the same cases.
 

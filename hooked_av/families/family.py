@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from jaxtyping import Float, Int64
@@ -21,6 +20,7 @@ from hooked_av.config import DecoderConfig, KnownSettings
 from hooked_av.errors import InputsError
 from hooked_av.families.names import TensorNames
 from hooked_av.families.reading import reading
+from hooked_av.frozen import Frozen
 from hooked_av.media.clip import Clip
 from hooked_av.media.sampling import Sampling
 from hooked_av.prompt.inputs import AVInputs
@@ -145,7 +145,7 @@ class Family(ABC):
     @property
     def encoder_hooks(self) -> Mapping[str, EncoderHook]:
         """The hook points inside the encoders, by name."""
-        return MappingProxyType({})
+        return Frozen()
 
     @abstractmethod
     def encode(

@@ -23,7 +23,7 @@ from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
 from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy
 from hooked_av.hooks.hooked_model import SpanHooks
 from hooked_av.hooks.names import NamesFilter
-from hooked_av.hooks.open_blocks import Opened, nothing_open, what_is_open
+from hooked_av.hooks.open_blocks import Opened, Wall, what_is_open
 from hooked_av.hooks.point import HookPoint
 from hooked_av.hooks.run import ALL_LAYERS, Run, current_run
 from hooked_av.interventions.intervention import Intervention
@@ -59,20 +59,29 @@ class Pass:
         self.model, self.inputs, self.run = model, inputs, run
         self.plan = self.plan_of(interventions)
         self._state: tuple[tuple[Tensor, Tensor], Attend] | None = None
-        self._open: list[ExitStack] = []
+        self._open: ExitStack | None = None
 
     def __enter__(self) -> "Pass":
+        if self._open is not None:
+            raise HookError(
+                "this pass runs already",
+                expected="one that is not in its `with` block, in this thread or another",
+                got="a second `with` block of it",
+                next_step="leave its block first, or begin another pass over these inputs with model.begin",
+            )
         with ExitStack() as stack:
             stack.enter_context(self.plan.edited(self.model.hook_dict, self.run))
             stack.enter_context(self.run.as_current())
-            self._open.append(stack.pop_all())
+            self._open = stack.pop_all()
         self._state = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.pop().__exit__(kind, error, trace)
+        stack, self._open = self._open, None
+        if stack is not None:
+            stack.__exit__(kind, error, trace)
 
     @property
     def layers(self) -> range:
@@ -355,7 +364,7 @@ class RunningModel(SpanHooks):
         ...     torch.equal(model("Hello world"), logits)
         True
         """
-        with nothing_open():
+        with Wall().opened():
             yield self
 
     @property

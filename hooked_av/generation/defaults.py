@@ -7,10 +7,10 @@ values that can be read, compared and passed on.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
-from types import MappingProxyType
 from typing import Any
 
 from hooked_av.errors import CheckpointError, excerpt
+from hooked_av.frozen import Frozen
 
 # No statements about how to generate.
 _NOT_SETTINGS = {"transformers_version", "_from_model_config", "_name_or_path"}
@@ -35,7 +35,7 @@ class GenerationDefaults:
     max_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
-    others: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    others: Mapping[str, Any] = field(default_factory=Frozen)
     stated: tuple[str, ...] = ()
 
     @classmethod
@@ -52,7 +52,7 @@ class GenerationDefaults:
         known = {name: value for name, value in said.items() if name in own}
         for name, value in known.items():
             _check(name, value)
-        others = MappingProxyType({name: value for name, value in said.items() if name not in own})
+        others = Frozen({name: value for name, value in said.items() if name not in own})
         return cls(**known, others=others, stated=tuple(sorted(known)))
 
     def to_dict(self) -> dict[str, Any]:

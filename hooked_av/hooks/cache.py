@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import psutil
@@ -118,6 +119,12 @@ class AVCache(ActivationCache):
             ScopedHook(keep, scope, True)(tensor if self.has_batch_dim else tensor[None], hook=point)
         return found[0] if self.has_batch_dim else found[0][0]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AVCache":
+        """The values are copied; the model is not."""
+        twin = copy(self)
+        twin.cache_dict = deepcopy(self.cache_dict, memo)
+        return twin
+
     def __repr__(self) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values())
         return f"AVCache of {len(self)} activations, {size / 1e6:.1f} MB"
@@ -129,9 +136,9 @@ def keep_copy(
     """A hook that stores a detached copy of what it sees."""
 
     def keep(tensor: Tensor, *, hook: HookPoint) -> None:
-        copy = tensor.detach().to(device=device, copy=True)
+        own = tensor.detach().to(device=device, copy=True)
         has_batch = hook.axes[0] == "batch"
-        cache[key] = copy[0] if remove_batch_dim and has_batch and len(copy) == 1 else copy
+        cache[key] = own[0] if remove_batch_dim and has_batch and len(own) == 1 else own
 
     keep.reads_only = True  # type: ignore[attr-defined] - hook points need not use what a reader saw
     return keep

@@ -24,28 +24,34 @@ class Opened:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """The passes that begin in this `with` block, in this thread, feel it."""
-        before = _OPEN.get()
-        _OPEN.set((*before, self))
+        _OPEN.set((*_OPEN.get(), self))
         try:
             yield
         finally:
-            # not the value of before: blocks need not be left in the order in which they were entered
             _OPEN.set(tuple(block for block in _OPEN.get() if block is not self))
 
 
+class Wall(Opened):
+    """A block behind which nothing is felt that was opened in front of it; `run` is the pass that it belongs to."""
+
+    def __init__(self, run: Any = None) -> None:
+        super().__init__()
+        self.run = run
+
+
+# One list for all of it, and each block takes itself out: they need not be left in the order of their entering, nor in
+# the context in which they were entered (one that was dropped is left by the garbage collector).
 _OPEN: ContextVar[tuple[Opened, ...]] = ContextVar("hooked_av_open", default=())
 
 
 def what_is_open() -> tuple[Opened, ...]:
     """The blocks that a pass feels, if it begins now."""
-    return _OPEN.get()
+    blocks = _OPEN.get()
+    walls = [number for number, block in enumerate(blocks) if isinstance(block, Wall)]
+    return blocks[walls[-1] + 1 :] if walls else blocks
 
 
-@contextmanager
-def nothing_open() -> Iterator[None]:
-    """What begins in this `with` block feels nothing that was opened outside."""
-    token = _OPEN.set(())
-    try:
-        yield
-    finally:
-        _OPEN.reset(token)
+def innermost_run() -> Any:
+    """The pass whose wall was put up last; None if there is none."""
+    runs = (block.run for block in reversed(_OPEN.get()) if isinstance(block, Wall) and block.run is not None)
+    return next(runs, None)

@@ -44,7 +44,7 @@ class HookPoint(LensHookPoint):
         super().__init__()
         self.axes = tuple(axes.split())
         self.lazy = lazy  # computed only where a hook asks for it, because it is large
-        self._owners: dict[int, Any] = {}  # what was hooked, by identity of TransformerLens's handle
+        self._owners: dict[int, Any] = {}  # what was hooked, by the id of torch's handle, which a copy of a model keeps
         self._gradient_hooks: OrderedDict[int, HookFunction] = OrderedDict()
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class HookPoint(LensHookPoint):
                 self._add_gradient_hook(hook, *args, **kwargs)
             else:
                 super().add_hook(hook, dir, *args, **kwargs)
-            (added,) = (handle for handle in (*self.fwd_hooks, *self.bwd_hooks) if id(handle) not in before)
-            self._owners[id(added)] = hook
+            (added,) = (handle for handle in (*self.fwd_hooks, *self.bwd_hooks) if handle.hook.id not in before)
+            self._owners[added.hook.id] = hook
         return added
 
     def _add_gradient_hook(
@@ -105,16 +105,30 @@ class HookPoint(LensHookPoint):
         self.bwd_hooks.insert(0 if prepend else len(self.bwd_hooks), handle)
         return handle
 
-    def remove_hooks(self, *args: Any, **kwargs: Any) -> None:
-        """Remove hooks, TransformerLens's way, and let go of what they held: a caching hook holds its whole cache."""
-        if not (self.fwd_hooks or self.bwd_hooks):
-            return
+    def remove_hooks(
+        self,
+        dir: Literal["fwd", "bwd", "both"] = "fwd",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Remove hooks that last, as TransformerLens does; those of a block or a pass, in any thread, go with it."""
+        by_direction = {"fwd": self.fwd_hooks, "bwd": self.bwd_hooks, "both": [*self.fwd_hooks, *self.bwd_hooks]}
+        if dir not in by_direction:
+            raise HookError(
+                "no such direction of hooks", expected=", ".join(by_direction), got=dir, next_step="name one of them"
+            )
         with _LOCK:
-            super().remove_hooks(*args, **kwargs)
-            self._forget_owners()
+            for handle in by_direction[dir]:
+                meant = (including_permanent or not handle.is_permanent) and level in (None, handle.context_level)
+                owner = self._owners.get(handle.hook.id)
+                if meant and not (isinstance(owner, ScopedHook) and owner.is_of_a_block):
+                    self.remove(handle)
 
     def remove(self, handle: LensHandle) -> None:
-        """Remove one hook by what `add_hook` gave; one that has gone already is no error."""
+        """Remove one hook by what `add_hook` gave, and what it held (a caching hook holds its whole cache).
+
+        One that has gone already is no error.
+        """
         with _LOCK:
             handle.hook.remove()
             self.fwd_hooks = [other for other in self.fwd_hooks if other is not handle]
@@ -126,14 +140,14 @@ class HookPoint(LensHookPoint):
         self._owners = {key: owner for key, owner in self._owners.items() if key in live}
 
     def _live_handles(self) -> set[int]:
-        return {id(handle) for handle in (*self.fwd_hooks, *self.bwd_hooks)}
+        return {handle.hook.id for handle in (*self.fwd_hooks, *self.bwd_hooks)}
 
     def listeners_in(self, run: Run | None, *, backward: bool = True) -> list[Any]:
         """The hooks on this point that act in a pass, as they were added; of None, those that act if one begins now."""
         if not (self.fwd_hooks or self.bwd_hooks):
             return []
         handles = (*self.fwd_hooks, *self.bwd_hooks) if backward else self.fwd_hooks
-        owners = (self._owners.get(id(handle)) for handle in handles)
+        owners = (self._owners.get(handle.hook.id) for handle in handles)
         return [owner for owner in owners if not isinstance(owner, ScopedHook) or owner.acts_in(run)]
 
     @property
@@ -217,6 +231,11 @@ class ScopedHook:
     explicit: bool  # its name was written out in full, so it must fire
     reads_only: bool = False
     block: Opened | None = None
+
+    @property
+    def is_of_a_block(self) -> bool:
+        """Whether it goes with a block; else it lasts until it is reset."""
+        return self.block is not None and not self.block.stays
 
     def acts_in(self, run: Run | None) -> bool:
         """Whether a pass feels this hook; None stands for one that begins now."""

@@ -8,8 +8,6 @@ Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows sel
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +15,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from hooked_av.errors import SpanError
-from hooked_av.hooks.open_blocks import Opened, nothing_open, what_is_open
+from hooked_av.frozen import Frozen
+from hooked_av.hooks.open_blocks import Opened, Wall, innermost_run, what_is_open
 from hooked_av.prompt.spans import Spans
 
 AFTER_BLOCKS = 10**6  # the "layer" of what comes after every block
@@ -43,7 +42,7 @@ class Run:
         row_spans: Sequence[Spans],
         device: torch.device,
         media_rows: Mapping[str, Int64[Tensor, " row"]],
-        row_sizes: Mapping[str, int] = MappingProxyType({}),
+        row_sizes: Mapping[str, int] = Frozen(),
         layers: range = ALL_LAYERS,
     ) -> None:
         self.row_spans = tuple(row_spans)
@@ -70,12 +69,8 @@ class Run:
     @contextmanager
     def as_current(self) -> Iterator["Run"]:
         """What is computed in this `with` block belongs to this pass."""
-        token = _CURRENT.set(self)
-        try:
-            with nothing_open():
-                yield self
-        finally:
-            _CURRENT.reset(token)
+        with Wall(self).opened():
+            yield self
 
     @contextmanager
     def feeling(self, block: Opened) -> Iterator[None]:
@@ -143,12 +138,9 @@ class Run:
         return torch.stack(merged)
 
 
-_CURRENT: ContextVar[Run | None] = ContextVar("hooked_av_run", default=None)
-
-
 def current_run() -> Run | None:
     """The pass that runs now, in this thread; None outside of any."""
-    return _CURRENT.get()
+    return innermost_run()
 
 
 def row_index(

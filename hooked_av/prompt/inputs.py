@@ -6,7 +6,6 @@ Axes: batch, axis (time, height, width), pos. Prompts of different length are pa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
+from hooked_av.frozen import Frozen
 from hooked_av.media.clip import Clip
 from hooked_av.named_figures import draw
 from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
@@ -53,9 +53,9 @@ class AVInputs:
     def __post_init__(self) -> None:
         _check_shapes(self)
         _check_mask(self)
-        object.__setattr__(self, "features", MappingProxyType(dict(self.features)))
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        object.__setattr__(self, "token_texts", MappingProxyType(dict(self.token_texts)))
+        object.__setattr__(self, "features", Frozen(self.features))
+        object.__setattr__(self, "settings", Frozen(self.settings))
+        object.__setattr__(self, "token_texts", Frozen(self.token_texts))
 
     @classmethod
     @door

@@ -39,6 +39,9 @@ class Span:
         self.positions: Int64[np.ndarray, " span"] = np.unique(_whole_numbers(name, positions))
         self.positions.flags.writeable = False
 
+    def __reduce__(self) -> tuple[type["Span"], tuple[str, np.ndarray]]:
+        return Span, (self.name, self.positions)  # a copy of an array alone could be written to
+
     def __or__(self, other: "Span") -> "Span":
         return Span(f"{self.name}|{other.name}", np.union1d(self.positions, other.positions))
 
