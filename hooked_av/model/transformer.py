@@ -15,6 +15,7 @@ from hooked_av.decoder.attention import Backend
 from hooked_av.decoder.decoder import Blocks, HookedDecoder, RMSNorm
 from hooked_av.decoder.weights import ModelViews
 from hooked_av.families.family import Family
+from hooked_av.forward.precision import float32_by_default
 from hooked_av.generation.defaults import GenerationDefaults
 from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
@@ -112,7 +113,8 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         >>> inputs.spans["question"]
         Span('question', 3 positions: 18-20)
         """
-        return self.family.prepare(media_list(media), **arguments).to(self.device)
+        with float32_by_default():
+            return self.family.prepare(media_list(media), **arguments).to(self.device)
 
     def inputs_from_tensors(self, **tensors: Any) -> AVInputs:
         """The same inputs from the tensors that the family's published processor returns, under its own names.
