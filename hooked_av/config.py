@@ -6,12 +6,12 @@ A config that says something which our decoder does not do is refused, never ign
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 
 from hooked_av.errors import CheckpointError, excerpt
+from hooked_av.frozen import Frozen
 
 # Fields that transformers gives every config (4.x and 5.x write them out), and tools leave behind. None of them changes
 # a number here: they name files and classes, or say how to generate (which generation_config.json does).
@@ -113,7 +113,7 @@ class KnownSettings:
     part: str
     owner: str
     read: Set[str]
-    only: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: Frozen({}))
 
     def refuse_others(self, values: Mapping[str, Any]) -> None:
         """Errors: `CheckpointError` naming every setting that is unknown, or has a value that we do not do."""

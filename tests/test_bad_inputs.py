@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad import Bad, Place, calls, checkpoints, datasets, media
+from bad import Bad, Place, calls, checkpoints, datasets, media, values
 
 import hooked_av as av
 from hooked_av.errors import HookedAVError
 from hooked_av.hooks.open_blocks import what_is_open
 
-ROWS: list[Bad] = [row for table in (media, calls, checkpoints, datasets) for row in table.ROWS]
+ROWS: list[Bad] = [row for table in (media, calls, checkpoints, datasets, values) for row in table.ROWS]
 LONGEST = 3_000  # characters of a message
 
 

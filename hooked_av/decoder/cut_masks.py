@@ -209,6 +209,8 @@ def touched_rows(
     """Which query rows lose a key that they could have read; the others keep their bits."""
     touched = torch.zeros_like(rows, dtype=torch.bool)
     for cut in cuts:
+        if isinstance(cut, Cut) and not (cut.queries.shape[1] and cut.keys.shape[1]):
+            continue
         if isinstance(cut, Cut):  # a query before every blocked key loses nothing
             touched |= members(rows, cut.queries) & (rows >= cut.keys.min())
             continue
@@ -216,6 +218,29 @@ def touched_rows(
             readable = (keys[:, None] <= rows[:, index, None]) & (keys >= start)[:, None]
             touched[:, index] |= (cut.blocked(rows[:, index], keys) & readable).any(dim=-1)
     return touched[0].nonzero().flatten()
+
+
+def takes_pairs(
+    cut: AnyCut,
+    queries: Int64[Tensor, "batch=1 query"],
+    keys: Int64[Tensor, "batch=1 key"],
+    others: Sequence[AnyCut],
+) -> bool:
+    """Whether a cut takes away some pair of these positions of one prompt, that none of the others takes.
+
+    It looks at blocks of query rows, the last ones first: they could read most, so the first block mostly tells.
+    """
+    if isinstance(cut, Cut) and not others:
+        cut_rows, cut_keys = queries[members(queries, cut.queries)], keys[members(keys, cut.keys)]
+        return bool(len(cut_rows) and len(cut_keys) and cut_keys.min() <= cut_rows.max())
+    others = [other for other in others if other.heads is None or (cut.heads and {*cut.heads} <= {*other.heads})]
+    for block in reversed(queries.split(costs.CUT_BLOCK, dim=1) if queries.shape[1] else ()):
+        taken = cut.blocked(block, keys) & (keys[:, None] <= block[..., None])
+        for other in others:
+            taken &= ~other.blocked(block, keys)
+        if bool(taken.any()):
+            return True
+    return False
 
 
 def for_every_head(x: Keys, n_heads: int) -> Float[Tensor, "batch head key d_head"]:

@@ -24,6 +24,8 @@ KeyRows = Int64[Tensor, "batch key"]
 
 def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
     """Which positions are among those chosen, prompt by prompt."""
+    if not (chosen.shape[1] and positions.shape[1]):
+        return torch.zeros(len(chosen), positions.shape[1], dtype=torch.bool, device=chosen.device)
     # a table of flags: torch.isin compares every pair
     size = 1 + max(int(positions.max()), int(chosen.max()))
     flags = torch.zeros(len(chosen), size, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)

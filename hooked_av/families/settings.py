@@ -4,11 +4,11 @@ Encoders are transformers' own: what their config class reads is done by them, w
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from hooked_av.config import TEXT, KnownSettings
 from hooked_av.errors import CheckpointError
+from hooked_av.frozen import Frozen
 
 VISION = KnownSettings(
     "vision config",
@@ -42,7 +42,7 @@ VISION_ROPE = KnownSettings(
     frozenset({"rope_theta"}),
     {"rope_type": ("axial", "default"), "type": ("axial", "default")},
 )
-VISION_TOWER_SETTINGS: Mapping[str, KnownSettings] = MappingProxyType(
+VISION_TOWER_SETTINGS: Mapping[str, KnownSettings] = Frozen(
     {"vision_config": VISION, "vision_config.rope_parameters": VISION_ROPE}
 )
 

@@ -19,8 +19,9 @@ from hooked_av.decoder.decoder import HookedDecoder, Resid
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
+from hooked_av.forward.precision import check_dtype
 from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
-from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy
+from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy, layers_that_fit
 from hooked_av.hooks.hooked_model import SpanHooks
 from hooked_av.hooks.names import NamesFilter
 from hooked_av.hooks.open_blocks import Opened, Wall, what_is_open
@@ -126,6 +127,13 @@ class Pass:
         self._check_open()
         rows, position_ids = self._rows(at), self.inputs.position_ids
         return self.model.decoder(resid, position_ids, self.attend(), rows, self.run.layers)
+
+    def result_bytes(self, at: str | None) -> int:
+        """How much `finish` gives back: logits, or the residual stream where it stops before them."""
+        cfg, embed = self.model.decoder.cfg, self.model.decoder.embed.weight
+        logits = self.run.layers.stop > cfg.n_layers
+        n_rows = self.run.positions(at).shape[1] if at is not None and logits else self.inputs.n_pos
+        return self.inputs.batch * n_rows * (cfg.d_vocab if logits else cfg.d_model) * embed.element_size()
 
     def _held(self, resid: Resid) -> tuple[tuple[Tensor, Tensor], Attend]:
         """The rotary tables of the rows that are still there, and how they attend."""
@@ -279,15 +287,21 @@ class RunningModel(SpanHooks):
         those of `model(...)`.
 
         Errors: `HookNameError` for a name that matches nothing or cannot fire on these inputs; `MemoryBudgetError`,
-        before the run, if the cache would not fit into `max_bytes` (None: the free memory).
+        before the run, if cache and logits would not fit into `max_bytes` (None: the free memory); it says which layers
+        would.
         """
         one = self.begin(
             inputs, interventions=interventions, start_at_layer=start_at_layer, stop_at_layer=stop_at_layer
         )
         matches, kept = self._cached(names_filter, one.run), {}
         cfg, dtype = self.decoder.cfg, self.decoder.embed.weight.dtype
-        needed = cache_bytes(matches, self.hook_dict, one.inputs, cfg, dtype, one.run)
-        check_budget(needed, torch.device(device) if device is not None else self.device, max_bytes)
+        sizes = cache_bytes(matches, self.hook_dict, one.inputs, cfg, dtype, one.run)
+        where = self.device if device is None else torch.device(device)
+        result = one.result_bytes(logits_at) if where == self.device else 0
+        if "hook_logits" in sizes and logits_at is not None:
+            sizes["hook_logits"] = one.result_bytes(logits_at)
+        fits = lambda free: layers_that_fit(sizes, free - result)  # noqa: E731
+        check_budget("this cache, with the logits,", sum(sizes.values()) + result, where, max_bytes, fits)
 
         def keeping(block: Opened) -> list[PlacedHook]:
             return [
@@ -302,6 +316,7 @@ class RunningModel(SpanHooks):
 
     def locate(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
         """Where spans and encoder rows are in these inputs, and which open hooks act; `begin` is the way to it."""
+        check_dtype(self.decoder.embed.weight.dtype)
         check_ids(inputs.input_ids, self.decoder.cfg.d_vocab)
         flat = inputs.prompt_ids.flatten()
         embeds = {name: EncoderHook(modality, self.decoder.cfg.d_model) for name, modality in MEDIA_HOOKS.items()}

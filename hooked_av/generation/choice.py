@@ -5,10 +5,11 @@ What is not given comes from the checkpoint's generation settings, then from tra
 Axes: batch pos d_vocab.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,28 +94,28 @@ class Choice:
             raise _wrong("greedy decoding does not use these", "do_sample=True", ", ".join(unused))
         seed = given.pop("seed")
         values = {name: defaults[name] if value is None else value for name, value in given.items()}
+        for name in _used(do_sample):
+            _check_range(name, values[name], "" if given[name] is not None else " in the checkpoint's settings")
         choice = cls(
             stop_tokens=_stop_tokens(model, defaults["eos_token_ids"], stop_tokens),
             seed=_seed(seed) if do_sample else None,
             **values,
         )
         _check_whole("max_new_tokens", choice.max_new_tokens, 1)
-        choice.processors()
         return choice
 
     def processors(self) -> LogitsProcessorList:
         """transformers' processors, in transformers' order; those that change nothing are left out."""
-        _check_whole("top_k", self.top_k, 0)
-        try:
-            made = [
-                (RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)), self.repetition_penalty != 1),
-                (TemperatureLogitsWarper(float(self.temperature)), self.do_sample and self.temperature != 1),
-                (TopKLogitsWarper(max(1, int(self.top_k))), self.do_sample and self.top_k != 0),
-                (TopPLogitsWarper(float(self.top_p)), self.do_sample and self.top_p != 1),
-            ]
-        except (ValueError, TypeError) as error:
-            raise _wrong("transformers refuses these settings", "positive numbers, top_p at most 1", error) from error
-        return LogitsProcessorList([processor for processor, used in made if used])
+        made: list[Any] = []
+        if self.repetition_penalty != 1:
+            made.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
+        if self.do_sample and self.temperature != 1:
+            made.append(TemperatureLogitsWarper(float(self.temperature)))
+        if self.do_sample and self.top_k != 0:
+            made.append(TopKLogitsWarper(int(self.top_k)))
+        if self.do_sample and self.top_p != 1:
+            made.append(TopPLogitsWarper(float(self.top_p)))
+        return LogitsProcessorList(made)
 
     def settings(self) -> dict[str, Any]:
         """The values that this way of decoding uses, for the record."""
@@ -172,9 +173,24 @@ def _one_stop_token(model: Writer, token: Any) -> int:
     return int(number)
 
 
+def _used(do_sample: bool) -> tuple[str, ...]:
+    """The settings that choose tokens: where nothing is sampled, nobody reads the others."""
+    return ("repetition_penalty", *(name for name in SAMPLING if do_sample and name != "seed"))
+
+
+def _check_range(name: str, value: Any, whose: str) -> None:
+    """Refuse what transformers takes and would make nonsense of (top_p=0, nan), whoever says it."""
+    if name == "top_k":
+        return _check_whole(name + whose, value, 0)
+    most = 1 if name == "top_p" else sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= most:  # nan is not, either
+        raise _wrong(f"{name}{whose} does not fit", f"a number above 0{', at most 1' * (most == 1)}", repr(value))
+    return None
+
+
 def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise _wrong(f"{name} does not fit", f"a whole number, at least {least}", repr(value))
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**63:
+        raise _wrong(f"{name} does not fit", f"a whole number, at least {least}, below 2**63", repr(value))
 
 
 def _seed(seed: int | None) -> int:

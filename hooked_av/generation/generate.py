@@ -15,9 +15,11 @@ from torch import Tensor
 from hooked_av.decoder.attention import KeyValues
 from hooked_av.doors import door
 from hooked_av.errors import HookedAVWarning
+from hooked_av.forward.numbers import check_logits
 from hooked_av.forward.passes import RunningModel
 from hooked_av.generation.choice import Choice, Chooser, tokenizer_of
 from hooked_av.generation.defaults import GenerationDefaults
+from hooked_av.generation.limits import check_size
 from hooked_av.generation.live import During, Hook, Live
 from hooked_av.hooks.generation_run import GenerationRun
 from hooked_av.interventions.specs import as_specs
@@ -69,6 +71,7 @@ class Generates(RunningModel):
         during: During = "both",
         keep: Kept | Sequence[Kept] = (),
         on_token: OnToken | None = None,
+        max_bytes: int | None = None,
     ) -> Generation:
         """Answers, token for token those of transformers' `generate`, with hooks and interventions live.
 
@@ -91,9 +94,11 @@ class Generates(RunningModel):
                 `with model.intervene(...)` are live all the time.
             keep: "logits" of every step, "probabilities" of the chosen tokens, or both.
             on_token: called after each step with the token of each prompt, None where the answer has ended.
+            max_bytes: refuse to keep more, if the answers get as long as they may (None: the free memory).
 
-        Errors: `InputsError` for settings that do not fit; `HookError` or `InterventionError` for what could never
-        fire or act; all before anything runs.
+        Errors: `InputsError` for settings that do not fit, or positions that the model was not made for;
+        `MemoryBudgetError`; `HookError` or `InterventionError` for what could never fire or act; all before anything
+        runs. `InputsError` at the step whose logits are nan or infinite: no token could be chosen from them.
 
         >>> import hooked_av as av
         >>> model = av.random_omni(n_layers=2)
@@ -115,6 +120,7 @@ class Generates(RunningModel):
         }
         choice, kept = Choice.of(self, given), (keep,) if isinstance(keep, str) else tuple(keep)
         prompt = self.as_inputs(inputs)
+        check_size(self, prompt, choice.max_new_tokens, "logits" in kept, max_bytes)
         run = GenerationRun(self.locate(prompt), choice.max_new_tokens)
         live = Live.of(self, run, interventions, fwd_hooks, during, decodes=choice.max_new_tokens > 1)
         with torch.no_grad():
@@ -252,6 +258,7 @@ def _write(answer: _Answer, decoder: _Decoder, on_token: OnToken | None) -> None
         logits = decoder.prefill()
     with decoder.live.decode.on(decoder.model, decoder.run):
         while True:
+            check_logits(logits, f"at step {answer.n_steps}", decoder.past)
             going = [not stopped for stopped in answer.stopped]
             tokens = answer.add(logits)
             if on_token is not None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from hooked_av.config import DecoderConfig
 from hooked_av.decoder.cuts import Cut
 from hooked_av.errors import HookError, InputsError, InterventionError
 from hooked_av.forward.passes import RunningModel
@@ -15,6 +16,7 @@ from hooked_av.hooks.attached import in_pass
 from hooked_av.hooks.generation_run import EVERYWHERE, GenerationRun, Reach
 from hooked_av.hooks.hooked_model import Hook
 from hooked_av.hooks.names import Match, Scope, match_names
+from hooked_av.interventions.acting import acts_within
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
 from hooked_av.interventions.specs import as_specs
@@ -72,6 +74,8 @@ class Live:
         plans = [
             Plan.of((*always, *(own if on else ())), run, model.decoder.cfg, model.hook_dict) for on in (early, late)
         ]
+        for spec in own:
+            _check_pairs(spec, run, model.decoder.cfg, _Phases.of(during, decodes))
         return cls(
             Phase(plans[0], tuple(hooks) if early else ()),
             Phase(_of_decoding(plans[1], run), tuple(hooks) if late else ()),
@@ -116,6 +120,14 @@ def _check_spec(spec: Intervention, run: GenerationRun, phases: _Phases) -> None
             raise _never(spec, 'during="both": kv="keep" or kv="drop" says what decoding keeps', phases)
     elif not phases.meet(spec.reach(run)):
         raise _never(spec, "tokens of the prompt for the prefill, of the span 'generated' for decoding", phases)
+
+
+def _check_pairs(spec: Intervention, run: GenerationRun, cfg: DecoderConfig, phases: _Phases) -> None:
+    """Refuse a cut whose rows are computed, but read none of its keys, while it is live."""
+    rows = range(0 if phases.prefill else run.n_pos, run.row_spans[0].n_pos if phases.decode else run.n_pos)
+    cuts = spec.cuts(run, cfg)
+    if cuts and not acts_within(cuts, rows, run):
+        raise _never(spec, "queries that can read the keys while it is live", phases)
 
 
 def _never(spec: Intervention, expected: str, phases: _Phases) -> InterventionError:

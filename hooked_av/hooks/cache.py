@@ -4,8 +4,9 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
+from itertools import accumulate
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
 from hooked_av.hooks.names import HookName, Match, Scope
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
-from hooked_av.hooks.run import Run
+from hooked_av.hooks.run import AFTER_BLOCKS, Run, layer_of
 from hooked_av.prompt.inputs import AVInputs
 
 
@@ -151,10 +152,12 @@ def cache_bytes(
     cfg: DecoderConfig,
     dtype: torch.dtype,
     run: Run,
-) -> int:
-    """How many bytes a cache of these activations will hold."""
-    numbers = sum(_elements(match, points[match.name].axes, inputs, cfg, run) for match in matches)
-    return numbers * torch.finfo(dtype).bits // 8
+) -> dict[str, int]:
+    """How many bytes of each of these activations a cache will hold."""
+    return {
+        match.key: _elements(match, points[match.name].axes, inputs, cfg, run) * torch.finfo(dtype).bits // 8
+        for match in matches
+    }
 
 
 def _elements(match: Match, axes: Sequence[str], inputs: AVInputs, cfg: DecoderConfig, run: Run) -> int:
@@ -170,16 +173,39 @@ def _elements(match: Match, axes: Sequence[str], inputs: AVInputs, cfg: DecoderC
     return math.prod(sizes[axis] if axis in sizes else getattr(cfg, axis) for axis in axes)
 
 
-def check_budget(needed: int, device: torch.device, max_bytes: int | None) -> None:
-    """Refuse a cache that is larger than the memory that is free (or than `max_bytes`)."""
+def check_budget(
+    what: str, needed: int, device: torch.device, max_bytes: int | None, instead: Callable[[int], str]
+) -> None:
+    """Refuse what is larger than the memory that is free (or than `max_bytes`); `instead` says what would fit."""
     free = max_bytes if max_bytes is not None else _free_bytes(device)
     if needed > free:
         raise MemoryBudgetError(
-            "this cache does not fit",
-            expected=f"at most {free / 1e9:.2f} GB",
-            got=f"{needed / 1e9:.2f} GB",
-            next_step="name fewer hooks, or only a span of each: 'blocks.*.hook_resid_post@last'",
+            f"{what} does not fit", expected=f"at most {in_bytes(free)}", got=in_bytes(needed), next_step=instead(free)
         )
+
+
+def layers_that_fit(sizes: Mapping[str, int], free: int) -> str:
+    """Of activations and their bytes, the first layers that fit together, in words."""
+    by_layer: dict[int, int] = {}
+    for name, size in sizes.items():
+        by_layer[max(layer_of(name), 0)] = by_layer.get(max(layer_of(name), 0), 0) + size
+    together = list(accumulate(by_layer[layer] for layer in sorted(by_layer)))
+    n_fit = sum(size <= free for size in together)
+    some = [layer for layer in sorted(by_layer)[:n_fit] if layer < AFTER_BLOCKS]
+    least = "name fewer hooks, or only a span of each: 'blocks.*.hook_resid_post@last'"
+    return f"of these names those of layers {some[0]} to {some[-1]} would fit; or {least}" if some else least
+
+
+def in_bytes(n: int) -> str:
+    """A size for a message.
+
+    >>> in_bytes(3_200_000), in_bytes(16_000_000_000)
+    ('3.20 MB', '16.00 GB')
+    """
+    unit, size = next(
+        (unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= size or size == 1e3
+    )
+    return f"{n / size:.2f} {unit}"
 
 
 def _free_bytes(device: torch.device) -> int:

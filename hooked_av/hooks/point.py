@@ -50,8 +50,11 @@ class HookPoint(LensHookPoint):
     def __call__(self, tensor: Tensor) -> Tensor:
         if not self._forward_hooks and not self._gradient_hooks:
             return tensor
+        version = version_of(tensor)
         out = super().__call__(tensor)
         self.check_form(tensor, out)
+        if out is not tensor or version_of(out) != version:
+            self._check_numbers(tensor, out)
         if self._gradient_hooks and out.requires_grad:
             # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
             # whatever runs come between forward and backward, and in whatever thread that is.
@@ -66,6 +69,7 @@ class HookPoint(LensHookPoint):
                 edited = _out_of_tuple(edited)
                 if edited is not None:
                     self.check_form(gradient, edited)
+                    self._check_numbers(gradient, edited)
                     gradient = edited
         return gradient
 
@@ -180,6 +184,19 @@ class HookPoint(LensHookPoint):
                 expected=before,
                 got=after,
                 next_step="return a tensor of the same shape, dtype and device",
+            )
+
+    def _check_numbers(self, before: Tensor, after: Tensor) -> None:
+        """Refuse nan that a hook brings in (-inf is a masked score); what was there before is not the hook's."""
+        if bool(after.detach().sum().isnan()) and bool(after.isnan().any()):  # a sum reads once, and keeps nothing
+            if after is not before and bool(before.isnan().any()):
+                return
+            place = after.isnan().nonzero()[0].tolist()
+            raise HookError(
+                f"a hook at {self.name} made nan",
+                expected="numbers",
+                got=f"{int(after.isnan().sum())} of {after.numel()} are nan, the first at {place}",
+                next_step="look for a division by 0, or a mean over nothing, in the hook or intervention",
             )
 
     def wanted(self, run: "Run | None") -> "Int64[Tensor, 'batch span'] | Literal['all'] | None":

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from hooked_av.config import DecoderConfig
@@ -22,6 +23,7 @@ from hooked_av.hooks.names import Scope, match_names
 from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookPoint, ScopedHook
 from hooked_av.hooks.run import Run
+from hooked_av.interventions.acting import check_pairs
 from hooked_av.interventions.routes import Route, check_range
 from hooked_av.interventions.values import Values
 
@@ -217,8 +219,7 @@ def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig)
         n_span = 1  # how many there will be is not known, and each comes alone
         if spec.mixes_rows:
             raise no_fit(edit, "a span of the prompt, for an edit that mixes its rows (a mean)", edit.scope.queries)
-    if edit.scope.keys:
-        run.positions(edit.scope.keys)
+    _check_it_can_matter(edit, run)
     head_axis = next((axis for axis in ("head", "kv_head") if axis in axes), None)
     if spec.heads is not None:
         n_heads = cfg.n_heads if head_axis == "head" else cfg.n_key_value_heads
@@ -237,6 +238,21 @@ def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig)
     shape = tuple(given.tensor.shape)
     if shape not in (row, (n_span, *row), (1, *row), (1, n_span, *row), (len(run.row_spans), n_span, *row)):
         raise no_fit(edit, f"{list(row)} or [{n_span}, ...] or [batch, {n_span}, ...]", list(shape))
+
+
+def _check_it_can_matter(edit: PointEdit, run: Run) -> None:
+    """An edit of what is zero anyway, or of what is overwritten, is an error."""
+    queries, keys = edit.scope.queries, edit.scope.keys
+    if keys and edit.point.endswith("hook_pattern"):  # future keys have no attention that could be taken away
+        rows = run.positions(queries) if queries else torch.arange(run.n_pos, device=run.device)[None]
+        check_pairs(str(edit.spec), [Cut(rows.expand(len(run.row_spans), -1), run.positions(keys))], run)
+    elif keys:
+        run.positions(keys)
+    if queries and edit.point == "hook_embed":
+        starts = torch.arange(len(run.row_spans), device=run.device)[:, None] * run.n_pos
+        media = torch.cat(list(run.media_rows.values())) if run.media_rows else starts[:0, 0]
+        if bool(torch.isin(run.positions(queries) + starts, media).all()):
+            raise no_fit(edit, "rows of text: encoder rows take the places of media", f"only rows of media ({queries})")
 
 
 def _row_axis(axes: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from hooked_av.errors import InterventionError
 from hooked_av.hooks.attached import in_pass
 from hooked_av.hooks.point import HookPoint
 from hooked_av.hooks.run import Run, layer_of
+from hooked_av.interventions.acting import LayerCuts, Leaves, check_company, check_pairs, report_idle
 from hooked_av.interventions.intervention import Intervention, PointEdit, no_fit
 from hooked_av.interventions.routes import check_range
 
@@ -41,15 +42,23 @@ class Plan:
         cuts: dict[int, list[AnyCut]] = {}
         leaves: list[tuple[int, str]] = []
         edits: list[PointEdit] = []
+        said: list[tuple[Intervention, LayerCuts, Leaves]] = []
         for spec in specs:
             spec.check(cfg)
             own_cuts, own_leaves = _checked(spec, spec.cuts(run, cfg), cfg), list(spec.leaves(run))
+            own_edits = spec.edits(run, cfg, points)
             _check_reached(spec, {layer for layer, _ in (*own_cuts, *own_leaves)}, run)
+            if own_cuts:
+                check_pairs(str(spec), [cut for layer, cut in own_cuts if layer in run.layers], run)
             for layer, cut in own_cuts:
                 cuts.setdefault(layer, []).append(cut)
             leaves += own_leaves
-            edits += spec.edits(run, cfg, points)
+            edits += own_edits
+            if not (own_cuts or own_leaves or own_edits):
+                report_idle(spec, run)
+            said.append((spec, own_cuts, own_leaves))
         plan = cls({layer: tuple(some) for layer, some in cuts.items()}, _leaving(leaves, run), tuple(edits))
+        check_company(said, plan.leaving, run)
         _check_still_there(plan, run)
         return plan
 

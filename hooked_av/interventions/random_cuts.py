@@ -10,6 +10,7 @@ from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.hooks.generation_run import GenerationRun, Reach
 from hooked_av.hooks.run import Run
+from hooked_av.interventions.acting import check_pairs
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.specs import BlockAttention, KeepOnly, as_specs
 
@@ -83,7 +84,9 @@ def _drawn(spec: BlockRandom, run: Run, cfg: DecoderConfig) -> list[tuple[int, A
     """As many pairs as the cuts that it is like, layer by layer."""
     like: dict[int, list[AnyCut]] = {}
     for one in spec.like:
-        for layer, cut in one.cuts(run, cfg):
+        cuts_of_one = one.cuts(run, cfg)
+        check_pairs(str(one), [cut for _, cut in cuts_of_one], run)
+        for layer, cut in cuts_of_one:
             like.setdefault(layer, []).append(cut)
     # padding belongs to no span, and every prompt's first token to one
     starts = tuple(min(int(span.positions[0]) for span in spans.values()) for spans in run.row_spans)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from hooked_av.config import DecoderConfig
@@ -20,6 +21,7 @@ from hooked_av.errors import InterventionError
 from hooked_av.hooks.cache import AVCache
 from hooked_av.hooks.generation_run import GenerationRun, Reach
 from hooked_av.hooks.run import Run
+from hooked_av.interventions.acting import check_pairs
 from hooked_av.interventions.intervention import Edit, Intervention, cut_between
 from hooked_av.interventions.routes import Route, check_range, not_a_route, numbers
 from hooked_av.interventions.values import Values
@@ -77,6 +79,8 @@ class KeepOnly(Intervention):
             (every if route.layers is None else route.layers, cut_between(run, queries=route.queries, keys=route.keys))
             for route in self.routes
         ]
+        for route, (_, edge) in zip(self.routes, edges, strict=True):
+            check_pairs(f"keep only {route}", [edge], run)
         kept = [tuple(edge for layers, edge in edges if layer in layers) for layer in every]
         return [(layer, run.once(("keep", some), partial(Keep, some))) for layer, some in enumerate(kept)]
 
@@ -193,7 +197,8 @@ def block_attention(
     """What happens to the answer when `queries` cannot read `keys` in these layers?
 
     The blocked keys are taken out before the softmax, so the rest renormalises (attention knockout, Geva et al. 2023).
-    Keys that come after a query are not read anyway. A query left with no key at all reads zero, with a warning.
+    Keys that come after a query are not read anyway; a cut with no other keys can never act, and is refused when it
+    meets a prompt. A query left with no key at all reads zero, with a warning.
 
     Args:
         route: all of it as text, `"audio->question@6-20"`, instead of keys, queries and layers.
@@ -230,7 +235,7 @@ def keep_only(*routes: str | Route) -> KeepOnly:
     """Is this set of routes enough? Attention goes along them only; every other (query, key) pair is cut.
 
     A token that no route lets read anything, itself included, reads zero, and is reported; name what must stay
-    (`"audio->audio"`), too. With `"everything->everything"` the run is the clean one, bit for bit.
+    (`"audio->audio"`), too. With `"everything->everything"` the run is the clean one, bit for bit, with a warning.
 
     Args:
         routes: `"audio->question@6-20"`, or `Route`s; without layers a route is open in every layer.
@@ -277,7 +282,8 @@ def ablate(name: str, span: str, value: Filling | Tensor = "zero", *, heads: Any
     >>> print(ablate("blocks.*.hook_mlp_out", "audio", "mean"))
     ablate blocks.*.hook_mlp_out@audio to mean
     """
-    return Ablate(name, span, numbers("heads", heads), value if isinstance(value, str) else Values(value))
+    given = value if isinstance(value, str) else Values(value, f"the values to ablate {name}@{span} to")
+    return Ablate(name, span, numbers("heads", heads), given)
 
 
 @door
@@ -290,7 +296,8 @@ def patch(name: str, span: str, values: Tensor | AVCache | Mapping[str, Tensor],
         values: a tensor, or a cache of the other run (its rows of the same span are copied now).
         heads: only these, at points that have a head axis.
 
-    Errors: `HookNameError` if the cache has no such activation; `InterventionError` for values that do not fit.
+    Errors: `HookNameError` if the cache has no such activation; `InterventionError` for values that do not fit, or that
+    are nan or infinite.
 
     >>> import hooked_av as av
     >>> model = av.random_omni(n_layers=2)
@@ -322,7 +329,15 @@ def add_vector(name: str, span: str, vector: Tensor, scale: float = 1.0, *, head
     >>> torch.equal(plain[:, :-1], steered[:, :-1]), torch.equal(plain[:, -1], steered[:, -1])
     (True, False)
     """
-    return Add(name, span, numbers("heads", heads), Values(vector), float(scale))
+    values, scale = Values(vector, f"the numbers to add to {name}@{span}"), float(scale)
+    if not abs(scale) * values.largest <= torch.finfo(values.tensor.dtype).max:  # nan is not, either
+        raise InterventionError(
+            "this vector cannot be scaled so",
+            expected=f"a finite scale, and a product that {values.tensor.dtype} holds",
+            got=f"scale={scale}",
+            next_step="give a number, such as scale=4.0",
+        )
+    return Add(name, span, numbers("heads", heads), values, scale)
 
 
 def as_specs(interventions: Any) -> tuple[Intervention, ...]:

@@ -22,9 +22,9 @@ class Values:
     Values([2], torch.float32)
     """
 
-    __slots__ = ("_bytes", "tensor")
+    __slots__ = ("_bytes", "largest", "tensor")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, what: str = "the values of an intervention") -> None:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InterventionError(
                 "the values of an intervention are a tensor of floats",
@@ -33,6 +33,7 @@ class Values:
                 next_step="pass torch.tensor(values)",
             )
         self.tensor = tensor.detach().clone()
+        self.largest = _largest(self.tensor, what)
         # bytes of the numbers, because bfloat16 has no numpy type
         self._bytes = self.tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
@@ -40,16 +41,22 @@ class Values:
     def by_point(cls, name: str, span: str, values: Any) -> tuple[tuple[str, "Values"], ...]:
         """A tensor for every hook point that a name matches, or each point's own rows of a cache."""
         if isinstance(values, Tensor):
-            return (("", cls(values)),)
+            return (("", cls(values, f"the values to patch into {name}@{span}")),)
         if isinstance(values, AVCache):
             whole = {key.partition("@")[0]: None for key in values.cache_dict}
-            return tuple((match.name, cls(values[f"{match.name}@{span}"])) for match in match_names(name, whole))
+            keys = [(match.name, f"{match.name}@{span}") for match in match_names(name, whole)]
+            return tuple((point, cls(values[key], f"the values of {key}")) for point, key in keys)
         if isinstance(values, Mapping):
-            return tuple((point, cls(tensor)) for point, tensor in values.items())
+            return tuple((point, cls(tensor, f"the values of {point}")) for point, tensor in values.items())
         return (("", cls(values)),)  # says what it should be
 
     def like(self, rows: Tensor) -> Tensor:
-        """The numbers in the precision and place of the rows that they go to."""
+        """The numbers in the precision and place of the rows that they go to.
+
+        Errors: `InterventionError` for numbers that this precision does not have.
+        """
+        if self.largest > torch.finfo(rows.dtype).max:
+            raise _not_numbers("values too large for the precision of the model", f"{self.largest:g}", rows.dtype)
         tensor = self.tensor.to(rows.device, rows.dtype)
         return tensor[0] if tensor.ndim > rows.ndim else tensor
 
@@ -75,3 +82,24 @@ class Values:
 
     def __repr__(self) -> str:
         return f"Values({list(self.tensor.shape)}, {self.tensor.dtype})"
+
+
+def _largest(tensor: Tensor, what: str) -> float:
+    """The largest size of a number.
+
+    Errors: `InterventionError` for nan and infinite ones: what they touch would be nan, and no answer.
+    """
+    odd = (~tensor.isfinite()).nonzero()
+    if len(odd):
+        got = f"{len(odd)} of {tensor.numel()} are not, first {tensor[tuple(odd[0])].item()} at {odd[0].tolist()}"
+        raise _not_numbers(f"{what} are not all numbers", got, tensor.dtype)
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _not_numbers(what: str, got: str, dtype: torch.dtype) -> InterventionError:
+    return InterventionError(
+        what,
+        expected=f"finite numbers, at most {torch.finfo(dtype).max:.3g} in {str(dtype).removeprefix('torch.')}",
+        got=got,
+        next_step="look where they come from: a mean over no rows, a division by 0, a run in float16 that overflowed",
+    )

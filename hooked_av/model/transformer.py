@@ -16,6 +16,7 @@ from hooked_av.decoder.decoder import Blocks, HookedDecoder, RMSNorm
 from hooked_av.decoder.weights import ModelViews
 from hooked_av.doors import door
 from hooked_av.families.family import Family
+from hooked_av.forward.precision import float32_by_default
 from hooked_av.generation.defaults import GenerationDefaults
 from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
@@ -142,16 +143,17 @@ class HookedAVTransformer(ModelViews, TextTokens, Generates):
         >>> inputs.spans["question"]
         Span('question', 3 positions: 18-20)
         """
-        prompt = self.family.prepare(
-            media_list(media),
-            question=question,
-            options=options,
-            instruction=instruction,
-            answer_prefix=answer_prefix,
-            system=system,
-            sampling=sampling,
-            positions=positions,
-        )
+        with float32_by_default():
+            prompt = self.family.prepare(
+                media_list(media),
+                question=question,
+                options=options,
+                instruction=instruction,
+                answer_prefix=answer_prefix,
+                system=system,
+                sampling=sampling,
+                positions=positions,
+            )
         return prompt.to(self.device)
 
     @door

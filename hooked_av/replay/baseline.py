@@ -157,7 +157,9 @@ class Baseline:
         batches = []
         for (rows, _), group in groups.items():
             if max_bytes is not None and len(rows) > at_once:
-                check_budget(len(rows) * _row_bytes(self.clean.model), self.clean.model.device, max_bytes)
+                needed = len(rows) * _row_bytes(self.clean.model)
+                fits = lambda _, needed=needed: f"give max_bytes={needed}, or more"  # noqa: E731
+                check_budget("one intervention", needed, self.clean.model.device, max_bytes, fits)
             size = max(1, at_once // len(rows))
             batches += [group[start : start + size] for start in range(0, len(group), size)]
         return batches

@@ -14,8 +14,10 @@ from torch import Tensor
 from hooked_av.decoder import costs
 from hooked_av.decoder.attention import KeyValues
 from hooked_av.errors import HookError, InputsError
+from hooked_av.forward.numbers import check_logits
 from hooked_av.forward.passes import RunningModel
-from hooked_av.hooks.cache import check_budget
+from hooked_av.forward.precision import check_no_autocast
+from hooked_av.hooks.cache import check_budget, in_bytes
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.shared_prefix import SharedPrefix
 
@@ -34,7 +36,7 @@ class CleanPass:
         self.first_row = 0 if touched is None else int(inputs.spans.resolve(touched).positions[0])
         expected = _kept_bytes(model, inputs.n_pos, inputs.n_pos - self.first_row)
         logger.info("the baseline of %d tokens will keep %.1f MB", inputs.n_pos, expected / 1e6)
-        check_budget(expected, model.device, max_bytes)
+        check_budget("this baseline", expected, model.device, max_bytes, lambda free: _what_fits(model, inputs, free))
         self._read: dict[str, Tensor] = {}
         with torch.no_grad():
             self._run_clean()
@@ -54,6 +56,7 @@ class CleanPass:
                     rows += block.mlp(block.ln2(rows))
             self._keep(decoder.cfg.n_layers, resid)
             logits = decoder.read_out(resid, one.run.positions("last"), attend)
+        check_logits(logits[:, -1], "from this prompt", self.keys_values)
         self.logits: Float[Tensor, " d_vocab"] = logits[0, -1]
         self._read["last"] = logits
 
@@ -119,7 +122,20 @@ def _kept_bytes(model: RunningModel, n_pos: int, n_rows: int) -> int:
     return (kv + resid) * model.decoder.embed.weight.element_size()
 
 
+def _what_fits(model: RunningModel, inputs: AVInputs, free: int) -> str:
+    """The spans that a sweep could touch so that its baseline fits, in words."""
+    needed = {
+        span: _kept_bytes(model, inputs.n_pos, inputs.n_pos - int(inputs.spans[span].positions[0]))
+        for span in ("question", "last")
+        if span in inputs.spans
+    }
+    said = ", ".join(f"touched={span!r} needs {in_bytes(size)}" for span, size in needed.items())
+    fits = any(size <= free for size in needed.values())
+    return f"{said}, if that is what a sweep touches first" if fits else f"take a shorter prompt; even {said}"
+
+
 def _check_clean(model: RunningModel, inputs: AVInputs) -> None:
+    check_no_autocast(model.device)
     if inputs.batch != 1 or inputs.starts != (0,):
         raise InputsError(
             "a baseline needs one prompt without padding",

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder import costs
+from hooked_av.forward.precision import check_no_autocast
 from hooked_av.hooks.attached import PlacedHook, in_pass
 from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
@@ -35,6 +36,7 @@ class Sweep:
     """One call of `baseline.run`: what is asked, checked, and what has been found."""
 
     def __init__(self, clean: CleanPass, specs: list[tuple[Intervention, ...]], wanted: list[str]) -> None:
+        check_no_autocast(clean.model.device)
         self.clean, self.model, self.specs = clean, clean.model, specs
         one = self.model.begin(clean.inputs)
         self.run, points = one.run, self.model.hook_dict

@@ -100,10 +100,14 @@ def test_draws_and_samples_differ():
 
 
 def test_cuts_that_cannot_matter_change_exactly_nothing():
-    found = av.information_flow(MODEL, ONE, pathways=["question->av", "av->question"], window=1, controls=0)
-    assert (found.changes[:, 0] == 0).all()  # the question comes after the media
-    assert (found.changes[:, 1, -1] == 0).all()  # what the question reads in the last layer goes nowhere
-    assert (found.changes[:, 1, :-1] != 0).any()
+    found = av.information_flow(MODEL, ONE, pathways=["av->question"], window=1, controls=0)
+    assert (found.changes[:, 0, -1] == 0).all()  # what the question reads in the last layer goes nowhere
+    assert (found.changes[:, 0, :-1] != 0).any()
+
+
+def test_a_pathway_that_can_carry_nothing_is_refused_with_the_sample():
+    with pytest.raises(InterventionError, match=r"'question → av' can carry nothing in sample(.|\n)*av->question"):
+        av.information_flow(MODEL, ONE, pathways=["av->question", "question->av"])
 
 
 def test_means_and_intervals_are_over_samples(flow):

@@ -84,10 +84,9 @@ def test_curves_equal_cuts_made_by_hand(model, inputs, window):
 
 
 def test_cuts_that_cannot_matter_change_nothing(model, inputs):
-    curves = knockout_curves(model, inputs, [("question", "audio"), ("audio", "question")], window=1)
-    assert (curves.change_percent[0] == 0).all()  # the question comes after the sound
-    assert curves.change_percent[1, -1] == 0  # what the question reads in the last layer goes nowhere
-    assert (curves.change_percent[1, :-1] != 0).any()
+    curves = knockout_curves(model, inputs, [("audio", "question")], window=1)
+    assert curves.change_percent[0, -1] == 0  # what the question reads in the last layer goes nowhere
+    assert (curves.change_percent[0, :-1] != 0).any()
 
 
 def test_curves_are_the_map_of_one_prompt_without_controls(model, inputs):

@@ -304,8 +304,10 @@ def test_a_sweep_equals_full_passes_with_the_same_cuts(model, here):
         assert swept.alternative_p_cut[number] == pytest.approx(float(p[other]), abs=1e-5)
         assert swept.best_ids[number] == int(p.argmax())
     assert swept.change_percent.min() < -20  # something was cut
-    nothing = av.route_sweep(model, case, ["question->av", f"text->question@{model.cfg.n_layers - 1}"])
-    assert (nothing.p_cut == nothing.p_base).all()  # the question comes later, and in the last layer reads for nobody
+    nothing = av.route_sweep(model, case, [f"text->question@{model.cfg.n_layers - 1}"])
+    assert (nothing.p_cut == nothing.p_base).all()  # in the last layer the question reads for nobody
+    with pytest.raises(av.errors.InterventionError, match=r"never act \(block question → av"):
+        av.route_sweep(model, case, ["question->av"])
     assert av.analyses.RouteSweep.load(swept.save(here / "sweep.safetensors")).cuts == tuple(cuts)
     assert swept.to_frame()["flipped"].tolist() == (swept.best_ids != swept.answer_id).tolist()
 

@@ -120,10 +120,12 @@ SELECTORS = ["audio", "video", "question", "last", "generated", "last|generated"
 def test_any_cut_in_any_phase_equals_one_pass(family, keys, queries, layers, heads, during):
     model, inputs = family.model, family.inputs("audio in video")
     cut = av.block_attention(keys=keys, queries=queries, layers=layers, heads=heads)
-    here = {"prefill": queries != "generated", "decode": "generated" in queries, "both": True}
-    if not here[during]:
+    spans = inputs.row_spans[0].continued(4)
+    first, reads = int(spans.resolve(keys).positions[0]), spans.resolve(queries).positions
+    live = {"prefill": reads < inputs.n_pos, "decode": reads >= inputs.n_pos, "both": reads >= 0}[during]
+    if not (reads[live] >= first).any():
         with pytest.raises(InterventionError, match="can never act"):
-            write(model, inputs, interventions=cut, during=during)
+            write(model, inputs, max_new_tokens=4, interventions=cut, during=during)
         return
     answer = write(model, inputs, max_new_tokens=4, keep="logits", interventions=cut, during=during)
     rows = {"prefill": queries.removesuffix("|generated"), "decode": "generated", "both": queries}[during]

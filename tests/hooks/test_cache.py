@@ -171,7 +171,7 @@ def test_its_size_is_known_before_the_run(monkeypatch):
         with torch.no_grad():
             _, cache = MODEL.run_with_cache(inputs, names_filter=names)
         monkeypatch.setattr(running, "cache_bytes", real)
-        assert estimates == [sum(t.numel() * t.element_size() for t in cache.values())]
+        assert estimates == [{key: t.numel() * t.element_size() for key, t in cache.items()}]
     monkeypatch.setattr(MODEL.decoder, "forward", lambda *a, **k: pytest.fail("it ran"))
     with pytest.raises(MemoryBudgetError, match=r"does not fit(.|\n)*span of each"):
         cached("blocks.*.attn.hook_pattern", max_bytes=1000)

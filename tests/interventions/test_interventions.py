@@ -76,9 +76,12 @@ def test_cuts_among_media_equal_transformers_with_a_mask(monkeypatch, keys, quer
     assert bool(causal) is (block_size == 4 and queries != "av")  # among `av` are the keys themselves
 
 
-def test_cutting_towards_the_past_only_changes_nothing():
-    """Audio reading the question: it never could."""
-    assert torch.equal(logits(block("question", "av")), CLEAN)
+def test_keys_that_no_query_could_read_change_nothing():
+    """The media and the question may not read the question: the media never could."""
+    both = INPUTS.with_span("both", [*INPUTS.spans["av"], *INPUTS.spans["question"]])
+    cut = logits(block("question", "both"), inputs=both)
+    assert torch.equal(cut, logits(block("question", "question")))
+    assert not torch.equal(cut, CLEAN)
 
 
 def test_a_cut_in_the_last_layer_cannot_reach_the_answer():

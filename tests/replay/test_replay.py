@@ -97,7 +97,6 @@ def test_what_cannot_change_the_answer_is_the_clean_run_bit_for_bit(clip):
     body = inputs.with_span("body", list(inputs.spans["question"])[:-1])
     free = [
         av.keep_only("everything->everything"),
-        av.block_attention(keys="question", queries="av", layers=None),  # media cannot read what comes later
         av.block_attention(keys="audio", queries="body", layers=last),
         av.ablate(f"blocks.{last}.hook_mlp_out", "body"),
         [],

@@ -36,8 +36,8 @@ def interventions(inputs, cfg):
     layers = st.sets(st.integers(0, cfg.n_layers - 1), min_size=1).map(sorted)
     heads = st.none() | st.sets(st.integers(0, cfg.n_heads - 1), min_size=1).map(sorted)
     blocks = st.builds(
-        lambda keys, queries, layers, heads: av.block_attention(keys=keys, queries=queries, layers=layers, heads=heads),
-        spans, spans, layers, heads,
+        lambda pair, layers, heads: av.block_attention(keys=pair[0], queries=pair[1], layers=layers, heads=heads),
+        readable(inputs), layers, heads,
     )  # fmt: skip
     point = st.one_of(
         st.just("hook_inputs_embed"),
@@ -52,6 +52,13 @@ def interventions(inputs, cfg):
         blocks | keep_onlys(inputs, cfg.n_layers), st.sampled_from(SPREADS), st.integers(0, 99),
     )  # fmt: skip
     return st.one_of(blocks, edits, drops, randoms)
+
+
+def readable(inputs):
+    """Keys and queries with a pair between them: others can never act, and are refused."""
+    first, last = ({name: int(inputs.spans[name].positions[at]) for name in inputs.spans} for at in (0, -1))
+    pairs = [(keys, queries) for keys in sorted(first) for queries in sorted(last) if first[keys] <= last[queries]]
+    return st.sampled_from(pairs)
 
 
 SPREADS = ("entries", "rows")
@@ -80,9 +87,12 @@ def edit(inputs, cfg):
 
 def keep_onlys(inputs, n_layers):
     """Routes that stay, in some layers or all."""
-    spans = st.sampled_from(sorted(inputs.spans))
     layers = st.none() | st.sets(st.integers(0, n_layers - 1), min_size=1).map(lambda some: tuple(sorted(some)))
-    routes = st.lists(st.builds(av.interventions.Route, spans, spans, layers), min_size=1, max_size=3)
+    routes = st.lists(
+        st.builds(lambda pair, layers: av.interventions.Route(*pair, layers), readable(inputs), layers),
+        min_size=1,
+        max_size=3,
+    )
     return routes.map(lambda some: av.keep_only(*some))
 
 

@@ -71,7 +71,8 @@ def information_flow(
     any key make it read zero; this is not reported here.
 
     Errors: `SpanError` for a sample without a pathway's spans, `InputsError` for samples of different layouts, a batch,
-    no sample, or an answer that is not one token; `InterventionError` for a window that the model does not have.
+    no sample, or an answer that is not one token; `InterventionError` for a window that the model does not have, and
+    for a sample in which a pathway can carry nothing ("question->audio": every key comes after every query).
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -166,7 +167,7 @@ class _Flow:
         targets = Targets.of(self.model, case, baseline.logits)
         if only_correct and targets.is_wrong:
             return None
-        cuts = [pathway.cut(window) for pathway in pathways for window in self.windows]
+        cuts = [pathway.cut(window, case.inputs) for pathway in pathways for window in self.windows]
         shape = (len(pathways), len(self.windows))
         found = read_all(baseline, cuts, targets, progress=self.progress)
         runs = {name: values.reshape(shape) for name, values in found.items()}

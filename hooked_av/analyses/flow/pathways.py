@@ -13,7 +13,7 @@ import numpy as np
 
 from hooked_av.analyses.cases import Case
 from hooked_av.doors import door
-from hooked_av.errors import InputsError, SpanError
+from hooked_av.errors import InputsError, InterventionError, SpanError
 from hooked_av.interventions.routes import Route, not_a_route
 from hooked_av.interventions.specs import BlockAttention
 from hooked_av.prompt.inputs import AVInputs
@@ -38,9 +38,14 @@ class Pathway:
         """
         return cls(f"{keys} → {queries}", ((keys, queries),))
 
-    def cut(self, layers: Sequence[int]) -> list[BlockAttention]:
-        """The specs that cut it in some layers."""
-        return [BlockAttention(keys, queries, tuple(layers)) for keys, queries in self.pairs]
+    def acting(self, inputs: AVInputs) -> tuple[tuple[str, str], ...]:
+        """The pairs with some query that comes after a key; of items that look at each other, one direction."""
+        resolve = inputs.spans.resolve
+        return tuple(pair for pair in self.pairs if resolve(pair[0]).positions[0] <= resolve(pair[1]).positions[-1])
+
+    def cut(self, layers: Sequence[int], inputs: AVInputs) -> list[BlockAttention]:
+        """The specs that cut it in some layers of a prompt; pairs that could not act are left out."""
+        return [BlockAttention(keys, queries, tuple(layers)) for keys, queries in self.acting(inputs)]
 
     def fits(self, inputs: AVInputs) -> bool:
         """Whether a prompt has these spans, with some query that comes after a key."""
@@ -51,9 +56,11 @@ class Pathway:
         )
 
     def check(self, case: Case) -> None:
-        """Refuse a sample that has not these spans, with its id.
+        """Refuse a sample that has not these spans, or in which no query comes after a key, with its id.
 
-        Errors: `SpanError`.
+        A pathway that cannot carry anything would be a row of exact zeros, and look like a finding.
+
+        Errors: `SpanError`; `InterventionError`.
         """
         for span in dict.fromkeys(span for pair in self.pairs for span in pair):
             try:
@@ -65,6 +72,14 @@ class Pathway:
                     got=error.got,
                     next_step="leave the pathway out, or run samples of other layouts by themselves",
                 ) from error
+        if not self.acting(case.inputs):
+            keys, queries = self.pairs[0]
+            raise InterventionError(
+                f"pathway {self.name!r} can carry nothing in sample {case.id!r}",
+                expected=f"tokens of {queries!r} after a token of {keys!r}: attention is causal",
+                got="keys that all come after the queries",
+                next_step=f"swap them ('{queries}->{keys}'), or leave the pathway out",
+            )
 
 
 def as_pathways(given: Any) -> tuple[Pathway, ...]:

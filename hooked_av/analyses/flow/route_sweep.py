@@ -70,8 +70,8 @@ def route_sweep(
 
     All cuts are replayed from one clean pass.
 
-    Errors: `InterventionError` for no cut, a text that is not a route, or layers that the model has not; `SpanError`
-    for a span that the prompt has not.
+    Errors: `InterventionError` for no cut, a text that is not a route, layers that the model has not, or a route that
+    can carry nothing ("last->audio": every key comes after every query); `SpanError` for a span that is not there.
 
     >>> import hooked_av as av
     >>> model = av.random_omni(n_layers=2)

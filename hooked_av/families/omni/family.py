@@ -9,7 +9,6 @@ Axes: batch pos; row (encoder output rows); axis (time, height, width); mel (fra
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Float, Int64
@@ -26,6 +25,7 @@ from hooked_av.families.omni.layout import OmniReader, OmniTokens, omni_supply
 from hooked_av.families.omni.prepare import prepared_clip, released_sampling
 from hooked_av.families.qwen import QwenFamily
 from hooked_av.families.settings import OMNI_AUDIO, OMNI_FOLDER, THINKER, VISION_TOWER_SETTINGS
+from hooked_av.frozen import Frozen
 from hooked_av.media.clip import Clip
 from hooked_av.media.sampling import ResolvedSampling
 from hooked_av.prompt.inputs import AVInputs
@@ -60,7 +60,7 @@ class OmniFamily(QwenFamily):
         skipped=("talker.", "token2wav."),  # speech output, no part of the thinker
         wrapper="thinker.",
     )
-    known = MappingProxyType({"": THINKER, **VISION_TOWER_SETTINGS, "audio_config": OMNI_AUDIO})
+    known = Frozen({"": THINKER, **VISION_TOWER_SETTINGS, "audio_config": OMNI_AUDIO})
     position_modes = ("released",)
     feature_groups = (SOUNDS, PICTURES, (*VIDEOS, "video_second_per_grid"))
     tensor_arguments = "input_ids, attention_mask, use_audio_in_video"

@@ -7,7 +7,6 @@ Axes: batch pos; row (encoder output rows); axis (time, height, width).
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +26,7 @@ from hooked_av.families.qwen_vl.layout import VLReader, VLTokens, vl_supply
 from hooked_av.families.qwen_vl.positions import qwen_vl_positions
 from hooked_av.families.qwen_vl.prepare import QWEN_VL, MediaRecipe, VLWriter
 from hooked_av.families.settings import QWEN_VL_CONFIG, VISION_TOWER_SETTINGS
+from hooked_av.frozen import Frozen
 from hooked_av.media.clip import Clip
 from hooked_av.media.patches import PatchLayout
 from hooked_av.media.sampling import ResolvedSampling
@@ -51,7 +51,7 @@ class QwenVLFamily(QwenFamily):
     encoder_names = ("visual",)
     hears = False
     tensor_names = TensorNames(in_files=(*DECODER, *VISION_TOWER), in_memory=IN_MEMORY)
-    known = MappingProxyType({"": QWEN_VL_CONFIG, **VISION_TOWER_SETTINGS})
+    known = Frozen({"": QWEN_VL_CONFIG, **VISION_TOWER_SETTINGS})
     recipe: ClassVar[MediaRecipe] = QWEN_VL
     position_modes = ("transformers", "train")
     feature_groups = (PICTURES, (*VIDEOS, "second_per_grid"))
