@@ -17,6 +17,7 @@ ORDER = [
     "errors",
     "doors",
     "frozen",
+    "devices",
     "named_figures",
     "config",
     "media",

@@ -71,25 +71,6 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def check_device(device: torch.device | str) -> None:
-    """Errors: `CheckpointError` for a device that torch does not know, or that this machine does not have."""
-    try:
-        is_meta = torch.zeros(1, device=device).is_meta
-    except Exception as error:  # torch raises AssertionError, RuntimeError, NotImplementedError, TypeError
-        raise _no_device(device, f"{type(error).__name__}: {excerpt(str(error).partition(chr(10))[0])}") from error
-    if is_meta:
-        raise _no_device(device, "a device without memory")
-
-
-def _no_device(device: object, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"device {excerpt(device, 60)} cannot hold a model here",
-        expected="cpu, or an accelerator that torch finds (torch.cuda.is_available())",
-        got=why,
-        next_step='device="cpu", or a build of torch for this machine\'s accelerator',
-    )
-
-
 def shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all present, holding exactly what the index says.
 

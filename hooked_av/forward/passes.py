@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hooked_av.config import DecoderConfig, ModelConfig
 from hooked_av.decoder.attention import Attend, Backend
 from hooked_av.decoder.decoder import HookedDecoder, Resid
+from hooked_av.devices import check_device
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
@@ -296,6 +297,8 @@ class RunningModel(SpanHooks):
         matches, kept = self._cached(names_filter, one.run), {}
         cfg, dtype = self.decoder.cfg, self.decoder.embed.weight.dtype
         sizes = cache_bytes(matches, self.hook_dict, one.inputs, cfg, dtype, one.run)
+        if device is not None:
+            check_device(device, InputsError)
         where = self.device if device is None else torch.device(device)
         result = one.result_bytes(logits_at) if where == self.device else 0
         if "hook_logits" in sizes and logits_at is not None:

@@ -41,7 +41,7 @@ def check_no_autocast(device: torch.device) -> None:
 
     Errors: `InputsError`.
     """
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         raise InputsError(
             "a replay is not exact under autocast",
             expected="one precision for everything",

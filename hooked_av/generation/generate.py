@@ -109,15 +109,10 @@ class Generates(RunningModel):
         >>> cut = model.generate(inputs, max_new_tokens=3, interventions="question->last|generated")
         """
         given = {
-            "max_new_tokens": max_new_tokens,
-            "stop_tokens": stop_tokens,
-            "do_sample": do_sample,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": max_new_tokens, "stop_tokens": stop_tokens, "do_sample": do_sample,
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty,
             "seed": seed,
-        }
+        }  # fmt: skip
         choice, kept = Choice.of(self, given), (keep,) if isinstance(keep, str) else tuple(keep)
         prompt = self.as_inputs(inputs)
         check_size(self, prompt, choice.max_new_tokens, "logits" in kept, max_bytes)

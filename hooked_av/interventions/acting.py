@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -20,6 +21,7 @@ from hooked_av.decoder.cuts import AnyCut, Cut, members
 from hooked_av.errors import HookedAVWarning, InterventionError
 from hooked_av.hooks.run import Run
 
+_MEDIA = ("audio", "video", "image")
 LayerCuts = Sequence[tuple[int, AnyCut]]
 Leaving = Mapping[int, Int64[Tensor, "batch span"]]
 Leaves = Sequence[tuple[int, str]]
@@ -28,11 +30,17 @@ Leaves = Sequence[tuple[int, str]]
 def check_pairs(name: str, cuts: Iterable[AnyCut], run: Run) -> None:
     """Refuse cuts (or routes that stay) that hold no pair in any prompt of the batch; report those of some prompts.
 
+    Between media the order is the prompt's own (the sound of a film of one second comes after its frames, that of a
+    longer one in between): there it is a report, too.
+
     Errors: `InterventionError` where causal order alone says so: every key comes after every query.
     """
     cuts = list(dict.fromkeys(cuts))
     acts = _acting(cuts, run)
-    if not any(acts) and all(isinstance(cut, Cut) for cut in cuts):
+    plain = [cut for cut in cuts if isinstance(cut, Cut)]
+    if not any(acts) and len(plain) == len(cuts) and all(_between_media(cut, run) for cut in plain):
+        return _report(name, acts, "in this prompt, all of these keys come after all of these queries")
+    if not any(acts) and len(plain) == len(cuts):
         raise InterventionError(
             f"this holds no (query, key) pair, so that it can never act ({name})",
             expected="keys that some query can read: those before it, and itself",
@@ -41,6 +49,15 @@ def check_pairs(name: str, cuts: Iterable[AnyCut], run: Run) -> None:
         )
     if not all(acts):
         _report(name, acts, "its routes or its draw leave every (query, key) pair" if not any(acts) else "causal order")
+    return None
+
+
+def _between_media(cut: Cut, run: Run) -> bool:
+    """Whether all queries and keys of a cut are tokens of media."""
+    media = [[spans[name].positions for name in _MEDIA if name in spans] for spans in run.row_spans]
+    rows = [np.concatenate(some) if some else np.zeros(0, int) for some in media]
+    touched = [torch.cat([cut.queries[n], cut.keys[n]]).cpu().numpy() for n in range(len(rows))]
+    return all(bool(np.isin(own, known).all()) for own, known in zip(touched, rows, strict=True))
 
 
 def check_company(specs: Sequence[tuple[Any, LayerCuts, Leaves]], leaving: Leaving, run: Run) -> None:

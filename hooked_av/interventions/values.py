@@ -25,11 +25,13 @@ class Values:
     __slots__ = ("_bytes", "largest", "tensor")
 
     def __init__(self, tensor: Tensor, what: str = "the values of an intervention") -> None:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.device.type != "meta"
+        if not dense or not tensor.is_floating_point():
+            form = f"{tensor.dtype} {tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else None
             raise InterventionError(
                 "the values of an intervention are a tensor of floats",
-                expected="a torch tensor, or a cache of another run (patch)",
-                got=str(getattr(tensor, "dtype", type(tensor).__name__)),
+                expected="a dense torch tensor that holds numbers, or a cache of another run (patch)",
+                got=form or type(tensor).__name__,
                 next_step="pass torch.tensor(values)",
             )
         self.tensor = tensor.detach().clone()

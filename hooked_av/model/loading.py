@@ -27,12 +27,12 @@ from transformers import (
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
 from hooked_av.decoder.decoder import HookedDecoder
+from hooked_av.devices import check_device
 from hooked_av.errors import CheckpointError, HookedAVWarning, excerpt
 from hooked_av.families.checkpoint import (
     INDEX,
     SINGLE,
     HoldsParameters,
-    check_device,
     check_dtypes,
     compare,
     load_weights,
@@ -87,7 +87,7 @@ Make = Callable[[DecoderConfig, Family, nn.ModuleDict, Backend], M]  # the model
 
 def load(make: Make[M], folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> M:
     """A model from a checkpoint folder or hub id."""
-    check_device(device)
+    _check_place(device)
     folder = resolve_folder(folder_or_hub_id)
     # Around all of it: a folder may be there that cannot be looked into.
     with reading(f"the checkpoint folder {folder.name}", expected="a folder with readable files"):
@@ -357,4 +357,15 @@ def _check_rotary(table: torch.Tensor, model: Loadable) -> None:
             "will differ from that model. Load it with dtype= instead",
             HookedAVWarning,
             stacklevel=4,
+        )
+
+
+def _check_place(device: torch.device | str) -> None:
+    check_device(device, CheckpointError)
+    if torch.device(device).type == "meta":
+        raise CheckpointError(
+            "device meta cannot hold a model",
+            expected="cpu, or an accelerator that torch finds (torch.cuda.is_available())",
+            got="a device without memory",
+            next_step='device="cpu"',
         )

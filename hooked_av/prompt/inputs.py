@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from hooked_av.devices import check_device
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.frozen import Frozen
@@ -217,7 +218,8 @@ class AVInputs:
 
     @door
     def to(self, device: torch.device | str) -> "AVInputs":
-        """The same inputs on another device."""
+        """The same inputs on another device. Errors: `InputsError` for one that this machine does not have."""
+        check_device(device, InputsError)
         moved = {name: tensor.to(device) for name, tensor in self.features.items()}
         return replace(
             self,

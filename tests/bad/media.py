@@ -524,10 +524,7 @@ ARRAYS = [
     ),
     Bad("neither frames nor waveform", lambda at, _: av.Clip.from_arrays(), "neither"),
     *(of_sound(f"with {name}", tone_with(v), "out of range") for name, v in VALUES.items()),
-    *(
-        of_sound(f"of {rate} Hz", TONE, "sampling rate", rate)
-        for rate in (None, 0, -16_000, 16, 16_000.5, NAN, INF, 10**9)
-    ),
+    *(of_sound(f"of {rate} Hz", TONE, "sampling", rate) for rate in (None, 0, -16_000, 16, 16_000.5, NAN, INF, 10**9)),
     of_sound("of bools", TONE > 0, "int16, or float"),
     of_sound("of int32", TONE.astype(np.int32), "int16, or float"),
     of_sound("of uint8", TONE.astype(np.uint8), "int16, or float"),

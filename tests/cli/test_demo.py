@@ -313,7 +313,7 @@ ERRORS = {
     "the same option twice": (["--option", "yes", "--option", "yes"], "at least two different texts"),
     "no frames": (["--fps", "0"], "fps"),
     "frames that are not a number": (["--fps", "nan"], "fps"),
-    "no pixels": (["--max-pixels", "0"], "a pixel budget that no frame can meet"),
+    "no pixels": (["--max-pixels", "0"], "nothing can be seen: max_pixels"),
     "a file in the way": (["--out", "{file}"], "cannot write a report"),
 }
 

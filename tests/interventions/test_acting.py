@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -220,3 +221,19 @@ def test_a_cut_takes_a_pair_exactly_if_there_is_one(monkeypatch, block, cut, oth
         for query, key, heads in pairs
     ]
     assert takes_pairs(cut, queries, keys, others) is any(left)
+
+
+def test_between_media_the_order_is_the_prompts_own():
+    """The sound of a film of one second comes after its frames; of a longer film it stands between them."""
+    frames = np.zeros((8, 28, 28, 3), np.uint8)
+    loud = {"waveform": np.full(16_000, 0.1, np.float32), "sampling_rate_hz": 16_000}
+    long = {"waveform": np.full(64_000, 0.1, np.float32), "sampling_rate_hz": 16_000}
+    short, longer = (
+        MODEL.prepare(av.Clip.from_arrays(frames, fps, **sound), question="What moves?")
+        for fps, sound in ((8, loud), (2, long))
+    )
+    with pytest.warns(HookedAVWarning, match=r"changes nothing(.|\n)*in this prompt, all of these keys come after"):
+        assert MODEL(short, interventions="audio->video").equal(MODEL(short))
+    assert not MODEL(longer, interventions="audio->video").equal(MODEL(longer))
+    with pytest.raises(InterventionError, match="can never act"):
+        MODEL(short, interventions="question->video")
