@@ -508,7 +508,7 @@ def on_device(device: str) -> Bad:
     return Bad(
         f"device {device!r}",
         lambda at, _: av.HookedAVTransformer.from_pretrained("tiny-av", device=device),
-        "cannot hold a model here",
+        "device",
     )
 
 
