@@ -18,6 +18,7 @@ ORDER = [
     "doors",
     "frozen",
     "devices",
+    "whole_files",
     "named_figures",
     "config",
     "media",

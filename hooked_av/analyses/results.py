@@ -36,6 +36,7 @@ from hooked_av.doors import door
 from hooked_av.errors import InputsError, nearest
 from hooked_av.named_figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
+from hooked_av.whole_files import appearing
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -152,15 +153,8 @@ class Result:
         arrays = self._arrays()
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
         header = {"result": type(self).__name__, "fields": json.dumps(plain, default=plain_value)}
-        try:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata=header)
-        except (OSError, SafetensorError) as error:
-            raise InputsError(
-                f"cannot write a result to {path}",
-                expected="a file name in a folder that there is, and that may be written",
-                got=f"{type(error).__name__}: {error}",
-                next_step="choose another path",
-            ) from error
+        with appearing(path, InputsError) as part:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part, metadata=header)
         return path
 
     @classmethod

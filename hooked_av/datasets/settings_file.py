@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hooked_av.analyses.results import plain_value
-from hooked_av.datasets.whole_files import part_of, writing
+from hooked_av.datasets.whole_files import writing
 from hooked_av.errors import DatasetError
+from hooked_av.whole_files import part_of
 
 SETTINGS, FAILED_FOLDER = "settings.json", "failed"
 _OURS = "hooked_av"  # the version, which all settings of ours hold

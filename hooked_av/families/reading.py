@@ -38,22 +38,6 @@ def reading(what: str, expected: str, next_step: str = DOWNLOAD) -> Iterator[Non
         raise CheckpointError(f"cannot read {what}", expected=expected, got=got, next_step=next_step) from error
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Around what writes a checkpoint folder. Errors: `CheckpointError` if it cannot be written."""
-    try:
-        yield
-    except HookedAVError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot write a checkpoint to {excerpt(ascii(str(folder)))}",
-            expected="a folder that can be written, or that can be made, and room on the disk",
-            got=f"{type(error).__name__}: {excerpt(str(error).encode('utf-8', 'backslashreplace').decode(), 600)}",
-            next_step="choose another folder, or free some space",
-        ) from error
-
-
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """One JSON file of a checkpoint folder: an object, in UTF-8, in which no name stands twice.
 

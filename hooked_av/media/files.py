@@ -4,8 +4,6 @@ Axes: sample (mono, 16 kHz), height, width, 3 (red, green, blue).
 The zero of a file's time is the first thing in it that can be seen or heard.
 """
 
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError
 from av.stream import Disposition, Stream
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -24,6 +21,7 @@ from hooked_av.media.complete import check_complete
 from hooked_av.media.decode_pictures import EDGE_SECONDS, FileFrames, Picture, decoded, upright_rgb
 from hooked_av.media.decode_sound import SAMPLING_RATE_HZ, SoundTrack, check_rate, sound_frames
 from hooked_av.media.source_file import SourceFile, cut_off, media_error, opened, unreadable
+from hooked_av.whole_files import appearing
 
 ROWS_AT_ONCE = 128  # frames held in memory while saving
 VIDEO_TICKS_HZ = 90_000
@@ -207,17 +205,8 @@ def write_film(
     path: Path, picture: Picture | None, sound: Float32[np.ndarray, " sample"] | None, duration_seconds: float
 ) -> None:
     """An .mp4 (H.264 and AAC); it appears under its name only when it is complete."""
-    part = path.with_name(f".{uuid.uuid4().hex}.mp4")
-    try:
-        try:
-            with av.open(str(part), "w") as container:
-                _write(container, picture, sound, duration_seconds)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, FFmpegError) as error:
-        next_step = "save to a folder that you may write to, with room on its disk, under a short name"
-        raise media_error(f"cannot write {path}", "a film at that place", str(error), next_step) from error
+    with appearing(path, MediaError) as part, av.open(str(part), "w") as container:
+        _write(container, picture, sound, duration_seconds)
 
 
 def _write(

@@ -47,9 +47,10 @@ from hooked_av.families.family import Family
 from hooked_av.families.omni.family import MODEL_TYPES as OMNI_MODEL_TYPES
 from hooked_av.families.omni.family import OmniFamily
 from hooked_av.families.qwen_vl.family import QwenVLFamily
-from hooked_av.families.reading import read_json, reading, writing
+from hooked_av.families.reading import read_json, reading
 from hooked_av.families.salmonn.family import SalmonnFamily
 from hooked_av.generation.defaults import GenerationDefaults
+from hooked_av.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def save(model: Loadable, folder: Path) -> None:
 
     Errors: `CheckpointError` if it cannot be written.
     """
-    with writing(folder):
+    with writing(folder, CheckpointError):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder.name} is a file")
         nearest = next(path for path in folder.absolute().parents if path.is_dir())

@@ -2,8 +2,6 @@
 
 import base64
 import os
-import uuid
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hooked_av.errors import HookedAVError
 from hooked_av.plots.style import svg_text
+from hooked_av.whole_files import appearing, writing
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent.parent / "data"
@@ -34,16 +33,11 @@ def write_page(page: str, folder: str | Path) -> Path:
     Errors: `HookedAVError` when the folder cannot be written.
     """
     folder = check_folder(folder)
-    path, part = folder / REPORT, folder / f".report.{uuid.uuid4().hex}.html"
-    try:
+    path = folder / REPORT
+    with writing(path, HookedAVError):
         folder.mkdir(parents=True, exist_ok=True)
+    with appearing(path, HookedAVError) as part:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise _cannot_write(folder, f"{type(error).__name__}: {error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return path
 
 

@@ -23,13 +23,14 @@ from hooked_av.analyses.flow.windows import default_window, layer_window
 from hooked_av.analyses.results import model_settings
 from hooked_av.datasets.sample_table import unusable
 from hooked_av.datasets.settings_file import settled
-from hooked_av.datasets.whole_files import appearing, part_of, writing
+from hooked_av.datasets.whole_files import appearing, writing
 from hooked_av.doors import door
 from hooked_av.errors import HookedAVError
 from hooked_av.study.findings import Statement, Summary, statements, summaries
 from hooked_av.study.measures import FamilyResults, StudyPlan, family_of, measure, slug
 from hooked_av.study.tables import tables
 from hooked_av.tiny.questions import FAMILIES
+from hooked_av.whole_files import part_of
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer

@@ -660,31 +660,31 @@ SAVED = [
     Bad(
         "saved onto a file",
         save,
-        "cannot write a checkpoint",
+        "cannot write",
         lambda at: write("model", b"x")(at.folder) or at.folder / "model",
     ),
     Bad(
         "saved below a file",
         save,
-        "cannot write a checkpoint",
+        "cannot write",
         lambda at: write("model", b"x")(at.folder) or at.folder / "model" / "deep",
     ),
-    Bad("saved under 300 letters", save, "cannot write a checkpoint", lambda at: at.folder / ("x" * 300)),
+    Bad("saved under 300 letters", save, "cannot write", lambda at: at.folder / ("x" * 300)),
     Bad(
         "saved deep under 300 letters",
         save,
-        "cannot write a checkpoint",
+        "cannot write",
         lambda at: at.folder / "deep" / "er" / ("x" * 300),
     ),
-    Bad("saved under NUL", save, "cannot write a checkpoint", lambda at: at.folder / "a\0b"),
-    Bad("saved under a lone surrogate", save, "cannot write a checkpoint", lambda at: at.folder / "\ud800"),
+    Bad("saved under NUL", save, "cannot write", lambda at: at.folder / "a\0b"),
+    Bad("saved under a lone surrogate", save, "cannot write", lambda at: at.folder / "\ud800"),
     Bad(
         "saved where a folder has a file's name",
         save,
-        "cannot write a checkpoint",
+        "cannot write",
         lambda at: (at.folder / "new" / "config.json").mkdir(parents=True) or at.folder / "new",
     ),
-    Bad("saved below /proc", save, "cannot write a checkpoint", lambda at: "/proc/self/model"),
+    Bad("saved below /proc", save, "cannot write", lambda at: "/proc/self/model"),
     Bad("saved on a full disk", full_disk, "No space left", lambda at: at.folder / "deep" / "new"),
     Bad("saved on a full disk over another", full_disk, "No space left", linked(SALMONN, lambda folder: None)),
     *(
@@ -694,7 +694,7 @@ SAVED = [
             Bad(
                 "saved without permission",
                 save,
-                "cannot write a checkpoint",
+                "cannot write",
                 linked(SALMONN, lambda folder: folder.chmod(0o500)),
             )
         ]

@@ -196,8 +196,8 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(result, tmp_path, monk
     def full(*paths):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hooked_av.plots.page.os.replace", full)
-    with pytest.raises(HookedAVError, match=r"cannot write a report(.|\n)*No space left"):
+    monkeypatch.setattr("hooked_av.whole_files.os.replace", full)
+    with pytest.raises(HookedAVError, match=r"cannot write(.|\n)*No space left"):
         write_report(result, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [REPORT]
     assert old.read_text() == "old"

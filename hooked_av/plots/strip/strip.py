@@ -24,6 +24,7 @@ from hooked_av.plots.page import render
 from hooked_av.plots.strip.ink import Ink
 from hooked_av.plots.strip.lanes import StripPlan, own_spans, plan_strip
 from hooked_av.prompt.inputs import AVInputs
+from hooked_av.whole_files import appearing
 
 MAX_BYTES = 1_000_000
 MAX_ROWS = 3  # of a batch, in a notebook
@@ -63,7 +64,8 @@ class TokenStrip:
             )
         page = _SUFFIXES[path.suffix]
         text = self.svg if page is None else render(page, title=self.title, strips=[Markup(self.html)])
-        path.write_text(text, encoding="utf-8")
+        with appearing(path, InputsError) as part:
+            part.write_text(text, encoding="utf-8")
         return path
 
     def __repr__(self) -> str:
