@@ -47,7 +47,7 @@ def test_planted_faults_are_seen(monkeypatch, fault):
 
 @every_family
 def test_in_every_state_a_model_gives_what_a_fresh_one_is_told_to_give(family):
-    quick = settings(max_examples=6, stateful_step_count=20, derandomize=True, **COMMON)
+    quick = settings(max_examples=4, stateful_step_count=20, derandomize=True, **COMMON)
     run_state_machine_as_test(machine_of(family), settings=quick)
 
 
