@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from support.families import FAMILIES
-from support.state_machine import ModelStates
+from support.state_faults import FAULTS
+from support.state_walks import WALKS, machine_of, walk
 
 import hooked_av as av
 from hooked_av.errors import HookError
@@ -25,20 +26,35 @@ every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-def machine(family):
-    return type(f"ModelStates_{family.name}", (ModelStates,), {"family": family})
+@pytest.mark.parametrize("steps", WALKS.values(), ids=WALKS)
+@every_family
+def test_on_every_walk_a_model_gives_what_it_should(family, steps):
+    walk(family, steps)
+
+
+def test_the_walks_take_every_rule():
+    rules = {rule.function.__name__ for rule in machine_of(FAMILIES["omni"])().rules}
+    assert rules == {rule for steps in WALKS.values() for rule, _ in steps}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_seen(monkeypatch, fault):
+    plant, name = FAULTS[fault]
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, RecursionError)):
+        Context().run(walk, FAMILIES["omni"], WALKS[name])
 
 
 @every_family
 def test_in_every_state_a_model_gives_what_a_fresh_one_is_told_to_give(family):
-    quick = settings(max_examples=13, stateful_step_count=20, derandomize=True, **COMMON)
-    run_state_machine_as_test(machine(family), settings=quick)
+    quick = settings(max_examples=4, stateful_step_count=20, derandomize=True, **COMMON)
+    run_state_machine_as_test(machine_of(family), settings=quick)
 
 
 @pytest.mark.slow
 @every_family
 def test_in_far_more_states(family):
-    run_state_machine_as_test(machine(family), settings=settings(max_examples=400, stateful_step_count=60, **COMMON))
+    run_state_machine_as_test(machine_of(family), settings=settings(max_examples=400, stateful_step_count=60, **COMMON))
 
 
 # --- what it has found ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
 from hooked_av.forward.precision import check_dtype
+from hooked_av.forward.tokens import TextTokens, check_ids
 from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
 from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy, layers_that_fit
 from hooked_av.hooks.hooked_model import SpanHooks
@@ -120,14 +121,14 @@ class Pass:
     def unembed(self, resid: Resid, *, at: str | None = None) -> Float[Tensor, "batch query d_vocab"]:
         """The final norm, and the logits at a span (None: at every row that is still there)."""
         self._check_open()
-        return self.model.decoder.read_out(resid, self._rows(at), self._held(resid)[1])
+        return self._result(self.model.decoder.read_out(resid, self._rows(at), self._held(resid)[1]))
 
     @door
     def finish(self, resid: Resid, *, at: str | None = None) -> Float[Tensor, "batch query width"]:
         """All blocks that this pass runs, and the logits, if it runs to the end."""
         self._check_open()
         rows, position_ids = self._rows(at), self.inputs.position_ids
-        return self.model.decoder(resid, position_ids, self.attend(), rows, self.run.layers)
+        return self._result(self.model.decoder(resid, position_ids, self.attend(), rows, self.run.layers))
 
     def result_bytes(self, at: str | None) -> int:
         """How much `finish` gives back: logits, or the residual stream where it stops before them."""
@@ -135,6 +136,13 @@ class Pass:
         logits = self.run.layers.stop > cfg.n_layers
         n_rows = self.run.positions(at).shape[1] if at is not None and logits else self.inputs.n_pos
         return self.inputs.batch * n_rows * (cfg.d_vocab if logits else cfg.d_model) * embed.element_size()
+
+    def _result(self, result: Tensor) -> Tensor:
+        """What a pass gives; when its gradient is asked for, no gradient hook may have come too late for it."""
+        if result.grad_fn is not None:
+            there = self.model.gradient_hooks
+            result.grad_fn.register_prehook(lambda _: self.model.check_gradient_hooks(self.run, there))
+        return result
 
     def _held(self, resid: Resid) -> tuple[tuple[Tensor, Tensor], Attend]:
         """The rotary tables of the rows that are still there, and how they attend."""
@@ -155,7 +163,7 @@ class Pass:
             )
 
 
-class RunningModel(SpanHooks):
+class RunningModel(TextTokens, SpanHooks):
     """A family's encoders and our decoder as one hooked model that runs: passes, interventions, caches."""
 
     def __init__(
@@ -182,14 +190,6 @@ class RunningModel(SpanHooks):
         return ModelConfig(**vars(self.decoder.cfg), device=self.device, dtype=self.decoder.embed.weight.dtype)
 
     # --- inputs ---
-
-    def to_tokens(self, text: str | Sequence[str]) -> Int64[Tensor, "batch pos"]:
-        """Token ids of plain text."""
-        raise NotImplementedError
-
-    def to_single_token(self, text: str) -> int:
-        """The id of text that is exactly one token."""
-        raise NotImplementedError
 
     def as_inputs(self, inputs: Inputs) -> AVInputs:
         """Text or token ids as text-only inputs; inputs where the weights are."""
@@ -406,18 +406,6 @@ def _run_through(one: Pass, logits_at: str | None, start_at_layer: int | None, r
     _check_resid(start_at_layer, resid, (inputs.batch, inputs.n_pos, width))
     with one:
         return one.finish(one.embed() if resid is None else resid, at=logits_at)
-
-
-def check_ids(input_ids: Int64[Tensor, "..."], d_vocab: int) -> None:
-    """Refuse token ids outside 0 ... d_vocab - 1."""
-    low, high = int(input_ids.min()), int(input_ids.max())
-    if high >= d_vocab or low < 0:
-        raise InputsError(
-            "token ids that the model does not have",
-            expected=f"0 to {d_vocab - 1}",
-            got=f"{low} to {high}",
-            next_step="use this model's own tokenizer",
-        )
 
 
 def _check_rows(modality: str, n_places: int, n_rows: int) -> None:

@@ -1,6 +1,7 @@
 """How a model is hooked: names with patterns and spans, hooks for a while, hooks that fill a dict."""
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,12 +10,12 @@ from torch import Tensor
 from transformer_lens import HookedRootModule
 
 from hooked_av.doors import door
-from hooked_av.errors import HookError, HookNameError
+from hooked_av.errors import HookedAVWarning, HookError, HookNameError
 from hooked_av.hooks.attached import Direction, PlacedHook, attached, scoped
 from hooked_av.hooks.cache import keep_copy
 from hooked_av.hooks.names import Match, NamesFilter, match_names
 from hooked_av.hooks.open_blocks import Opened
-from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
+from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook, acts
 from hooked_av.hooks.run import ALL_LAYERS, Run
 
 Hook = tuple[str | Callable[[str], bool], HookFunction]
@@ -57,18 +58,33 @@ class SpanHooks(HookedRootModule):
                     self.clear_contexts()
 
     def run_with_hooks(self, *model_args: Any, **arguments: Any) -> Tensor:
-        """Logits of one run with hooks, which are gone afterwards. Names may be patterns and carry spans."""
+        """Logits of one run with hooks, which are gone afterwards. Names may be patterns and carry spans.
+
+        Gradient hooks are gone too, before anyone can ask for a gradient: that is a `HookedAVWarning`. Take the
+        gradient in a `with model.hooks(...)` block, or pass `reset_hooks_end=False`.
+        """
         hook_arguments = {
             name: arguments.pop(name)
             for name in ("fwd_hooks", "bwd_hooks", "reset_hooks_end", "clear_contexts")
             if name in arguments
         }
+        if hook_arguments.get("bwd_hooks") and hook_arguments.get("reset_hooks_end", True):
+            warnings.warn(
+                "these gradient hooks are gone before a backward pass: take it in `with model.hooks(bwd_hooks=...)`, "
+                "or pass reset_hooks_end=False",
+                HookedAVWarning,
+                stacklevel=2,
+            )
         with self.hooks(**hook_arguments):
             return self(*model_args, **arguments)
 
     @door
     def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **kwargs: Any) -> None:
-        """Add a hook that stays until `reset_hooks`. Names may be patterns and carry spans."""
+        """Add a hook that stays until `reset_hooks`. Names may be patterns and carry spans.
+
+        A gradient hook (`dir="bwd"`) must be there in the forward pass. While it is there, the gradient of what an
+        earlier pass gave is refused with a `HookError`.
+        """
         for matched, own in self._expand([(name, hook)]):
             self.hook_dict[matched].add_hook(own, *args, **kwargs)
 
@@ -152,4 +168,21 @@ class SpanHooks(HookedRootModule):
                     if name not in run.media_rows
                     else "none of it",
                     next_step="hook another point, prepare inputs with this modality, or run all layers",
+                )
+
+    @property
+    def gradient_hooks(self) -> set[int]:
+        """Those that are there, whether they act or not, by the ids of their handles."""
+        return {key for point in self.hook_dict.values() for key in point.gradient_hooks}
+
+    def check_gradient_hooks(self, run: Run, there: Set[int]) -> None:
+        """A gradient hook that was not there in a pass would be dropped in silence by its gradient: it is refused."""
+        for name, point in self.hook_dict.items():
+            late = [key for key, hook in point.gradient_hooks.items() if key not in there and acts(hook, None)]
+            if late and run.fires(name):
+                raise HookError(
+                    f"a gradient hook at {name} was added after the forward pass whose gradient this is",
+                    expected="gradient hooks that are there in the forward pass",
+                    got="a hook that came between forward and backward",
+                    next_step="add the hook (or open its block), run the model again, and take the gradient of that",
                 )

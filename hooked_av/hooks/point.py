@@ -55,16 +55,23 @@ class HookPoint(LensHookPoint):
         self.check_form(tensor, out)
         if out is not tensor or version_of(out) != version:
             self._check_numbers(tensor, out)
-        if self._gradient_hooks and out.requires_grad:
-            # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
-            # whatever runs come between forward and backward, and in whatever thread that is.
-            out = out.view_as(out)
-            out.register_hook(partial(self._on_gradient, current_run()))
+        return self._awaiting_gradient(out) if self._gradient_hooks and out.requires_grad else out
+
+    def _awaiting_gradient(self, out: Tensor) -> Tensor:
+        """An alias of its own, so that only the gradient of this path arrives.
+
+        It belongs to the run of now, whatever runs come between forward and backward, and in whatever thread that is.
+        """
+        run = current_run()
+        acting = [key for key, hook in self.gradient_hooks.items() if acts(hook, run)]
+        out = out.view_as(out)
+        out.register_hook(partial(self._on_gradient, run, acting))
         return out
 
-    def _on_gradient(self, run: Run | None, gradient: Tensor) -> Tensor:
+    def _on_gradient(self, run: Run | None, acting: Sequence[int], gradient: Tensor) -> Tensor:
+        """What the hooks make of a gradient that acted in its pass, and have not been removed since."""
         with nullcontext() if run is None else run.as_current():
-            for function in list(self._gradient_hooks.values()):
+            for function in [self._gradient_hooks[key] for key in acting if key in self._gradient_hooks]:
                 edited = function(gradient, hook=self)
                 edited = _out_of_tuple(edited)
                 if edited is not None:
@@ -146,13 +153,18 @@ class HookPoint(LensHookPoint):
     def _live_handles(self) -> set[int]:
         return {handle.hook.id for handle in (*self.fwd_hooks, *self.bwd_hooks)}
 
+    @property
+    def gradient_hooks(self) -> dict[int, HookFunction]:
+        """Those that are there, whether they act or not, by the ids of their handles."""
+        return dict(self._gradient_hooks)
+
     def listeners_in(self, run: Run | None, *, backward: bool = True) -> list[Any]:
         """The hooks on this point that act in a pass, as they were added; of None, those that act if one begins now."""
         if not (self.fwd_hooks or self.bwd_hooks):
             return []
         handles = (*self.fwd_hooks, *self.bwd_hooks) if backward else self.fwd_hooks
         owners = (self._owners.get(handle.hook.id) for handle in handles)
-        return [owner for owner in owners if not isinstance(owner, ScopedHook) or owner.acts_in(run)]
+        return [owner for owner in owners if acts(owner, run)]
 
     @property
     def listeners(self) -> list[Any]:
@@ -209,6 +221,11 @@ class HookPoint(LensHookPoint):
             return "all"
         rows = run.in_pass(run.union(sorted(name for name in queries if name is not None)))
         return rows if rows.shape[1] else None
+
+
+def acts(hook: Any, run: Run | None) -> bool:
+    """Whether a pass feels a hook; None stands for one that begins now. What was put on a point itself acts always."""
+    return not isinstance(hook, ScopedHook) or hook.acts_in(run)
 
 
 def _out_of_tuple(edited: Any) -> Any:

@@ -22,13 +22,12 @@ from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
 from hooked_av.media.sampling import Sampling
 from hooked_av.model import loading
-from hooked_av.model.tokens import TextTokens
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
 from hooked_av.prompt.text import media_list
 from hooked_av.replay.baseline import Baseline
 
 
-class HookedAVTransformer(ModelViews, TextTokens, Generates):
+class HookedAVTransformer(ModelViews, Generates):
     """An audio-visual language model whose every activation can be read, edited and differentiated by name.
 
     Made by `from_pretrained`, `from_hf` or `random_omni`. `model(inputs)` gives logits; hooks, caches and

@@ -5,7 +5,7 @@ import torch
 from support.families import FAMILIES
 from torch import nn
 
-from hooked_av.errors import HookError, HookNameError, SpanError
+from hooked_av.errors import HookedAVWarning, HookError, HookNameError, SpanError
 from hooked_av.hooks.names import HookName
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
@@ -244,6 +244,44 @@ def test_a_gradient_hook_edits_the_gradient():
     with pytest.raises(HookError, match="changed the form"):
         slope((name, lambda gradient, hook: gradient[:, :1]))
     MODEL.zero_grad()
+
+
+@pytest.mark.parametrize("others", [(), ("blocks.*.hook_resid_post@last", "blocks.1.attn.hook_pattern", "hook_*embed")])
+@pytest.mark.parametrize(
+    "name", ["blocks.1.hook_resid_post", "blocks.*.hook_resid_post@last", "blocks.1.attn.hook_pattern", "hook_logits"]
+)
+def test_a_gradient_hook_that_comes_after_its_forward_pass_is_refused(name, others):
+    """It could not act where nothing waited for a gradient, and would be dropped without a word."""
+    for other in others:
+        MODEL.add_hook(other, ignore, dir="bwd")
+    logits = MODEL(INPUTS)
+    MODEL.add_hook(name, ignore, dir="bwd")
+    with pytest.raises(HookError, match="was added after the forward pass"):
+        logits.sum().backward(retain_graph=True)
+    MODEL(INPUTS).sum().backward()
+    MODEL.reset_hooks()
+    with MODEL.hooks(bwd_hooks=[(name, ignore)]), pytest.raises(HookError, match="was added after the forward pass"):
+        logits.sum().backward(retain_graph=True)
+    logits.sum().backward()
+    MODEL.zero_grad()
+
+
+def test_a_gradient_hook_is_not_late_for_a_pass_that_does_not_come_to_it():
+    stream = MODEL(INPUTS, stop_at_layer=1)
+    MODEL.add_hook("blocks.1.hook_mlp_out", ignore, dir="bwd")
+    stream.sum().backward()
+    MODEL.add_hook("blocks.*.hook_resid_post", ignore, dir="bwd")
+    stream = MODEL(INPUTS, stop_at_layer=2)
+    MODEL.add_hook("blocks.1.hook_resid_post@last", ignore, dir="bwd")
+    with pytest.raises(HookError, match="was added after the forward pass"):
+        stream.sum().backward()
+    MODEL.reset_hooks()
+    MODEL.zero_grad()
+
+
+def test_gradient_hooks_of_one_run_are_gone_before_its_backward_pass():
+    with pytest.warns(HookedAVWarning, match="gone before a backward pass"):
+        run(bwd_hooks=[("hook_logits", ignore)])
 
 
 def test_attention_takes_queries_and_keys():

@@ -102,6 +102,17 @@ class HalfRun:
     layer: int = 0
 
 
+@dataclass(eq=False)
+class Graph:
+    """What a pass gave that waits for its backward pass; the hooks that were there, and those that acted."""
+
+    prompt: str
+    logits: Tensor
+    placed: list[Placed]
+    acting: list[Placed]
+    specs: Specs
+
+
 def in_line(model: Any) -> Any:
     """A model whose weights torch has laid out itself: a product's last bit may tell where a mapped file lies."""
     return model.to(torch.float64).to(torch.float32)
@@ -160,7 +171,7 @@ class ModelStates(RuleBasedStateMachine):
         self.blocks: list[Block] = []
         self.placed: list[Placed] = []
         self.passes: list[HalfRun] = []
-        self.graphs: list[tuple[str, Tensor, list[Placed], Specs]] = []
+        self.graphs: list[Graph] = []
         self.caches: list[tuple[Any, dict[str, Tensor]]] = []
         self.baselines = [(kind, self.model.baseline(inputs)) for kind, inputs in self.prompts.items()]
 
@@ -468,23 +479,28 @@ class ModelStates(RuleBasedStateMachine):
         logits = self.do(call)
         self.forget()
         if not isinstance(logits, type):
-            self.graphs.append((prompt, logits, self.acting, self.specs))
+            self.graphs.append(Graph(prompt, logits, [*self.placed], self.acting, self.specs))
 
     @precondition(lambda self: self.graphs)
     @rule()
     def backward_now(self) -> None:
-        """Gradient hooks act that were there in the forward pass, and are still there."""
-        prompt, logits, acting, specs = self.graphs.pop()
-        found = self.do(lambda: slope(self.model, logits))
-        told = [placed for placed in acting if placed.name in HOOKS or placed in self.placed]
+        """Gradient hooks act that were there in the forward pass, and are still there; later ones are refused."""
+        graph = self.graphs.pop()
+        found = self.do(lambda: slope(self.model, graph.logits))
+        if any(placed.name in GRADIENT_HOOKS and placed not in graph.placed for placed in self.acting):
+            assert found is HookError
+            return self.forget()
+        prompt = self.prompts[graph.prompt]
+        told = [placed for placed in graph.acting if placed.name in HOOKS or placed in self.placed]
         seen = {placed: placed.take() for placed in self.placed}
         wanted, handed = told_at_once(
-            self.fresh, lambda model, more: sloped(model, self.prompts[prompt], interventions=more), told, specs
+            self.fresh, lambda model, specs: sloped(model, prompt, interventions=specs), told, graph.specs
         )
         assert same(found, wanted)
         for placed, tensors in zip(told, handed, strict=True):
             assert placed.name in HOOKS or same(seen.pop(placed), tensors)
         assert not any(seen.values())
+        return None
 
     # --- replays ---
 

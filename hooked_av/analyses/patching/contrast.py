@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hooked_av.errors import InputsError
-from hooked_av.forward.passes import check_ids
+from hooked_av.forward.tokens import check_ids
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer

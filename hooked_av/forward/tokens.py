@@ -10,7 +10,6 @@ from hooked_av.decoder.decoder import HookedDecoder
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.families.family import Family
-from hooked_av.forward.passes import check_ids
 from hooked_av.prompt.inputs import AVInputs
 
 
@@ -86,3 +85,15 @@ class TextTokens:
 
     def _ids(self, text: str) -> list[int]:
         return self.family.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def check_ids(input_ids: Int64[Tensor, "..."], d_vocab: int) -> None:
+    """Refuse token ids outside 0 ... d_vocab - 1."""
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if high >= d_vocab or low < 0:
+        raise InputsError(
+            "token ids that the model does not have",
+            expected=f"0 to {d_vocab - 1}",
+            got=f"{low} to {high}",
+            next_step="use this model's own tokenizer",
+        )
