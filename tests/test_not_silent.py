@@ -4,30 +4,21 @@ A line is what somebody does, what happens here ("right" or "error", or a warnin
 must say what this file does: `test_the_page_is_this_table`.
 """
 
-import json
-import re
-import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support.families import FAMILIES
-from support.media import write_file
 
 import hooked_av as av
 from hooked_av.errors import (
-    CheckpointError,
-    DatasetError,
     HookedAVWarning,
     HookError,
     HookNameError,
     InputsError,
     InterventionError,
-    MediaError,
     SpanError,
 )
 
