@@ -138,6 +138,14 @@ STATED = [
     {"eos_token_id": [10**9]},
 ]
 
+# Whole numbers that no float holds, where floats are taken.
+ENDLESS = {
+    "add_vector": lambda at, n: av.add_vector(POINT, "last", odd_row(at, 1.0), n),
+    "discard_curve": lambda at, n: av.discard_curve(at.model, at.inputs, ["system"], kept_share=n),
+    "find_sinks": lambda at, n: av.find_sinks(at.model, at.inputs, threshold=-n),
+    "Clip.cut": lambda at, n: at.clip.cut(n),
+}
+
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 SIZES = {
@@ -285,6 +293,10 @@ ROWS = [
     *(
         Bad(f"a checkpoint that says {said}", Said(**said), "stop token" if "eos_token_id" in said else [*said][-1])
         for said in STATED
+    ),
+    *(
+        Bad(f"310 digits: {what}", lambda at, _, go=go: go(at, 10**309), "no float holds")
+        for what, go in ENDLESS.items()
     ),
     *(Bad(f"too large: {what}", lambda at, _, go=go: go(at), says) for what, (go, says) in SIZES.items()),
     *PRECISIONS,
