@@ -24,7 +24,7 @@ REAL := .venv/real-text-$(HERE)
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo demo-salmonn test test-all bench lint format audit clean
+.PHONY: help demo demo-salmonn test test-all coverage bench lint format audit clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -43,6 +43,9 @@ test: lint  ## lint, types, and the tests that are not slow and need no browser
 # By file, so that one worker alone loads the language model (half a minute, half a gigabyte).
 test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not network"
+
+coverage: $(TEST)  ## the fast and the slow tests, and the lines of the package that they do not run
+	$(PY) -m pytest -n $(WORKERS) -m "not browser and not network" --cov --cov-report=term
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py

@@ -132,6 +132,8 @@ def mismatch(value: Any, hint: Any) -> str | None:
 
     if isinstance(value, bool) and not _allows_bool(hint):
         return "neither a number nor one of these"
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "no float holds it"
     try:
         check_type(
             value,

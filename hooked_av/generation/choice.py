@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,8 +86,6 @@ class Choice:
         _report_unused(model)
         stop_tokens = given.pop("stop_tokens")
         do_sample = defaults["do_sample"] if given["do_sample"] is None else given["do_sample"]
-        if not isinstance(do_sample, bool):
-            raise _wrong("do_sample does not fit", "True or False", repr(do_sample))
         unused = [name for name in SAMPLING if given[name] is not None]
         if unused and not do_sample:
             raise _wrong("greedy decoding does not use these", "do_sample=True", ", ".join(unused))
@@ -154,7 +151,7 @@ def _stop_tokens(
         given = tuple(of_checkpoint) or (tokenizer and tokenizer.eos_token_id)
     if given is None:
         raise _wrong("nothing says which token ends a text", "stop_tokens=..., or () to go on to the end", "none")
-    several: Sequence[Any] = [given] if isinstance(given, (str, Integral)) else list(given)  # type: ignore[arg-type]
+    several: list[int | str] = [given] if isinstance(given, (str, int)) else list(given)
     return tuple(sorted({_one_stop_token(model, token) for token in several}))
 
 
@@ -166,11 +163,11 @@ def tokenizer_of(model: RunningModel | Writer) -> Any:
         return None
 
 
-def _one_stop_token(model: Writer, token: Any) -> int:
+def _one_stop_token(model: Writer, token: int | str) -> int:
     number = model.to_single_token(token) if isinstance(token, str) else token
-    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= int(number) < model.cfg.d_vocab:
+    if isinstance(number, bool) or not 0 <= number < model.cfg.d_vocab:
         raise _wrong("no such stop token", f"ids 0 to {model.cfg.d_vocab - 1}, or texts of one token", repr(token))
-    return int(number)
+    return number
 
 
 def _used(do_sample: bool) -> tuple[str, ...]:
@@ -178,18 +175,18 @@ def _used(do_sample: bool) -> tuple[str, ...]:
     return ("repetition_penalty", *(name for name in SAMPLING if do_sample and name != "seed"))
 
 
-def _check_range(name: str, value: Any, whose: str) -> None:
+def _check_range(name: str, value: float, whose: str) -> None:
     """Refuse what transformers takes and would make nonsense of (top_p=0, nan), whoever says it."""
     if name == "top_k":
         return _check_whole(name + whose, value, 0)
     most = 1 if name == "top_p" else sys.float_info.max
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= most:  # nan is not, either
+    if not 0 < value <= most:  # nan is not, either
         raise _wrong(f"{name}{whose} does not fit", f"a number above 0{', at most 1' * (most == 1)}", repr(value))
     return None
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**63:
+def _check_whole(name: str, value: float, least: int) -> None:
+    if not least <= value < 2**63:
         raise _wrong(f"{name} does not fit", f"a whole number, at least {least}, below 2**63", repr(value))
 
 
@@ -198,7 +195,7 @@ def _seed(seed: int | None) -> int:
     if seed is None:
         return int(torch.randint(2**31, ()))
     _check_whole("seed", seed, 0)
-    return int(seed)
+    return seed
 
 
 def _wrong(what: str, expected: str, got: object) -> InputsError:

@@ -4,9 +4,9 @@ transformers applies them without a word (a `repetition_penalty` of 1.05 also wh
 values that can be read, compared and passed on.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
 from typing import Any
 
 from hooked_av.errors import CheckpointError, excerpt
@@ -68,7 +68,7 @@ def _is_whole(value: Any, least: int = 0) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 _VALUES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {

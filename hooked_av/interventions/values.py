@@ -25,13 +25,11 @@ class Values:
     __slots__ = ("_bytes", "largest", "tensor")
 
     def __init__(self, tensor: Tensor, what: str = "the values of an intervention") -> None:
-        dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.device.type != "meta"
-        if not dense or not tensor.is_floating_point():
-            form = f"{tensor.dtype} {tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else None
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
             raise InterventionError(
                 "the values of an intervention are a tensor of floats",
                 expected="a dense torch tensor that holds numbers, or a cache of another run (patch)",
-                got=form or type(tensor).__name__,
+                got=f"{tensor.dtype} {tensor.layout} on {tensor.device}",
                 next_step="pass torch.tensor(values)",
             )
         self.tensor = tensor.detach().clone()
@@ -40,7 +38,9 @@ class Values:
         self._bytes = self.tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
     @classmethod
-    def by_point(cls, name: str, span: str, values: Any) -> tuple[tuple[str, "Values"], ...]:
+    def by_point(
+        cls, name: str, span: str, values: Tensor | AVCache | Mapping[str, Tensor]
+    ) -> tuple[tuple[str, "Values"], ...]:
         """A tensor for every hook point that a name matches, or each point's own rows of a cache."""
         if isinstance(values, Tensor):
             return (("", cls(values, f"the values to patch into {name}@{span}")),)
@@ -48,9 +48,7 @@ class Values:
             whole = {key.partition("@")[0]: None for key in values.cache_dict}
             keys = [(match.name, f"{match.name}@{span}") for match in match_names(name, whole)]
             return tuple((point, cls(values[key], f"the values of {key}")) for point, key in keys)
-        if isinstance(values, Mapping):
-            return tuple((point, cls(tensor, f"the values of {point}")) for point, tensor in values.items())
-        return (("", cls(values)),)  # says what it should be
+        return tuple((point, cls(tensor, f"the values of {point}")) for point, tensor in values.items())
 
     def like(self, rows: Tensor) -> Tensor:
         """The numbers in the precision and place of the rows that they go to.

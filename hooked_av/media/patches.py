@@ -22,13 +22,6 @@ from torch import Tensor
 
 from hooked_av.errors import InputsError
 
-
-def _exact_div(amount: int, divisor: int) -> int:
-    if amount % divisor:
-        raise AssertionError(f"{amount} is no multiple of {divisor}")
-    return amount // divisor
-
-
 CHANNELS = 3  # red, green, blue
 GREY_LEVELS = 255  # the largest value of a uint8 pixel
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # per channel, pixels in [0, 1]
@@ -46,7 +39,7 @@ TOKEN_AREA = TOKEN_PIXELS**2  # 784 pixels of one frame
 MIN_FRAME_TOKENS, MAX_FRAME_TOKENS = 128, 768  # of one frame of a video
 MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS = 4, 16_384
 CONTEXT_TOKENS = 128_000  # what the released model reads at most
-VIDEO_TOKENS = _exact_div(9 * CONTEXT_TOKENS, 10)  # the share of the context that a video may fill
+VIDEO_TOKENS = 9 * CONTEXT_TOKENS // 10  # the share of the context that a video may fill
 MIN_PIXELS_MARGIN = 1.05  # a shared budget never shrinks a frame below 1.05 of its smallest area
 
 MAX_ASPECT_RATIO = 200  # longer side to shorter side

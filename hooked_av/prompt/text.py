@@ -51,7 +51,7 @@ def question_parts(question: str, options: Sequence[str], instruction: str | Non
 
 
 def _own_words(text: str, what: str) -> str:
-    if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance] - users' text
+    if not text.strip():
         raise InputsError(
             f"an empty {what}", expected=f"{what} text", got=repr(text), next_step=f"say what the {what} is"
         )

@@ -55,6 +55,7 @@ _ROWS: dict[str, tuple[str, str]] = {
                         "Infinity is not JSON"),
     "a start beyond all floats": ('{"id": "a", "question": "What?", "media": {"file": "a", "start": 1e999}}',
                                   "0 <= start < stop, got start=inf"),
+    "a start of 310 digits": (_line(media={"file": "a.mp4", "start": 10**309}), "0 <= start < stop, got start=1000"),
     "a start in quotes": (_line(media={"file": "a.mp4", "start": "1"}), "got start='1'"),
     "a stop before the start": (_line(media={"file": "a.mp4", "start": 2, "stop": 1}), "start=2, stop=1"),
     "a start that is true": (_line(media={"file": "a.mp4", "start": True}), "got start=True"),

@@ -102,12 +102,12 @@ def gives_nan(at, function):
 
 SAMPLING = [
     *(("top_p", value) for value in (0, 0.0, -0.1, 1.0001, 2, NAN, INF, -INF, True)),
-    *(("temperature", value) for value in (0, 0.0, -1.0, NAN, INF, -INF, True)),
+    *(("temperature", value) for value in (0, 0.0, -1.0, NAN, INF, -INF, True, 10**309)),
     *(("top_k", value) for value in (-1, 2**63, True)),
     *(("seed", value) for value in (-1, 2**63, True)),
 ]
 ALWAYS = [
-    *(("repetition_penalty", value) for value in (0, -1.0, NAN, INF, True)),
+    *(("repetition_penalty", value) for value in (0, -1.0, NAN, INF, True, 10**309)),
     *(("max_new_tokens", value) for value in (0, -1, True, 10**9, 2**62, 32_744)),
     *(("stop_tokens", value) for value in (-1, 10**9, (3, -2))),
 ]
@@ -132,11 +132,19 @@ STATED = [
     *({"do_sample": True, "top_p": value} for value in (0, 0.0, 1.5, -1, "0.9", NAN)),
     *({"do_sample": True, "temperature": value} for value in (0, -1, "hot", NAN, INF)),
     *({"do_sample": True, "top_k": value} for value in (-1, 2.5, "50")),
-    *({"repetition_penalty": value} for value in (0, -2, "1.05", NAN)),
+    *({"repetition_penalty": value} for value in (0, -2, "1.05", NAN, 10**309)),
     *({"max_new_tokens": value} for value in (0, -5, 2.5, 10**9)),
     {"do_sample": "yes"},
     {"eos_token_id": [10**9]},
 ]
+
+# Whole numbers that no float holds, where floats are taken.
+ENDLESS = {
+    "add_vector": lambda at, n: av.add_vector(POINT, "last", odd_row(at, 1.0), n),
+    "discard_curve": lambda at, n: av.discard_curve(at.model, at.inputs, ["system"], kept_share=n),
+    "find_sinks": lambda at, n: av.find_sinks(at.model, at.inputs, threshold=-n),
+    "Clip.cut": lambda at, n: at.clip.cut(n),
+}
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
@@ -285,6 +293,10 @@ ROWS = [
     *(
         Bad(f"a checkpoint that says {said}", Said(**said), "stop token" if "eos_token_id" in said else [*said][-1])
         for said in STATED
+    ),
+    *(
+        Bad(f"310 digits: {what}", lambda at, _, go=go: go(at, 10**309), "no float holds")
+        for what, go in ENDLESS.items()
     ),
     *(Bad(f"too large: {what}", lambda at, _, go=go: go(at), says) for what, (go, says) in SIZES.items()),
     *PRECISIONS,

@@ -3,26 +3,30 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from wave import open as open_wav
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny import VOICES, some_digits
 from transformers import AutoTokenizer
 
+from hooked_av.cli.main import main
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 from hooked_av.model.random import TOKENIZER_FOLDER
 from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
-from hooked_av.tiny.digits import NAMES, read_images, read_speech
+from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
 from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
 from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, text_alone
 from hooked_av.tiny.held_out import read_held_out, write_held_out
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
+from hooked_av.tiny.samples import FOLDER, MANIFEST, read_samples
 from hooked_av.tiny.scenes import FRAME_PIXELS, Appearance, Item, Scene, _faster, _warped, render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -198,6 +202,46 @@ def test_a_folder_of_recordings_reads_as_the_data_set_names_them(tmp_path):
     assert (held_out.digits.tolist(), held_out.speakers) == ([4], ("theo",))
     assert np.abs(held_out.waves[0] - recordings.waves[3]).max() < 1e-3
     assert np.abs(trained.waves[0] - recordings.waves[7]).max() < 1e-3
+
+
+@pytest.fixture
+def espeak(tmp_path, monkeypatch):
+    """A program of the name of espeak-ng: whatever it is asked, it says one word of half a second, at 22 kHz."""
+    word = np.zeros(22_050, np.int16)
+    word[5_000:16_025] = 8_000 * np.sin(np.arange(11_025) / 9)
+    with open_wav(str(tmp_path / "word.wav"), "wb") as file:
+        file.setparams((1, 2, 22_050, 0, "NONE", "not compressed"))
+        file.writeframes(word.tobytes())
+    program = tmp_path / "espeak-ng"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ncat {tmp_path}/word.wav\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path / "asked"
+
+
+def test_voices_say_every_word_at_two_speeds(espeak):
+    said = speak(["en-us", "en-gb"], ["one", "two"])
+    assert said.digits.tolist() == [0, 0, 1, 1] * 2
+    assert said.speakers == ("en-us",) * 4 + ("en-gb",) * 4
+    assert all(len(one) / SAMPLING_RATE_HZ == pytest.approx(0.5, abs=0.1) for one in said.waves)
+    assert espeak.read_text().splitlines()[1:3] == ["-v en-us -s 165 --stdout one", "-v en-us -s 130 --stdout two"]
+
+
+def test_without_espeak_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MediaError, match=r"(?s)did not speak.*not installed.*apt-get install espeak-ng"):
+        speak(["en-us"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("espeak")
+def test_the_sample_clips_can_be_written_anew(tmp_path):
+    done = CliRunner().invoke(main, ["make-tiny-clips", "--out", str(tmp_path / "clips")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "clips" / MANIFEST).read_bytes() == (FOLDER / MANIFEST).read_bytes()
+    made, packaged = ([(s.clip.duration_seconds, s.clip.n_frames) for s in read_samples(at)]
+                      for at in (tmp_path / "clips", FOLDER))  # fmt: skip
+    assert made == packaged
 
 
 def test_missing_speech_says_where_to_get_it(tmp_path):

@@ -147,7 +147,7 @@ def _texts(inputs: AVInputs, given: Sequence[str] | None) -> list[str]:
     ids = inputs.input_ids[0].tolist()
     if given is None:
         return [inputs.token_texts.get(token, str(token)) for token in ids]
-    if len(given) != len(ids) or not all(isinstance(text, str) for text in given):
+    if len(given) != len(ids):
         raise InputsError("str_tokens does not fit", expected=f"{len(ids)} texts, one a token", got=f"{len(given)}",
                           next_step="pass model.to_str_tokens(inputs)")  # fmt: skip
     return list(given)
