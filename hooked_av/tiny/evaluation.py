@@ -54,6 +54,7 @@ class Exam:
     form: str
     scenes: tuple[Scene, ...]
     questions: tuple[tuple[Question, ...], ...]
+    seed: int = EVALUATION_SEED  # of images and recordings
 
 
 def make_exams(n_questions: int, seed: int = EVALUATION_SEED) -> list[Exam]:
@@ -84,7 +85,7 @@ def make_exam(family: str, n_questions: int, options: bool = False, seed: int = 
     """
     check_family(family)
     number = list(FAMILIES).index(family)
-    return _exam(family, options, n_questions, np.random.default_rng([seed, number, options]))
+    return replace(_exam(family, options, n_questions, np.random.default_rng([seed, number, options])), seed=seed)
 
 
 def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator) -> Exam:
@@ -104,7 +105,7 @@ def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator
 def _parts(exam: Exam) -> Iterator[tuple[slice, np.random.Generator]]:
     """Some scenes at a time, and the numbers that choose their images and recordings."""
     for first in range(0, len(exam.scenes), SCENES_AT_ONCE):
-        yield slice(first, first + SCENES_AT_ONCE), np.random.default_rng([EVALUATION_SEED, first])
+        yield slice(first, first + SCENES_AT_ONCE), np.random.default_rng([exam.seed, first])
 
 
 def clips_of(exam: Exam, digits: Digits) -> Iterator[list[Clip]]:
