@@ -134,18 +134,14 @@ class _Signature:
         unknown = [name for name in kwargs if name not in known]
         names = [name for name in known if name not in ("self", "cls")]
         shown = ", ".join(names) or "nothing"
-        meant = _meant(unknown[0], names) if unknown else shown
+        meant = [name for word in unknown for name in OTHER_WORDS.get(word, ()) if name in names]
+        like = meant[0] if meant else nearest(unknown[0], names) if unknown else ""
         return ArgumentError(
             f"{self.name}: {error}",
-            expected=f"{meant} (it takes {shown})" if unknown else shown,
+            expected=f"{like} (it takes {shown})" if unknown else shown,
             got=", ".join(kwargs) or "no argument by name",
-            next_step=f"write {meant}= for {unknown[0]}=" if meant in names else f"see help({self.name})",
+            next_step=f"write {meant[0]}=" if meant else f"see help({self.name})",
         )
-
-
-def _meant(word: str, names: list[str]) -> str:
-    """The argument that somebody has in mind who writes another word, or those most like it."""
-    return next((name for name in OTHER_WORDS.get(word, ()) if name in names), nearest(word, names))
 
 
 class _PublicNames(dict[str, Any]):
