@@ -77,13 +77,18 @@ def check_family(family: str) -> None:
 def make_exam(family: str, n_questions: int, options: bool = False, seed: int = EVALUATION_SEED) -> Exam:
     """At least `n_questions` of one family: that exam of `make_exams`, by itself.
 
-    Errors: `InputsError` for a family that the task does not have.
+    Errors: `InputsError` for a family that the task does not have, for no question, and for a seed below 0.
 
     >>> exam = make_exam("auditory", 10)
     >>> exam.form, sum(map(len, exam.questions)) >= 10
     ('auditory', True)
     """
     check_family(family)
+    if n_questions < 1 or seed < 0:
+        raise InputsError(
+            "no such questions", expected="1 or more, with a seed of 0 or more", got=f"{n_questions} with seed {seed}",
+            next_step='such as av.tiny.draw_samples("auditory", 200, seed=1)',
+        )  # fmt: skip
     number = list(FAMILIES).index(family)
     return replace(_exam(family, options, n_questions, np.random.default_rng([seed, number, options])), seed=seed)
 

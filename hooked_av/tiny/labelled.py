@@ -116,11 +116,6 @@ def draw_samples(
     >>> [text == sample.answer for text, sample in zip(model.generate(inputs).texts, samples)].count(True)
     8
     """
-    if n < 1 or seed < 0:
-        raise InputsError(
-            "no such samples", expected="n of 1 or more, seed of 0 or more", got=f"n={n}, seed={seed}",
-            next_step='such as draw_samples("auditory", 200, seed=1)',
-        )  # fmt: skip
     exam = make_exam(task, n, options, seed + _OF_TRAINING * (split == "train"))
     return list(samples_of(exam, packaged_digits(split)))[:n]
 

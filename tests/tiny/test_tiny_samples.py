@@ -129,15 +129,6 @@ def test_a_batch_of_samples_in_three_lines(model, split):
     assert np.mean(right) > 0.9
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda: draw("auditry", 3), "nearest: auditory"),
-        (lambda: draw("auditory", 0), "n=0"),
-        (lambda: draw("auditory", 3, seed=-1), "seed=-1"),
-        (lambda: draw("spoken in item", 1)[0].clip, "take sample.media"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(call, says):
-    with pytest.raises(InputsError, match=says):
-        call()
+def test_a_sample_of_several_items_has_no_one_clip():
+    with pytest.raises(InputsError, match=r"take sample\.media"):
+        _ = draw("spoken in item", 1)[0].clip
