@@ -51,5 +51,6 @@ from .model.transformer import HookedAVTransformer as HookedAVTransformer
 from .plots.strip.strip import token_strip as token_strip
 from .prompt.inputs import AVInputs as AVInputs
 from .study.run import run_study as run_study
+from .tiny.samples import sample_clips as sample_clips
 
 __version__: str

@@ -19,6 +19,35 @@ import numpy as np
 from hooked_av.errors import ArgumentError, nearest
 
 Door = TypeVar("Door", bound=Callable[..., Any])
+# Words of other libraries (TransformerLens, transformers, nnsight) for what our functions take under another name.
+OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prompt", "text", "query", "instruction", "user"), ("question", "inputs", "at", "queries")),
+    **dict.fromkeys(("tokens", "toks", "x", "input", "input_ids", "prompts", "batch"), ("inputs", "prompts", "tokens")),
+    **dict.fromkeys(
+        ("clip", "clips", "video", "videos", "audio", "image", "images", "file", "film"), ("media", "path")
+    ),
+    **dict.fromkeys(("choices", "candidates", "labels"), ("options", "tokens")),
+    **dict.fromkeys(("prefix", "prefill", "answer_start"), ("answer_prefix",)),
+    **dict.fromkeys(("system_prompt", "system_message"), ("system",)),
+    **dict.fromkeys(("layer", "layer_idx", "block", "blocks"), ("layers", "names_filter")),
+    **dict.fromkeys(("head", "head_idx", "head_index"), ("heads",)),
+    **dict.fromkeys(
+        ("pos", "position", "pos_slice", "token_position", "positions", "span"), ("at", "spans", "queries")
+    ),
+    **dict.fromkeys(("target", "correct", "label", "gold", "answer_token"), ("answer", "tokens")),
+    **dict.fromkeys(("wrong", "incorrect", "foil", "distractor"), ("alternative",)),
+    **dict.fromkeys(("source", "src", "sources", "from_span"), ("keys", "pathways")),
+    **dict.fromkeys(("destination", "dest", "dst", "to_span"), ("queries", "pathways")),
+    **dict.fromkeys(("hooks", "hook", "hook_fn"), ("fwd_hooks", "interventions", "hook")),
+    **dict.fromkeys(("name", "names", "filter", "activations", "hook_names"), ("names_filter", "name")),
+    **dict.fromkeys(("max_tokens", "max_length", "n_tokens"), ("max_new_tokens",)),
+    **dict.fromkeys(("eos_token_id", "eos", "stop", "stop_at_eos"), ("stop_tokens", "stop")),
+    **dict.fromkeys(("clean_inputs", "clean_tokens", "original"), ("clean",)),
+    **dict.fromkeys(("corrupted", "corrupted_tokens", "counterfactual"), ("corrupt",)),
+    **dict.fromkeys(("family", "dataset"), ("task",)),
+    **dict.fromkeys(("n_samples", "num_samples", "count", "size"), ("n", "n_questions", "samples")),
+    **dict.fromkeys(("frame_rate", "rate", "sample_rate", "sr"), ("fps", "sampling_rate_hz")),
+}
 
 
 def door(opened: Door) -> Door:
@@ -105,11 +134,13 @@ class _Signature:
         unknown = [name for name in kwargs if name not in known]
         names = [name for name in known if name not in ("self", "cls")]
         shown = ", ".join(names) or "nothing"
+        meant = [name for word in unknown for name in OTHER_WORDS.get(word, ()) if name in names]
+        like = meant[0] if meant else nearest(unknown[0], names) if unknown else ""
         return ArgumentError(
             f"{self.name}: {error}",
-            expected=f"{nearest(unknown[0], names)} (it takes {shown})" if unknown else shown,
+            expected=f"{like} (it takes {shown})" if unknown else shown,
             got=", ".join(kwargs) or "no argument by name",
-            next_step=f"see help({self.name})",
+            next_step=f"write {meant[0]}=" if meant else f"see help({self.name})",
         )
 
 

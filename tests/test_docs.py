@@ -30,27 +30,30 @@ def test_the_page_of_the_architecture_is_that_of_the_code():
     assert all(folder in make_architecture.draw() for folder in ("<svg", "</svg>"))
 
 
-def test_the_readmes_code_runs(monkeypatch, capsys):
-    """Every python block of the README, in order, from the repository's folder."""
+def test_the_readmes_code_runs(monkeypatch, capsys, tmp_path):
+    """Every python block of the README, in order, from a folder that is not the repository's."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert blocks
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert "Span('audio'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Span('audio'" in out
+    assert out.splitlines()[-2:] == re.findall(r"^print\(.*texts\)  # (.*)$", "".join(blocks), flags=re.MULTILINE)
+    assert abs(names["right"].count(True) - int(re.search(r"# (\d+) of them", text)[1])) <= 2
     assert not torch.equal(names["silenced"], names["logits"])
     assert names["cut"].shape == (1, 1, names["model"].cfg.d_vocab)
 
 
 @pytest.mark.filterwarnings("ignore:.*query rows have no key left:hooked_av.errors.HookedAVWarning")
 @pytest.mark.parametrize("page", ["interventions.md"])
-def test_the_code_of_a_page_runs(page, monkeypatch, capsys):
-    """Every python block, in order, from the repository's folder; a comment behind a print is what it prints."""
+def test_the_code_of_a_page_runs(page, monkeypatch, capsys, tmp_path):
+    """Every python block, in order, from a folder of its own; a comment behind a print is what it prints."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": f"docs_{page.removesuffix('.md')}"}
     for block in blocks:
         exec(compile(block, page, "exec"), names)

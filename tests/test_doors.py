@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, zeros
 
 import hooked_av as av
-from hooked_av.doors import door, mismatch
+from hooked_av.doors import OTHER_WORDS, door, mismatch
 from hooked_av.errors import ArgumentError
 from hooked_av.forward.passes import Pass
 from hooked_av.replay.baseline import Baseline
@@ -109,6 +109,37 @@ def test_what_does_not_fit_is_said_in_four_parts(call, says):
     assert len(str(refused.value)) < 500
     assert isinstance(refused.value, TypeError)
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(("call", "meant"), {
+    "prompt": (lambda at: at.prepare(None, prompt="Which?"), "question="),
+    "text": (lambda at: at.prepare(text="Which?"), "question="),
+    "clip": (lambda at: at.prepare(clip=None, question="Which?"), "media="),
+    "choices": (lambda at: at.prepare(question="Which?", choices=["a", "b"]), "options="),
+    "max_tokens": (lambda at: at.generate("a", max_tokens=3), "max_new_tokens="),
+    "hooks": (lambda at: at.generate("a", hooks=[]), "fwd_hooks="),
+    "pos": (lambda at: av.logit_lens(at, "a", pos="last"), "at="),
+    "layer": (lambda at: av.block_attention(keys="audio", queries="last", layer=3), "layers="),
+    "head": (lambda at: av.block_attention(keys="audio", queries="last", head=3), "heads="),
+    "source": (lambda at: av.block_attention(source="audio", queries="last"), "keys="),
+    "family": (lambda at: av.tiny.draw_samples(family="auditory", n=3), "task="),
+}.values())  # fmt: skip
+def test_a_word_of_another_library_is_answered_with_ours(call, meant):
+    with pytest.raises(ArgumentError, match=f"expected: {meant[:-1]} [\\s\\S]*next: +write {meant}$"):
+        call(av.random_omni(n_layers=1))
+
+
+def test_every_word_of_another_library_means_an_argument_of_ours():
+    known = {name for door in DOORS.values() for name in signature(door).signature.parameters}
+    assert {name for meant in OTHER_WORDS.values() for name in meant} <= known
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_notebook_shows_what_a_public_function_takes(name):
+    """Shift-Tab reads `inspect.signature`, which a door must not hide."""
+    shown = inspect.signature(DOORS[name])
+    assert list(shown.parameters.values()) == list(signature(DOORS[name]).signature.parameters.values())
+    assert shown.return_annotation is not shown.empty
 
 
 def test_numbers_of_numpy_arrive_as_numbers_of_python():

@@ -22,6 +22,7 @@ from hooked_av.tiny.scenes import FPS, FRAME_PIXELS
 
 NAME = "tiny-av"
 CAPTION = "Describe the clip."
+ANSWER_TOKENS = 1  # every answer of the task is one token, and no end of a text is ever learned
 N_TOKENS = 640  # 256 bytes, the special tokens, and merges enough for every word of the task (a test holds it to that)
 TEXT = {
     "hidden_size": 128,
@@ -107,4 +108,6 @@ def untrained(seed: int) -> HookedAVTransformer:
     """The model before training."""
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    return HookedAVTransformer.from_hf(Thinker(make_config(tokenizer)), tokenizer, make_extractor())
+    thinker = Thinker(make_config(tokenizer))
+    thinker.generation_config.max_new_tokens = ANSWER_TOKENS
+    return HookedAVTransformer.from_hf(thinker, tokenizer, make_extractor())

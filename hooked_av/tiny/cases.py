@@ -1,6 +1,7 @@
 """Cases of tiny-av's held-out set: the questions of an evaluation as prompts, with answers, swaps and named spans."""
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from hooked_av.analyses.swaps import media_swaps
 from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.tiny.digits import Digits
-from hooked_av.tiny.evaluation import EVALUATION_SEED, clips_of, make_exam
-from hooked_av.tiny.held_out import read_held_out
-from hooked_av.tiny.questions import NUMBERS, Question
-from hooked_av.tiny.scenes import Scene
+from hooked_av.tiny.evaluation import EVALUATION_SEED, make_exam
+from hooked_av.tiny.held_out import packaged_digits
+from hooked_av.tiny.labelled import TinySample, samples_of
+from hooked_av.tiny.questions import NUMBERS
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -34,7 +35,7 @@ def held_out_cases(
 ) -> list[Case]:
     """The questions of one family that an evaluation asks, each as the prompt that a user would make.
 
-    They are those of `evaluation.make_exam`, about the clips that `evaluation.take` shows, prepared by `model.prepare`.
+    They are the samples of `draw_samples`, those of an evaluation, prepared by `model.prepare`.
     Spans besides those of the prompt: "media" (all of it, marks and words between items too), "asked" (question,
     options, instruction), "prompt_begin" and "prompt_end" (the template before the media, and between what is asked and
     the last token). Of several items: "queried_item" (those that the question is about, or that are its answer) and
@@ -54,31 +55,25 @@ def held_out_cases(
     >>> case.id, case.task, case.answer, "queried_item" in case.inputs.spans
     ('spoken in item 0.0', 'spoken in item', 'three', True)
     """
-    exam = make_exam(family, n_questions, options, seed)
-    clips = clips_of(exam, digits or read_held_out())
     found = []
-    for number, (scene, questions, media) in enumerate(zip(exam.scenes, exam.questions, clips, strict=True)):
-        for place, question in enumerate(questions):
-            asked: dict[str, Any] = {"question": question.text, "options": question.options}
-            model.to_single_token(question.target)  # refused here, not in the middle of an analysis
-            inputs = _with_parts(model.prepare(media, **asked))
-            inputs = _with_items(inputs, scene, question) if len(scene.items) > 1 else inputs
-            swapped = media_swaps(model, media, **asked) if swaps else {}
-            found.append(Case(inputs, question.target, id=f"{family} {number}.{place}", task=family, swapped=swapped))
+    for sample in samples_of(make_exam(family, n_questions, options, seed), digits or packaged_digits("held_out")):
+        case = sample.prepare(model)
+        inputs = _with_items(_with_parts(case.inputs), sample) if len(sample.media) > 1 else _with_parts(case.inputs)
+        asked: dict[str, Any] = {"question": sample.question, "options": sample.options}
+        swapped = media_swaps(model, list(sample.media), **asked) if swaps else {}
+        found.append(replace(case, inputs=inputs, swapped=swapped))
     return found
 
 
-def queried_items(scene: Scene, question: Question) -> tuple[int, ...]:
+def queried_items(question: str, answer: str) -> tuple[int, ...]:
     """The items that a question names, or the one that is its answer.
 
-    >>> from hooked_av.tiny.scenes import Item
-    >>> scene = Scene((Item(spoken=(3,)), Item(spoken=(8,)), Item(spoken=(3,))))
-    >>> queried_items(scene, Question("", "Do item one and item three speak the same digit?", "yes", ("audio",)))
+    >>> queried_items("Do item one and item three speak the same digit?", "yes")
     (0, 2)
-    >>> queried_items(scene, Question("", "Which item speaks eight?", "two", ("audio",)))
+    >>> queried_items("Which item speaks eight?", "two")
     (1,)
     """
-    named = _NAMED_ITEM.findall(question.text) or [question.answer]
+    named = _NAMED_ITEM.findall(question) or [answer]
     return tuple(NUMBERS.index(name) - 1 for name in named)
 
 
@@ -98,9 +93,9 @@ def _with_parts(inputs: AVInputs) -> AVInputs:
     return inputs
 
 
-def _with_items(inputs: AVInputs, scene: Scene, question: Question) -> AVInputs:
-    queried = set(queried_items(scene, question))
-    groups = {"queried_item": queried, "other_items": set(range(len(scene.items))) - queried}
+def _with_items(inputs: AVInputs, sample: TinySample) -> AVInputs:
+    queried = set(queried_items(sample.question, sample.answer))
+    groups = {"queried_item": queried, "other_items": set(range(len(sample.media))) - queried}
     for name, items in groups.items():
         if items:  # a question may be about all of them
             inputs = inputs.with_span(name, "|".join(f"item{at}" for at in sorted(items)))

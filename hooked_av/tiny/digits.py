@@ -104,9 +104,11 @@ def read_images(*, held_out: bool) -> Images:
     return Images((ink / INK_LEVELS).astype(np.float32), digits.astype(np.int64))
 
 
-def held_out_images() -> tuple[np.ndarray, np.ndarray]:
-    """The held-out pictures as they are in the data set, and their digits."""
-    return _images(held_out=True)
+def packaged_images(*, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures as they are in the data set, and their digits: the held-out fifth, or as many of the others."""
+    ink, digits = _images(held_out)
+    every = 1 if held_out else HELD_OUT_EVERY - 1
+    return ink[::every], digits[::every]
 
 
 def _images(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +119,11 @@ def _images(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     return bunch.images[chosen], bunch.target[chosen]
 
 
-def held_out_rows(source: Path) -> dict[str, np.ndarray]:
-    """The test split of an .npz as `read_speech` takes it, as arrays of another."""
+def packaged_rows(source: Path, *, held_out: bool) -> dict[str, np.ndarray]:
+    """Of an .npz as `read_speech` takes it, the test split, or as many of the others, as arrays of another."""
+    first = 0 if held_out else HELD_OUT_RECORDINGS
     with np.load(source) as data:
-        kept = np.flatnonzero(data["index"] < HELD_OUT_RECORDINGS)
+        kept = np.flatnonzero((data["index"] >= first) & (data["index"] < first + HELD_OUT_RECORDINGS))
         pieces = [data["samples"][data["offsets"][i] : data["offsets"][i + 1]] for i in kept]
         labels = {name: data[name][kept] for name in ("digit", "speaker", "index")}
         offsets = np.cumsum([0, *map(len, pieces)])

@@ -54,6 +54,7 @@ class Exam:
     form: str
     scenes: tuple[Scene, ...]
     questions: tuple[tuple[Question, ...], ...]
+    seed: int = EVALUATION_SEED  # of images and recordings
 
 
 def make_exams(n_questions: int, seed: int = EVALUATION_SEED) -> list[Exam]:
@@ -76,15 +77,20 @@ def check_family(family: str) -> None:
 def make_exam(family: str, n_questions: int, options: bool = False, seed: int = EVALUATION_SEED) -> Exam:
     """At least `n_questions` of one family: that exam of `make_exams`, by itself.
 
-    Errors: `InputsError` for a family that the task does not have.
+    Errors: `InputsError` for a family that the task does not have, for no question, and for a seed below 0.
 
     >>> exam = make_exam("auditory", 10)
     >>> exam.form, sum(map(len, exam.questions)) >= 10
     ('auditory', True)
     """
     check_family(family)
+    if n_questions < 1 or seed < 0:
+        raise InputsError(
+            "no such questions", expected="1 or more, with a seed of 0 or more", got=f"{n_questions} with seed {seed}",
+            next_step='such as av.tiny.draw_samples("auditory", 200, seed=1)',
+        )  # fmt: skip
     number = list(FAMILIES).index(family)
-    return _exam(family, options, n_questions, np.random.default_rng([seed, number, options]))
+    return replace(_exam(family, options, n_questions, np.random.default_rng([seed, number, options])), seed=seed)
 
 
 def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator) -> Exam:
@@ -104,7 +110,7 @@ def _exam(family: str, options: bool, n_questions: int, rng: np.random.Generator
 def _parts(exam: Exam) -> Iterator[tuple[slice, np.random.Generator]]:
     """Some scenes at a time, and the numbers that choose their images and recordings."""
     for first in range(0, len(exam.scenes), SCENES_AT_ONCE):
-        yield slice(first, first + SCENES_AT_ONCE), np.random.default_rng([EVALUATION_SEED, first])
+        yield slice(first, first + SCENES_AT_ONCE), np.random.default_rng([exam.seed, first])
 
 
 def clips_of(exam: Exam, digits: Digits) -> Iterator[list[Clip]]:

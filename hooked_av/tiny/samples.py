@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
 FOLDER = Path(__file__).parent / "clips"
+FILM = Path(__file__).parents[1] / "data" / "bigbuckbunny.mp4"
 MANIFEST = "manifest.jsonl"
 FPS = 10
 SAMPLES_SEED = 7
@@ -88,12 +89,12 @@ class SampleQuestion:
     path: Path
     question: str
     options: tuple[str, ...]
-    answer: str
+    answer: str | None  # None: nobody has written it down
 
     @property
-    def target(self) -> str:
+    def target(self) -> str | None:
         """The answer token: a word, or the letter of the right option."""
-        return target_of(self.answer, self.options)
+        return None if self.answer is None else target_of(self.answer, self.options)
 
     @cached_property
     def clip(self) -> Clip:
@@ -114,6 +115,28 @@ def read_samples(folder: Path = FOLDER) -> list[SampleQuestion]:
         SampleQuestion(folder / row["media"], row["question"], tuple(row["options"]), row["answer"])
         for row in map(json.loads, lines)
     ]
+
+
+@door
+def sample_clips() -> dict[str, SampleQuestion]:
+    """The clips that come with the package, by name: where each is, a question about it, and the clip itself.
+
+    Six films of digits, for tiny-av, and at last five seconds of "Big Buck Bunny" (CC BY 3.0, (c) 2008 Blender
+    Foundation, www.bigbuckbunny.org), for all other models. `.path`, `.clip`, `.question`, `.options`, `.answer` (None
+    for Big Buck Bunny). `av.tiny.read_samples` has all questions about the digits, `av.tiny.draw_samples` any number of
+    other clips.
+
+    >>> clips = sample_clips()
+    >>> list(clips)[3:]
+    ['three-seconds', 'four-is-spoken-twice', 'four-seconds', 'bigbuckbunny']
+    >>> sample = clips["four-is-spoken-twice"]
+    >>> sample.path.name, sample.question, sample.answer, sample.clip.duration_seconds
+    ('four-is-spoken-twice.mp4', 'Which digit is spoken second?', 'six', 4.0)
+    """
+    found: dict[str, SampleQuestion] = {}
+    for sample in (*read_samples(), SampleQuestion(FILM, "What do you hear?", (), None)):
+        found.setdefault(sample.path.stem, sample)
+    return found
 
 
 def make_samples(folder: Path) -> None:

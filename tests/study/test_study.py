@@ -70,7 +70,7 @@ def test_the_queried_items_are_those_that_hold_the_answer(family):
     stream = "spoken" if FAMILIES[family].needs == ("audio",) else "shown"
     for scene, questions in zip(exam.scenes, exam.questions, strict=True):
         for question in questions:
-            found = queried_items(scene, question)
+            found = queried_items(question.text, question.answer)
             digits = [getattr(scene.items[at], stream)[0] for at in found]
             words = question.text.rstrip("?").split()
             if "same" in family:

@@ -23,7 +23,7 @@ from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
 from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
 from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, text_alone
-from hooked_av.tiny.held_out import read_held_out, write_held_out
+from hooked_av.tiny.held_out import packaged_digits, read_held_out, write_packaged
 from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
 from hooked_av.tiny.samples import FOLDER, MANIFEST, read_samples
@@ -172,9 +172,21 @@ def test_the_packaged_material_is_held_out(tmp_path):
     assert np.array_equal(packaged.images.digits, tested.digits)
     assert not {image.tobytes() for image in trained.ink} & {image.tobytes() for image in packaged.images.ink}
     assert len(set(packaged.recordings.speakers)) == 6
-    assert {wave.tobytes() for wave in read_held_out(write_held_out(VOICES, tmp_path / "x.npz")).recordings.waves} == {
+    again = read_held_out(write_packaged(VOICES, tmp_path / "x.npz", held_out=True))
+    assert {wave.tobytes() for wave in again.recordings.waves} == {
         wave.tobytes() for wave in read_speech(VOICES, held_out=True).waves
     }
+
+
+def test_the_packaged_training_material_is_what_was_trained_on():
+    packaged, held_out = packaged_digits("train"), packaged_digits("held_out")
+    trained = {image.tobytes() for image in read_images(held_out=False).ink}
+    assert {image.tobytes() for image in packaged.images.ink} <= trained
+    assert len(packaged.images.digits) == len(held_out.images.digits) == 360
+    waves = [{wave.tobytes() for wave in part.recordings.waves} for part in (packaged, held_out)]
+    assert waves[0].isdisjoint(waves[1])
+    for part in (packaged.images.digits, packaged.recordings.digits):
+        assert min(np.bincount(part, minlength=10)) >= 20
 
 
 def test_recordings_start_and_end_with_the_word():
