@@ -49,12 +49,12 @@ class RMSNorm(nn.Module):
             normalized = x / edited if live else normalized
         return self.weight * self.hook_normalized(normalized.to(resid.dtype))
 
-    def normalise(self, resid: Resid) -> Resid:
+    def normalise(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         """The same without hook points, for a lens on some other activation."""
         x = resid.float()
         return self.weight * (x * torch.rsqrt(self._variance(x))).to(resid.dtype)
 
-    def _variance(self, x: Resid) -> Float[Tensor, "batch pos 1"]:
+    def _variance(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any 1"]:
         return x.pow(2).mean(-1, keepdim=True) + self.eps
 
 

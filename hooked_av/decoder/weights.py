@@ -84,6 +84,13 @@ class ModelViews(nn.Module):
     def b_out(self) -> Float[Tensor, "layer d_model"]:
         return self._stacked("mlp", "b_out")
 
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
+        """What biases have added to the residual stream before a layer: zeros, because no output has a bias.
+
+        (TransformerLens's caches ask. The biases of queries, keys and values act inside a head.)
+        """
+        return self.decoder.embed.weight.new_zeros(self.decoder.cfg.d_model)
+
     def fingerprint(self) -> str:
         """Sixteen letters that tell one set of weights from another: sampled values of every tensor, hashed.
 

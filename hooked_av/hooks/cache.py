@@ -12,18 +12,19 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens import HookedRootModule
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
 from hooked_av.hooks.names import HookName, Match, Scope
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
+from hooked_av.hooks.residual_parts import ResidualParts
 from hooked_av.hooks.run import AFTER_BLOCKS, Run, layer_of
 from hooked_av.prompt.inputs import AVInputs
 
 
-class AVCache(ActivationCache):
+class AVCache(ResidualParts):
     """Activations of one forward pass, by hook name.
 
     Values are copies: what a later hook edits in place cannot change them. A full activation is sliced by span on
@@ -66,17 +67,6 @@ class AVCache(ActivationCache):
         except HookNameError:
             return False
         return True
-
-    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's parts of the residual stream; "embed" is the merged sequence, media rows included."""
-        text_only = self.cache_dict.get("hook_embed")
-        self.cache_dict["hook_embed"] = self["hook_inputs_embed"]
-        try:
-            return super().decompose_resid(*args, **kwargs)
-        finally:
-            del self.cache_dict["hook_embed"]
-            if text_only is not None:
-                self.cache_dict["hook_embed"] = text_only
 
     def remove_batch_dim(self, batch_size: int | None = None) -> "AVCache":
         """Drop the batch axis of a cache of one prompt; encoder rows have none, and stay.

@@ -56,16 +56,27 @@ class HookPoint(LensHookPoint):
         if out is not tensor or version_of(out) != version:
             self._check_numbers(tensor, out)
         if self._gradient_hooks and out.requires_grad:
-            # An alias of its own, so that only the gradient of this path arrives; it belongs to the run of now,
-            # whatever runs come between forward and backward, and in whatever thread that is.
-            out = out.view_as(out)
-            out.register_hook(partial(self._on_gradient, current_run()))
+            out = self._awaiting_gradient(out)
         return out
 
-    def _on_gradient(self, run: Run | None, gradient: Tensor) -> Tensor:
+    def _awaiting_gradient(self, out: Tensor) -> Tensor:
+        """The tensor, with the hooks that act now waiting for its gradient, whatever comes before `backward`.
+
+        Blocks may be left, hooks reset and other passes run, in this thread or another: the gradient is of this run.
+        """
+        run = current_run()
+        acting = [hook for hook in self._gradient_hooks.values() if acts_in(hook, run)]
+        if not acting:
+            return out
+        out = out.view_as(out)  # an alias of its own, so that only the gradient of this path arrives
+        out.register_hook(partial(self._on_gradient, run, acting))
+        return out
+
+    def _on_gradient(self, run: Run | None, acting: Sequence[HookFunction], gradient: Tensor) -> Tensor:
         with nullcontext() if run is None else run.as_current():
-            for function in list(self._gradient_hooks.values()):
-                edited = function(gradient, hook=self)
+            for function in acting:
+                handed = function.on_part if isinstance(function, ScopedHook) else function
+                edited = handed(gradient, hook=self)
                 edited = _out_of_tuple(edited)
                 if edited is not None:
                     self.check_form(gradient, edited)
@@ -152,7 +163,7 @@ class HookPoint(LensHookPoint):
             return []
         handles = (*self.fwd_hooks, *self.bwd_hooks) if backward else self.fwd_hooks
         owners = (self._owners.get(handle.hook.id) for handle in handles)
-        return [owner for owner in owners if not isinstance(owner, ScopedHook) or owner.acts_in(run)]
+        return [owner for owner in owners if acts_in(owner, run)]
 
     @property
     def listeners(self) -> list[Any]:
@@ -235,6 +246,11 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def acts_in(hook: HookFunction | None, run: Run | None) -> bool:
+    """Whether a pass feels a hook; None stands for one that begins now. A plain function acts everywhere."""
+    return not isinstance(hook, ScopedHook) or hook.acts_in(run)
+
+
 @dataclass(frozen=True)
 class ScopedHook:
     """A user's hook as a point holds it: where it acts, and which rows it sees.
@@ -260,12 +276,13 @@ class ScopedHook:
         return block is None or block.stays or block in (what_is_open() if run is None else run.opened)
 
     def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
-        run = current_run()
-        if not self.acts_in(run):
-            return None
+        return self.on_part(tensor, hook=hook) if self.acts_in(current_run()) else None
+
+    def on_part(self, tensor: Tensor, *, hook: HookPoint) -> Any:
+        """What the user's hook makes of its rows, put back among the others; whether it acts has been asked."""
         if self.scope is None:
             return self.function(tensor, hook=hook)
-        picks = self._picks(hook, run)
+        picks = self._picks(hook, current_run())
         if not all(index.shape[1] for _, index in picks):
             return None  # a pass of a generation that computes no row of the span
         part = tensor

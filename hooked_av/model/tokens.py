@@ -59,14 +59,26 @@ class TextTokens:
         return [self.to_string(token) for token in tokens.flatten().tolist()]
 
     @door
-    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "*tokens d_model"]:
-        """What a token's logit reads from the normalised residual stream: its unembedding times the final gain.
+    def tokens_to_residual_directions(
+        self, tokens: str | int | Sequence[str | int] | Tensor
+    ) -> Float[Tensor, "*tokens d_model"]:
+        """What a token's logit reads from the normalised residual stream: its column of `W_U`.
 
-        TransformerLens's `cache.logit_attrs` asks for it. Nothing is folded here, so the gain belongs to the direction.
+        The final norm's gain belongs to the norm, as in the cache: `cache.logit_attrs(parts, tokens)` is
+        `parts_behind_the_norm @ tokens_to_residual_directions(tokens)`.
         """
-        ids = torch.as_tensor(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
-        check_ids(ids.long(), self.decoder.cfg.d_vocab)
-        return self.decoder.unembed.weight[ids] * self.decoder.ln_final.weight
+        return self.decoder.unembed.weight[self._ids_of(tokens)]
+
+    def _ids_of(self, tokens: str | int | Sequence[str | int] | Tensor) -> Int64[Tensor, "*tokens"]:
+        """Ids, and texts of one token, as a tensor of ids that the model has."""
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        elif not isinstance(tokens, int | Tensor):
+            tokens = [self.to_single_token(token) if isinstance(token, str) else token for token in tokens]
+        ids = torch.as_tensor(tokens, device=self.decoder.embed.weight.device).long()
+        if ids.numel():
+            check_ids(ids, self.decoder.cfg.d_vocab)
+        return ids
 
     @door
     def to_single_token(self, text: str) -> int:

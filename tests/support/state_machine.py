@@ -473,16 +473,15 @@ class ModelStates(RuleBasedStateMachine):
     @precondition(lambda self: self.graphs)
     @rule()
     def backward_now(self) -> None:
-        """Gradient hooks act that were there in the forward pass, and are still there."""
+        """Gradient hooks act that were there in the forward pass, also those that are gone since."""
         prompt, logits, acting, specs = self.graphs.pop()
         found = self.do(lambda: slope(self.model, logits))
-        told = [placed for placed in acting if placed.name in HOOKS or placed in self.placed]
-        seen = {placed: placed.take() for placed in self.placed}
+        seen = {placed: placed.take() for placed in dict.fromkeys((*self.placed, *acting))}
         wanted, handed = told_at_once(
-            self.fresh, lambda model, more: sloped(model, self.prompts[prompt], interventions=more), told, specs
+            self.fresh, lambda model, more: sloped(model, self.prompts[prompt], interventions=more), acting, specs
         )
         assert same(found, wanted)
-        for placed, tensors in zip(told, handed, strict=True):
+        for placed, tensors in zip(acting, handed, strict=True):
             assert placed.name in HOOKS or same(seen.pop(placed), tensors)
         assert not any(seen.values())
 
