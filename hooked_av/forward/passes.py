@@ -369,7 +369,7 @@ class RunningModel(SpanHooks):
             )
             if incl_bwd:
                 check_scalar(result).backward()
-        made = None if part is not None else Patterns.of(one, self.hook_dict)
+        made = None if part is not None else Patterns.of(one.attend(), one.run, one.plan, self.hook_dict)
         cache = AVCache(kept, self, one.run, self.hook_dict, part=part, made=made)
         return result, cache.remove_batch_dim() if remove_batch_dim else cache
 

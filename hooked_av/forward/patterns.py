@@ -5,7 +5,6 @@ Axes: batch head query key d_head.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,10 +14,8 @@ from hooked_av.decoder.attention import Attend, pattern_of, scores_of
 from hooked_av.decoder.cut_masks import allowed_keys
 from hooked_av.hooks.cache import check_budget
 from hooked_av.hooks.point import HookPoint
-from hooked_av.hooks.run import layer_of
-
-if TYPE_CHECKING:
-    from hooked_av.forward.passes import Pass
+from hooked_av.hooks.run import Run, layer_of
+from hooked_av.interventions.plan import Plan
 
 _MADE = (".hook_attn_scores", ".hook_pattern")
 
@@ -31,10 +28,9 @@ class Patterns:
     is_as_computed: bool
 
     @classmethod
-    def of(cls, one: "Pass", points: Mapping[str, HookPoint]) -> "Patterns":
-        attend = one.attend()
-        edited = any(points[name].listeners_in(one.run) for name in points if name.endswith(_MADE))
-        edited = edited or any(edit.point.endswith(_MADE) for edit in one.plan.edits)
+    def of(cls, attend: Attend, run: Run, plan: Plan, points: Mapping[str, HookPoint]) -> "Patterns":
+        edited = any(points[name].listeners_in(run) for name in points if name.endswith(_MADE))
+        edited = edited or any(edit.point.endswith(_MADE) for edit in plan.edits)
         return cls(attend, not (edited or attend.leaving))
 
     def __call__(self, name: str, kept: Mapping[str, Tensor]) -> Float[Tensor, "batch head query key"] | None:

@@ -102,7 +102,7 @@ def test_transformer_lens_decompositions_add_up():
 
 
 @pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores"])
-@pytest.mark.parametrize("specs", [(), "audio->last@1", "audio->question#0"])
+@pytest.mark.parametrize("specs", [(), "audio->last@1", av.block_attention("audio->question@1", heads=[0])])
 def test_an_attention_matrix_is_made_when_it_is_asked_for(name, specs):
     """Of the queries and keys that were kept, with the cuts of the pass; it is what a cache holds that names it."""
     key = f"blocks.1.attn.{name}"
@@ -119,13 +119,12 @@ def test_an_attention_matrix_is_made_when_it_is_asked_for(name, specs):
 @pytest.mark.parametrize(
     "specs, hooks",
     [
-        ("drop(video)@2", []),
+        (av.drop_tokens("video", 1), []),
         ((), [("blocks.1.attn.hook_pattern@last", lambda rows, hook: rows * 0)]),
         ((), [("blocks.1.attn.hook_attn_scores", lambda rows, hook: rows * 2)]),
     ],
 )
 def test_no_matrix_is_made_that_would_not_be_the_one_of_the_pass(specs, hooks):
-    specs = av.drop_tokens("video", 1) if specs else ()
     with torch.no_grad(), MODEL.hooks(hooks):
         _, cache = MODEL.run_with_cache(INPUTS, interventions=specs)
     with pytest.raises(HookNameError, match="not in the cache"):

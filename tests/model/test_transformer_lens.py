@@ -498,14 +498,14 @@ def _(on, name):
 REFUSED = {
     "JacobianLens": "its `fit` wants a TransformerBridge",
     "attention_head_subspace_affinity": "it wants a TransformerBridge; `model.QK`, `model.OV`",
-    "reinitialized": "it wants a TransformerBridge; `av.random_omni(seed=)`",
+    "reinitialized": "it cannot reset the encoders; `av.random_omni(seed=)`",
 }
 
 
-@line("tools.analysis", *REFUSED, here="refused", why="it is made for a TransformerBridge: see below", kinds=("text",))
+@line("tools.analysis", *REFUSED, here="refused", why="see below", kinds=("text",))
 def _(on, name):
     calls = {
-        "JacobianLens": lambda: analysis.JacobianLens.fit(on.model, ["some text"]),
+        "JacobianLens": lambda: analysis.JacobianLens.fit(on.model, ["some text"], corpus="none"),
         "attention_head_subspace_affinity": lambda: analysis.attention_head_subspace_affinity(
             on.model, target_role="Q"
         ),
@@ -600,7 +600,7 @@ def table():
                 rows.append(f"| {module if module != last else ''} | {names} | {here} | {why} |")
                 last = module
     others = [f"| `{name}` | {why} |" for name, why in REFUSED.items()]
-    return "\n".join(rows), "\n".join(["| for a bridge | instead |", "|---|---|", *others])
+    return "\n".join(rows), "\n".join(["| refused | why, and what instead |", "|---|---|", *others])
 
 
 @pytest.mark.parametrize("part", table())
