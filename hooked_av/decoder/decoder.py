@@ -150,6 +150,8 @@ class Attention(AttentionViews, nn.Module):
     def _own_inputs(self, before: "BeforeNorm", attend: Attend) -> "dict[str, OwnInputs]":
         """What queries, keys and values read, where a hook has edited it (or a gradient flows through it)."""
         points = {"q": self.hook_q_input, "k": self.hook_k_input, "v": self.hook_v_input}
+        if not any(point.is_hooked for point in (self.hook_attn_in, *points.values())):
+            return {}
         n_heads = {which: getattr(self, f"{which}_proj").out_features // self.d_head for which in points}
         split = {which: self._own_input(points[which], n_heads[which], before, attend) for which in points}
         shared = self._own_input(self.hook_attn_in, n_heads["q"], before, attend)
