@@ -6,7 +6,7 @@ A config that says something which our decoder does not do is refused, never ign
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -252,9 +252,51 @@ class DecoderConfig:
 class ModelConfig(DecoderConfig):
     """The decoder's numbers with the place and precision that a model has now, as TransformerLens's `model.cfg`."""
 
-    attn_only: bool = False  # TransformerLens's caches ask
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    tokenizer_name: str | None = None
+    original_architecture: str = ""  # the class of the checkpoint, as its config.json names it
+
+    # What is the same for every model here, and TransformerLens's tools and users ask.
+    attn_only: ClassVar[bool] = False
+    gated_mlp: ClassVar[bool] = True
+    uses_rms_norm: ClassVar[bool] = True
+    final_rms: ClassVar[bool] = True
+    default_prepend_bos: ClassVar[bool] = False
+    attention_dir: ClassVar[str] = "causal"
+    parallel_attn_mlp: ClassVar[bool] = False
+    use_attn_scale: ClassVar[bool] = True
+    use_attn_result: ClassVar[bool] = False  # these four are made when a hook asks; nothing is switched
+    use_split_qkv_input: ClassVar[bool] = False
+    use_attn_in: ClassVar[bool] = False
+    use_hook_mlp_in: ClassVar[bool] = False
+    num_experts: ClassVar[None] = None
+    n_devices: ClassVar[int] = 1
+
+    @property
+    def d_vocab_out(self) -> int:
+        return self.d_vocab
+
+    @property
+    def attn_scale(self) -> float:
+        """What scores are divided by."""
+        return math.sqrt(self.d_head)
+
+    @property
+    def rotary_dim(self) -> int:
+        return self.d_head
+
+    @property
+    def n_params(self) -> int:
+        """Weights of attention and MLPs, as TransformerLens counts: no embeddings, norms or biases."""
+        attention = 2 * self.d_model * self.d_head * (self.n_heads + self.n_key_value_heads)
+        return self.n_layers * (attention + 3 * self.d_model * self.d_mlp)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, and what is the same for every model, by name."""
+        same = {name: getattr(self, name) for name in ModelConfig.__annotations__ if name not in vars(self)}
+        computed = ("d_vocab_out", "attn_scale", "rotary_dim", "n_params")
+        return {**vars(self), **same, **{name: getattr(self, name) for name in computed}}
 
 
 def _require(rule: str, holds: bool, cfg: DecoderConfig) -> None:

@@ -18,6 +18,31 @@ import numpy as np
 
 from hooked_av.errors import ArgumentError, nearest
 
+# Keywords of TransformerLens and transformers that have another name here, or no need.
+_OUR_WAY = {
+    "input": "write inputs=, or give it first without a name",
+    "prepend_bos": "leave it out: these models have no token that begins a text",
+    "return_cache_object": "leave it out: a cache is an AVCache, and its cache_dict the plain dict",
+    "past_kv_cache": "model.generate keeps keys and values itself; for passes of your own see Attend(past=)",
+    "use_past_kv_cache": "leave it out: keys and values are always kept",
+    "padding_side": "leave it out: model.batch pads prompts on the left",
+    "attention_mask": "leave it out: prompts know their padding; model.batch([...]) makes a batch",
+    "truncate": "leave it out: nothing is cut off; a prompt that is too long is refused",
+    "move_to_device": "leave it out: tokens are where the weights are",
+    "stop_at_eos": "leave it out, or stop_tokens=() to go on",
+    "eos_token_id": "write stop_tokens=",
+    "freq_penalty": "write repetition_penalty= (of each token once, as transformers does)",
+    "num_beams": "leave it out: one token after the other is chosen",
+    "fold_ln": "leave it out: weights are never processed, and apply_ln=True of a cache knows the gains",
+    "center_unembed": "leave it out: weights are never processed; differences of logits need no centring",
+    "center_writing_weights": "leave it out: weights are never processed",
+    "fold_value_biases": "leave it out: weights are never processed",
+    "torch_dtype": "write dtype=",
+    "pixel_values": "use model.inputs_from_tensors, or model.prepare(clip, question=...)",
+    "input_ids": "use model.inputs_from_tensors(input_ids=...), or give the tensor of ids itself",
+    "temp": "write temperature=",
+}
+
 Door = TypeVar("Door", bound=Callable[..., Any])
 # Words of other libraries (TransformerLens, transformers, nnsight) for what our functions take under another name.
 OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
@@ -135,12 +160,13 @@ class _Signature:
         names = [name for name in known if name not in ("self", "cls")]
         shown = ", ".join(names) or "nothing"
         meant = [name for word in unknown for name in OTHER_WORDS.get(word, ()) if name in names]
+        write = f"write {meant[0]}=" if meant else ""
         like = meant[0] if meant else nearest(unknown[0], names) if unknown else ""
         return ArgumentError(
             f"{self.name}: {error}",
             expected=f"{like} (it takes {shown})" if unknown else shown,
             got=", ".join(kwargs) or "no argument by name",
-            next_step=f"write {meant[0]}=" if meant else f"see help({self.name})",
+            next_step=next((_OUR_WAY[name] for name in unknown if name in _OUR_WAY), write or f"see help({self.name})"),
         )
 
 

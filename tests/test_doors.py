@@ -1,6 +1,7 @@
 """Public doors: every public function has one, every argument whose default is None takes None, words are ours."""
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,6 +23,9 @@ METHODS = {
         *("prepare", "batch", "baseline", "begin", "forward", "generate", "from_hf", "from_pretrained"),
         *("save_pretrained", "inputs_from_tensors", "run_with_cache", "hooks", "add_hook", "get_caching_hooks"),
         *("add_caching_hooks", "to_tokens", "to_string", "to_str_tokens", "to_single_token"),
+        *("loss_fn", "to_single_str_token", "get_token_position", "tokens_to_residual_directions"),
+        *("all_composition_scores", "set_use_attn_result", "set_use_split_qkv_input", "set_use_attn_in"),
+        "set_use_hook_mlp_in",
     },
     av.Clip: {"from_file", "from_arrays", "from_image", "cut", "save", "with_audio", "with_frames", "read_frames"},
     av.AVInputs: {"from_tokens", "row", "to", "with_generated", "with_positions", "with_span", "positions_after"},
@@ -145,3 +149,23 @@ def test_a_notebook_shows_what_a_public_function_takes(name):
 def test_numbers_of_numpy_arrive_as_numbers_of_python():
     given = kept(["a"], np.float64(0.25), np.int64(3))
     assert [type(value) for value in given[1:3]] == [float, int]
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda model: model(input="a"), "write inputs="),
+        (lambda model: model("a", past_kv_cache=None), "model.generate keeps keys and values itself"),
+        (lambda model: model("a", attention_mask=None), "model.batch"),
+        (lambda model: model.run_with_cache("a", padding_side="left"), "pads prompts on the left"),
+        (lambda model: model.to_tokens("a", truncate=True), "nothing is cut off"),
+        (lambda model: model.generate("a", stop_at_eos=False), "stop_tokens=()"),
+        (lambda model: model.generate("a", freq_penalty=1.0), "repetition_penalty="),
+        (lambda model: type(model).from_pretrained("a", fold_ln=False), "never processed"),
+        (lambda model: type(model).from_pretrained("a", torch_dtype="float32"), "dtype="),
+    ],
+)
+@pytest.mark.usefixtures("as_a_user")
+def test_a_keyword_of_another_library_is_told_our_way(call, says):
+    with pytest.raises(ArgumentError, match=f"next: .*{re.escape(says)}"):
+        call(av.random_omni(n_layers=1))

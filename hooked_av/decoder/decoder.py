@@ -6,7 +6,7 @@ Axes: batch pos d_model; head kv_head d_head; d_mlp; d_vocab; axis (time, height
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from einops import einsum
@@ -17,7 +17,8 @@ from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Attend, pattern_of, scores_of, weigh
 from hooked_av.decoder.cut_masks import Keys, allowed_keys, report_empty_rows
 from hooked_av.decoder.cuts import QueryRows
-from hooked_av.decoder.layer_views import AttentionViews, MLPViews
+from hooked_av.decoder.layer_views import AttentionViews, Embed, MLPViews, Unembed
+from hooked_av.decoder.own_inputs import OwnInputs, refuse_both
 from hooked_av.hooks.point import HookPoint, is_live, version_of
 from hooked_av.hooks.rows import at_rows, put_rows
 from hooked_av.hooks.run import ALL_LAYERS, row_index
@@ -39,6 +40,11 @@ class RMSNorm(nn.Module):
         self.hook_scale = HookPoint("batch pos 1")
         self.hook_normalized = HookPoint("batch pos d_model")
 
+    @property
+    def w(self) -> Float[Tensor, " d_model"]:
+        """The gain, under TransformerLens's name."""
+        return self.weight
+
     def forward(self, resid: Resid) -> Resid:
         x = resid.float()
         variance = self._variance(x)
@@ -49,13 +55,20 @@ class RMSNorm(nn.Module):
             normalized = x / edited if live else normalized
         return self.weight * self.hook_normalized(normalized.to(resid.dtype))
 
-    def normalise(self, resid: Resid) -> Resid:
+    def normalise(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         """The same without hook points, for a lens on some other activation."""
         x = resid.float()
         return self.weight * (x * torch.rsqrt(self._variance(x))).to(resid.dtype)
 
-    def _variance(self, x: Resid) -> Float[Tensor, "batch pos 1"]:
+    def _variance(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any 1"]:
         return x.pow(2).mean(-1, keepdim=True) + self.eps
+
+
+class BeforeNorm(NamedTuple):
+    """What the norm of an attention layer reads."""
+
+    resid: Resid
+    norm: RMSNorm
 
 
 class Rotary:
@@ -97,16 +110,21 @@ class Attention(AttentionViews, nn.Module):
         self.hook_q, self.hook_rot_q = HookPoint("batch pos head d_head"), HookPoint("batch pos head d_head")
         self.hook_k, self.hook_rot_k = HookPoint("batch pos kv_head d_head"), HookPoint("batch pos kv_head d_head")
         self.hook_v, self.hook_z = HookPoint("batch pos kv_head d_head"), HookPoint("batch pos head d_head")
+        self.hook_attn_in = HookPoint("batch pos head d_model", lazy=True)
+        self.hook_q_input = HookPoint("batch pos head d_model", lazy=True)
+        self.hook_k_input = HookPoint("batch pos kv_head d_model", lazy=True)
+        self.hook_v_input = HookPoint("batch pos kv_head d_model", lazy=True)
         self.hook_attn_scores = HookPoint("batch head query key", lazy=True)
         self.hook_pattern = HookPoint("batch head query key", lazy=True)
         self.hook_result = HookPoint("batch pos head d_model", lazy=True)
 
     def forward(
-        self, x: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
+        self, x: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend, before: "BeforeNorm | None" = None
     ) -> Float[Tensor, "batch query d_model"]:
-        q = self.hook_q(self._split(self.q_proj(attend.going_on(x))))
-        k = self.hook_k(self._split(self.k_proj(x)))
-        v = self.hook_v(self._split(self.v_proj(x)))
+        own = {} if before is None else self._own_inputs(before, attend)
+        q = self.hook_q(self._heads("q", attend.going_on(x), own))
+        k = self.hook_k(self._heads("k", x, own))
+        v = self.hook_v(self._heads("v", x, own))
         rot_q = self.hook_rot_q(rotate(q, *(attend.going_on(table) for table in tables)))
         rot_k = self.hook_rot_k(rotate(k, *tables))
         rot_q, rot_k, v = (heads.transpose(1, 2) for heads in (rot_q, rot_k, v))
@@ -119,6 +137,38 @@ class Attention(AttentionViews, nn.Module):
 
     def _split(self, x: Float[Tensor, "batch pos width"]) -> Heads:
         return x.view(*x.shape[:2], -1, self.d_head)
+
+    def _heads(self, which: Literal["q", "k", "v"], x: Resid, own: "dict[str, OwnInputs]") -> Heads:
+        """Queries, keys or values; in rows where heads have inputs of their own, from those."""
+        heads = self._split(getattr(self, f"{which}_proj")(x))
+        if which not in own:
+            return heads
+        weight, bias = getattr(self, f"W_{which.upper()}"), getattr(self, f"b_{which.upper()}")
+        by_head = "batch query head d_model, head d_model d_head -> batch query head d_head"
+        return put_rows(heads, own[which].index, einsum(own[which].normalized, weight, by_head) + bias)
+
+    def _own_inputs(self, before: "BeforeNorm", attend: Attend) -> "dict[str, OwnInputs]":
+        """What queries, keys and values read, where a hook has edited it (or a gradient flows through it)."""
+        points = {"q": self.hook_q_input, "k": self.hook_k_input, "v": self.hook_v_input}
+        if not any(point.is_hooked for point in (self.hook_attn_in, *points.values())):
+            return {}
+        n_heads = {which: getattr(self, f"{which}_proj").out_features // self.d_head for which in points}
+        split = {which: self._own_input(points[which], n_heads[which], before, attend) for which in points}
+        shared = self._own_input(self.hook_attn_in, n_heads["q"], before, attend)
+        if shared is not None:
+            refuse_both([point for point in points.values() if point.is_hooked])
+            split = {which: shared.for_heads(n) for which, n in n_heads.items()}
+        return {which: inputs for which, inputs in split.items() if inputs is not None}
+
+    def _own_input(self, point: HookPoint, n_heads: int, before: "BeforeNorm", attend: Attend) -> "OwnInputs | None":
+        rows = _wanted_rows(attend, before.resid, point)
+        if rows is None:
+            return None
+        where = f"layer {self.layer}"
+        index = rows if attend.rows is None else row_index(attend.rows, rows, where, "of an input hook")
+        copies = at_rows(before.resid, index)[:, :, None].expand(-1, -1, n_heads, -1).contiguous()
+        edited, live = _through(point, rows, copies)
+        return OwnInputs(index, before.norm.normalise(edited)) if live else None
 
     def _observe(self, z: AllQueries, rows: QueryRows, q: AllQueries, k: Keys, v: Keys, attend: Attend) -> AllQueries:
         """Scores and pattern of some rows, through their hooks; z changes there only if a hook changed something."""
@@ -199,15 +249,20 @@ class Block(nn.Module):
         self.hook_resid_pre, self.hook_resid_post = HookPoint("batch pos d_model"), HookPoint("batch pos d_model")
         self.hook_attn_out, self.hook_mlp_out = HookPoint("batch pos d_model"), HookPoint("batch pos d_model")
         self.hook_resid_mid = HookPoint("batch pos d_model")
+        self.hook_mlp_in = HookPoint("batch pos d_model", lazy=True)
 
     def forward(
         self, resid_pre: Resid, tables: tuple[RotaryTable, RotaryTable], attend: Attend
     ) -> Float[Tensor, "batch query d_model"]:
         resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend))
+        before = BeforeNorm(resid_pre, self.ln1)
+        attn_out = self.hook_attn_out(self.attn(self.ln1(resid_pre), tables, attend, before))
+        del before
         resid_mid = self.hook_resid_mid(attend.going_on(resid_pre) + attn_out)
         del attn_out  # memory peaks in the MLP, which no longer needs it
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
+        # a hook there edits what the MLP reads, and not the stream that goes on beside it
+        mlp_in = self.hook_mlp_in(resid_mid.clone()) if self.hook_mlp_in.is_hooked else resid_mid
+        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
         return self.hook_resid_post(resid_mid + mlp_out)
 
 
@@ -227,10 +282,10 @@ class HookedDecoder(nn.Module):
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.embed = Embed(cfg.d_vocab, cfg.d_model)
         self.blocks = Blocks(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final = RMSNorm(cfg)
-        self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        self.unembed = Unembed(cfg.d_model, cfg.d_vocab, bias=False)
         if cfg.tied:
             self.unembed.weight = self.embed.weight
         self.rotary = Rotary(cfg)

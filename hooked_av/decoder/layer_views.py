@@ -6,6 +6,7 @@ Axes: head kv_head d_head d_model d_mlp.
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
 
 
 class AttentionViews:
@@ -32,6 +33,21 @@ class AttentionViews:
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         return rearrange(self.o_proj.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.d_head)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """[head, d_model, d_model]: how much a query's stream reads a key's; key heads are repeated for their group."""
+        return FactoredMatrix(self.W_Q, self.for_query_heads(self.W_K).mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """[head, d_model, d_model]: what a head writes of the stream that it reads; value heads are repeated."""
+        return FactoredMatrix(self.for_query_heads(self.W_V), self.W_O)
+
+    def for_query_heads(self, weight: Float[Tensor, "kv_head ..."]) -> Float[Tensor, "head ..."]:
+        """A weight of key/value heads, one entry for each query head."""
+        n_heads = self.q_proj.out_features // self.d_head
+        return weight.repeat_interleave(n_heads // len(weight), dim=0)
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
@@ -77,6 +93,26 @@ class MLPViews:
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
         return self.down_proj.weight.new_zeros(self.down_proj.out_features)
+
+
+class Embed(nn.Embedding):
+    """Token embeddings; `W_E` is their weight."""
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        return self.weight
+
+
+class Unembed(nn.Linear):
+    """The map to logits; `W_U` is its weight, transposed, and its bias is zeros."""
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        return self.weight.T
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        return self.weight.new_zeros(self.out_features)
 
 
 def _by_head(weight: Float[Tensor, "head_times_d_head d_model"], d_head: int) -> Float[Tensor, "head d_model d_head"]:

@@ -9,6 +9,7 @@ from hashlib import sha256
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
 
 from hooked_av.decoder.decoder import HookedDecoder
 
@@ -30,7 +31,7 @@ class ModelViews(nn.Module):
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        return self.decoder.unembed.weight.new_zeros(self.decoder.unembed.out_features)
+        return self.decoder.unembed.b_U
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
@@ -83,6 +84,28 @@ class ModelViews(nn.Module):
     @property
     def b_out(self) -> Float[Tensor, "layer d_model"]:
         return self._stacked("mlp", "b_out")
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """[layer, head, d_model, d_model]; key heads are repeated for the query heads that read them."""
+        return FactoredMatrix(self.W_Q, self._for_query_heads(self.W_K).mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """[layer, head, d_model, d_model]; value heads are repeated for the query heads that read them."""
+        return FactoredMatrix(self._for_query_heads(self.W_V), self.W_O)
+
+    def _for_query_heads(
+        self, weight: Float[Tensor, "layer kv_head d_model d_head"]
+    ) -> Float[Tensor, "layer head d_model d_head"]:
+        return weight.repeat_interleave(self.decoder.cfg.n_heads // weight.shape[1], dim=1)
+
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
+        """What biases have added to the residual stream before a layer: zeros, because no output has a bias.
+
+        (TransformerLens's caches ask. The biases of queries, keys and values act inside a head.)
+        """
+        return self.decoder.embed.weight.new_zeros(self.decoder.cfg.d_model)
 
     def fingerprint(self) -> str:
         """Sixteen letters that tell one set of weights from another: sampled values of every tensor, hashed.

@@ -58,6 +58,11 @@ class Family(ABC):
         self._feature_extractor = feature_extractor
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether the model was loaded with one."""
+        return self._tokenizer is not None
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """transformers' tokenizer. Errors: `InputsError` if the model was loaded without one."""
         return self._needed(self._tokenizer, "tokenizer")

@@ -20,14 +20,17 @@ from hooked_av.devices import check_device
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
+from hooked_av.forward.loss import Loss, ReturnType, check_return_type, check_scalar, next_token_loss, refuse_bos
+from hooked_av.forward.patterns import Patterns
 from hooked_av.forward.precision import check_dtype
 from hooked_av.forward.tokens import TextTokens, check_ids
-from hooked_av.hooks.attached import PlacedHook, in_pass, scoped
+from hooked_av.hooks.attached import Direction, PlacedHook, in_pass, scoped
 from hooked_av.hooks.cache import AVCache, cache_bytes, check_budget, keep_copy, layers_that_fit
 from hooked_av.hooks.hooked_model import SpanHooks
-from hooked_av.hooks.names import NamesFilter
+from hooked_av.hooks.names import Match, NamesFilter
 from hooked_av.hooks.open_blocks import Opened, Wall, what_is_open
-from hooked_av.hooks.point import HookPoint
+from hooked_av.hooks.point import HookFunction, HookPoint
+from hooked_av.hooks.positions import in_part, with_part
 from hooked_av.hooks.run import ALL_LAYERS, Run, current_run
 from hooked_av.interventions.intervention import Intervention
 from hooked_av.interventions.plan import Plan
@@ -187,7 +190,14 @@ class RunningModel(TextTokens, SpanHooks):
     @property
     def cfg(self) -> ModelConfig:
         """The decoder's numbers under TransformerLens's names, with the device and dtype that the model has now."""
-        return ModelConfig(**vars(self.decoder.cfg), device=self.device, dtype=self.decoder.embed.weight.dtype)
+        tokenizer = self.family.tokenizer if self.family.has_tokenizer else None
+        return ModelConfig(
+            **vars(self.decoder.cfg),
+            device=self.device,
+            dtype=self.decoder.embed.weight.dtype,
+            tokenizer_name=None if tokenizer is None else str(tokenizer.name_or_path),
+            original_architecture=self.family.architecture,
+        )
 
     # --- inputs ---
 
@@ -240,8 +250,11 @@ class RunningModel(TextTokens, SpanHooks):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         resid: Resid | None = None,
-    ) -> Float[Tensor, "batch query width"]:
-        """Logits at every position, or at a span only (`logits_at="last"` saves the memory of the others).
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+    ) -> Any:
+        """Logits [batch, pos, d_vocab], or at a span only (`logits_at="last"` saves the memory of the others).
 
         Text or token ids run as text-only input.
 
@@ -249,7 +262,10 @@ class RunningModel(TextTokens, SpanHooks):
             interventions: one spec or several; they add to those of an open `model.intervene`.
             start_at_layer: begin at this layer, with `resid` as the residual stream that enters it; encoders and
                 earlier layers do not run.
-            stop_at_layer: end before this layer, and return the residual stream that would enter it.
+            stop_at_layer: end before this layer, and return the residual stream that would enter it; -1: the last.
+            return_type: "logits", the next-token "loss" of the text tokens, "both" of them, or None for nothing.
+            loss_per_token: one loss for each token but the first [batch, pos - 1], nan where media or padding follow.
+            prepend_bos: False (TransformerLens's; these models have no such token).
 
         Errors: `InterventionError` for a spec that does not fit, `HookError` for a hook named in full that this pass
         cannot reach; both before anything runs.
@@ -261,10 +277,47 @@ class RunningModel(TextTokens, SpanHooks):
         >>> torch.equal(model(inputs, start_at_layer=1, resid=resid), model(inputs))
         True
         """
+        refuse_bos(prepend_bos)
+        check_return_type(return_type, logits_at, stop_at_layer)
         one = self.begin(
             inputs, interventions=interventions, start_at_layer=start_at_layer, stop_at_layer=stop_at_layer
         )
-        return _run_through(one, logits_at, start_at_layer, resid)
+        return self._returned(one, _run_through(one, logits_at, start_at_layer, resid), return_type, loss_per_token)
+
+    @door
+    def loss_fn(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Inputs,
+        attention_mask: Tensor | None = None,
+        per_token: bool = False,
+    ) -> Loss:
+        """The mean next-token loss of logits that are there; as `return_type="loss"`, for tokens or inputs.
+
+        Args:
+            attention_mask: 0 for tokens that are not counted, besides media and padding.
+            per_token: one for each token but the first, nan where it is not counted.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> tokens = model.to_tokens("Hello world")
+        >>> torch.equal(model.loss_fn(model(tokens), tokens), model(tokens, return_type="loss"))
+        True
+        """
+        inputs = self.as_inputs(tokens)
+        media = [self.family.placeholder(modality) for modality in MEDIA_HOOKS.values()]
+        real = inputs.attention_mask.bool()
+        if attention_mask is not None:
+            real = real & attention_mask.bool().to(self.device)
+        counts = real & ~torch.isin(inputs.prompt_ids, torch.tensor(media, device=self.device))
+        counts[:, 1:] &= real[:, :-1]  # a prompt's first token is read from nothing
+        return next_token_loss(logits, inputs.input_ids, counts, per_token)
+
+    def _returned(self, one: Pass, result: Tensor, return_type: ReturnType, per_token: bool) -> Any:
+        if return_type in (None, "logits"):
+            return result if return_type else None
+        loss = self.loss_fn(result, one.inputs, per_token=per_token)
+        return loss if return_type == "loss" else (result, loss)
 
     @door
     def run_with_cache(  # type: ignore[override] - names_filter takes patterns and spans; the cache is an AVCache
@@ -275,26 +328,60 @@ class RunningModel(TextTokens, SpanHooks):
         device: torch.device | str | None = None,
         remove_batch_dim: bool = False,
         max_bytes: int | None = None,
+        incl_bwd: bool = False,
+        pos_slice: Any = None,
         interventions: Any = (),
         logits_at: str | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         resid: Resid | None = None,
-    ) -> tuple[Tensor, AVCache]:
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+    ) -> tuple[Any, AVCache]:
         """Logits and the activations named: names, patterns, spans, or a predicate on names.
 
         None caches every activation whose size grows with the number of tokens only; attention matrices, per-head
         results and logits must be named, best with a span (`blocks.*.attn.hook_pattern@last`). The other arguments are
         those of `model(...)`.
 
+        Args:
+            incl_bwd: call `backward()` on the result, which must be one number (`return_type="loss"`); gradients come
+                under the name and `_grad`.
+            pos_slice: keep these positions only: a span, or TransformerLens's int, (start, stop) or list.
+
         Errors: `HookNameError` for a name that matches nothing or cannot fire on these inputs; `MemoryBudgetError`,
         before the run, if cache and logits would not fit into `max_bytes` (None: the free memory); it says which layers
         would.
         """
+        refuse_bos(prepend_bos)
+        check_return_type(return_type, logits_at, stop_at_layer)
+        inputs, part = with_part(self.as_inputs(inputs), pos_slice)
         one = self.begin(
             inputs, interventions=interventions, start_at_layer=start_at_layer, stop_at_layer=stop_at_layer
         )
-        matches, kept = self._cached(names_filter, one.run), {}
+        matches = in_part(self._cached(names_filter, one.run), self.hook_dict, part)
+        self._check_cache_fits(one, matches, device, max_bytes, logits_at, 2 if incl_bwd else 1)
+        kept: dict[str, Tensor] = {}
+        with in_pass(one.run, lambda block: self._keeping(kept, matches, device, incl_bwd, block)):
+            result = self._returned(
+                one, _run_through(one, logits_at, start_at_layer, resid), return_type, loss_per_token
+            )
+            if incl_bwd:
+                check_scalar(result).backward()
+        made = None if part is not None else Patterns.of(one.attend(), one.run, one.plan, self.hook_dict)
+        cache = AVCache(kept, self, one.run, self.hook_dict, part=part, made=made)
+        return result, cache.remove_batch_dim() if remove_batch_dim else cache
+
+    def _check_cache_fits(
+        self,
+        one: Pass,
+        matches: Sequence[Match],
+        device: torch.device | str | None,
+        max_bytes: int | None,
+        logits_at: str | None,
+        copies: int,
+    ) -> None:
         cfg, dtype = self.decoder.cfg, self.decoder.embed.weight.dtype
         sizes = cache_bytes(matches, self.hook_dict, one.inputs, cfg, dtype, one.run)
         if device is not None:
@@ -303,19 +390,26 @@ class RunningModel(TextTokens, SpanHooks):
         result = one.result_bytes(logits_at) if where == self.device else 0
         if "hook_logits" in sizes and logits_at is not None:
             sizes["hook_logits"] = one.result_bytes(logits_at)
+        sizes = {name: copies * size for name, size in sizes.items()}
         fits = lambda free: layers_that_fit(sizes, free - result)  # noqa: E731
         check_budget("this cache, with the logits,", sum(sizes.values()) + result, where, max_bytes, fits)
 
-        def keeping(block: Opened) -> list[PlacedHook]:
-            return [
-                PlacedHook(self.hook_dict[match.name], scoped(match, keep_copy(kept, match.key, device), block))
-                for match in matches
-            ]
-
-        with in_pass(one.run, keeping):
-            logits = _run_through(one, logits_at, start_at_layer, resid)
-        cache = AVCache(kept, self, one.run, self.hook_dict)
-        return logits, cache.remove_batch_dim() if remove_batch_dim else cache
+    def _keeping(
+        self,
+        kept: dict[str, Tensor],
+        matches: Sequence[Match],
+        device: torch.device | str | None,
+        incl_bwd: bool,
+        block: Opened,
+    ) -> list[PlacedHook]:
+        """Hooks that copy what passes, and its gradients, into a dict."""
+        directions: list[tuple[Direction, str]] = [("fwd", ""), *([("bwd", "_grad")] if incl_bwd else [])]
+        keeps: list[tuple[Match, HookFunction, Direction]] = [
+            (match, keep_copy(kept, f"{match.key}{end}", device), direction)
+            for direction, end in directions
+            for match in matches
+        ]
+        return [PlacedHook(self.hook_dict[match.name], scoped(match, keep, block), way) for match, keep, way in keeps]
 
     def locate(self, inputs: AVInputs, start_at_layer: int | None = None, stop_at_layer: int | None = None) -> Run:
         """Where spans and encoder rows are in these inputs, and which open hooks act; `begin` is the way to it."""
@@ -423,7 +517,10 @@ def _layers(start: int | None, stop: int | None, n_layers: int) -> range:
 
     >>> _layers(2, 3, n_layers=4)
     range(2, 3)
+    >>> _layers(None, -1, n_layers=4).stop
+    3
     """
+    start, stop = (n + n_layers if n is not None and n < 0 else n for n in (start, stop))
     if not 0 <= (start or 0) <= (n_layers if stop is None else stop) <= n_layers:
         raise InputsError(
             "no such layers",

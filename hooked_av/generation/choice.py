@@ -157,10 +157,7 @@ def _stop_tokens(
 
 def tokenizer_of(model: RunningModel | Writer) -> Any:
     """The model's tokenizer; None if it was loaded without one."""
-    try:
-        return model.family.tokenizer
-    except InputsError:
-        return None
+    return model.family.tokenizer if model.family.has_tokenizer else None
 
 
 def _one_stop_token(model: Writer, token: int | str) -> int:

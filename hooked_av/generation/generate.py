@@ -26,6 +26,7 @@ from hooked_av.interventions.specs import as_specs
 from hooked_av.prompt.inputs import AVInputs
 
 Kept = Literal["logits", "probabilities"]
+Returned = Literal["generation", "str", "tokens", "input"]
 Logits = Float[Tensor, "batch d_vocab"]
 OnToken = Callable[[tuple[int | None, ...]], Any]
 
@@ -72,7 +73,9 @@ class Generates(RunningModel):
         keep: Kept | Sequence[Kept] = (),
         on_token: OnToken | None = None,
         max_bytes: int | None = None,
-    ) -> Generation:
+        return_type: Returned = "generation",
+        verbose: bool = False,
+    ) -> Any:
         """Answers, token for token those of transformers' `generate`, with hooks and interventions live.
 
         The prompt runs once (prefill) and gives the first token; each further token runs alone, over the keys and
@@ -95,6 +98,9 @@ class Generates(RunningModel):
             keep: "logits" of every step, "probabilities" of the chosen tokens, or both.
             on_token: called after each step with the token of each prompt, None where the answer has ended.
             max_bytes: refuse to keep more, if the answers get as long as they may (None: the free memory).
+            return_type: a `Generation`, or as TransformerLens does, prompt and answer together: "tokens" [batch, pos]
+                (padded behind), "str" (a list, if there are several), or "input": what the prompt was given as.
+            verbose: TransformerLens's; there is no bar here (`on_token` sees each token).
 
         Errors: `InputsError` for settings that do not fit, or positions that the model was not made for;
         `MemoryBudgetError`; `HookError` or `InterventionError` for what could never fire or act; all before anything
@@ -124,7 +130,7 @@ class Generates(RunningModel):
         if during == "decode" and answer.n_steps == 1:
             _warn_unused()
         said = {"interventions": [str(spec) for spec in as_specs(interventions)], "during": during}
-        return answer.result(said)
+        return answer.result(said) if return_type == "generation" else answer.as_lens(return_type, inputs)
 
 
 class _Decoder:
@@ -226,6 +232,14 @@ class _Answer:
         if "probabilities" in self.kept:
             chosen = logits.softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
             self.probabilities.append(chosen.masked_fill(self.done, torch.nan))
+
+    def as_lens(self, return_type: Returned, inputs: Any) -> Any:
+        """Prompt and answer together, as TransformerLens's `generate` gives them."""
+        is_text = isinstance(inputs, str) or (not isinstance(inputs, AVInputs | Tensor))
+        if return_type == "tokens" or (return_type == "input" and not is_text):
+            return self.ids
+        texts = [self.model.family.tokenizer.decode(row, skip_special_tokens=True) for row in self.ids.tolist()]
+        return texts[0] if len(texts) == 1 and not isinstance(inputs, list | tuple) else texts
 
     def result(self, said: Mapping[str, Any]) -> Generation:
         """The answer with its settings."""

@@ -12,18 +12,21 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens import HookedRootModule
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
 from hooked_av.hooks.names import HookName, Match, Scope
 from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
+from hooked_av.hooks.residual_parts import ResidualParts
 from hooked_av.hooks.run import AFTER_BLOCKS, Run, layer_of
 from hooked_av.prompt.inputs import AVInputs
 
+LazyMaker = Callable[[str, Mapping[str, Tensor]], Tensor | None]  # an activation made of those that were kept
 
-class AVCache(ActivationCache):
+
+class AVCache(ResidualParts):
     """Activations of one forward pass, by hook name.
 
     Values are copies: what a later hook edits in place cannot change them. A full activation is sliced by span on
@@ -39,51 +42,56 @@ class AVCache(ActivationCache):
         run: Run,
         points: Mapping[str, HookPoint],
         has_batch_dim: bool = True,
+        part: str | None = None,
+        made: LazyMaker | None = None,
     ) -> None:
         super().__init__(cache_dict, model, has_batch_dim)
-        self._run = run
+        self._run, self._part, self._made = run, part, made
         self._axes = {name: " ".join(point.axes) for name, point in points.items()}
 
     def __getitem__(self, key: Any) -> Tensor:
-        name = self._full_name(key)
-        name = name if "@" not in name else HookName.parse(name).key(name.partition("@")[0])
-        if name in self.cache_dict:
-            return self.cache_dict[name]
-        parsed = HookName.parse(name)
-        if parsed.scope is not None and parsed.pattern in self.cache_dict:
-            return self._sliced(parsed.pattern, parsed.scope)
-        raise HookNameError(
-            "this activation is not in the cache",
-            expected=nearest(name, self.cache_dict),
-            got=name,
-            next_step="add its name to names_filter; attention matrices, per-head results and logits are cached "
-            "only when named (best with a span: blocks.3.attn.hook_pattern@last)",
-        )
+        parsed = HookName.parse(self._full_name(key))
+        found = self._held(parsed)
+        found = self._made_now(parsed) if found is None else found
+        if found is None:
+            name = parsed.key(parsed.pattern)
+            raise HookNameError(
+                "this activation is not in the cache",
+                expected=nearest(name, self.cache_dict),
+                got=name,
+                next_step="add its name to names_filter; attention matrices, per-head results and logits are cached "
+                "only when named (best with a span: blocks.3.attn.hook_pattern@last)",
+            )
+        return found
 
     def __contains__(self, key: object) -> bool:
-        try:
-            self[key]
-        except HookNameError:
-            return False
-        return True
+        return self._held(HookName.parse(self._full_name(key))) is not None
 
-    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's parts of the residual stream; "embed" is the merged sequence, media rows included."""
-        text_only = self.cache_dict.get("hook_embed")
-        self.cache_dict["hook_embed"] = self["hook_inputs_embed"]
-        try:
-            return super().decompose_resid(*args, **kwargs)
-        finally:
-            del self.cache_dict["hook_embed"]
-            if text_only is not None:
-                self.cache_dict["hook_embed"] = text_only
+    def _held(self, name: HookName) -> Tensor | None:
+        """What was kept under a name, or a span of it."""
+        if name.key(name.pattern) in self.cache_dict:
+            return self.cache_dict[name.key(name.pattern)]
+        if name.scope is not None and name.pattern in self.cache_dict:
+            return self._sliced(name.pattern, self.cache_dict[name.pattern], name.scope)
+        return None
+
+    def _made_now(self, name: HookName) -> Tensor | None:
+        """An attention matrix, made of the queries and keys that were kept; it is not kept itself."""
+        if self._made is None:
+            return None
+        batched = self.cache_dict if self.has_batch_dim else {key: kept[None] for key, kept in self.cache_dict.items()}
+        made = self._made(name.pattern, batched)
+        if made is None:
+            return None
+        made = made if self.has_batch_dim else made[0]
+        return made if name.scope is None else self._sliced(name.pattern, made, name.scope)
 
     def remove_batch_dim(self, batch_size: int | None = None) -> "AVCache":
         """Drop the batch axis of a cache of one prompt; encoder rows have none, and stay.
 
         Errors: `InputsError` for a cache of several prompts.
         """
-        batched = {key: HookName.parse(key).pattern for key in self.cache_dict}
+        batched = {key: HookName.parse(key.removesuffix("_grad")).pattern for key in self.cache_dict}
         batched = {key: name for key, name in batched.items() if self._axes[name].startswith("batch")}
         sizes = {len(self.cache_dict[key]) for key in batched}
         if self.has_batch_dim and sizes - {1}:
@@ -106,9 +114,15 @@ class AVCache(ActivationCache):
             layer += self.model.cfg.n_layers
         return get_act_name(name, layer, *kind)
 
-    def _sliced(self, name: str, scope: Scope) -> Tensor:
+    def _sliced(self, name: str, tensor: Tensor, scope: Scope) -> Tensor:
         """A span of a full activation, cut out by the same code that hands spans to hooks."""
-        tensor = self.cache_dict[name]
+        if self._part is not None:
+            raise HookNameError(
+                f"{name} was cached at some positions only",
+                expected="a cache of every position",
+                got=f"pos_slice={self._part!r}",
+                next_step="leave pos_slice out, or name the span in names_filter",
+            )
         found: list[Tensor] = []
         point = HookPoint(self._axes[name])
         point.name = name

@@ -1,6 +1,5 @@
 """How a model is hooked: names with patterns and spans, hooks for a while, hooks that fill a dict."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedRootModule
 
 from hooked_av.doors import door
-from hooked_av.errors import HookedAVWarning, HookError, HookNameError
+from hooked_av.errors import HookError, HookNameError
 from hooked_av.hooks.attached import Direction, PlacedHook, attached, scoped
 from hooked_av.hooks.cache import keep_copy
 from hooked_av.hooks.names import Match, NamesFilter, match_names
@@ -60,21 +59,13 @@ class SpanHooks(HookedRootModule):
     def run_with_hooks(self, *model_args: Any, **arguments: Any) -> Tensor:
         """Logits of one run with hooks, which are gone afterwards. Names may be patterns and carry spans.
 
-        Gradient hooks are gone too, before anyone can ask for a gradient: that is a `HookedAVWarning`. Take the
-        gradient in a `with model.hooks(...)` block, or pass `reset_hooks_end=False`.
+        Gradient hooks fire for the gradients of this run, however late `backward` comes.
         """
         hook_arguments = {
             name: arguments.pop(name)
             for name in ("fwd_hooks", "bwd_hooks", "reset_hooks_end", "clear_contexts")
             if name in arguments
         }
-        if hook_arguments.get("bwd_hooks") and hook_arguments.get("reset_hooks_end", True):
-            warnings.warn(
-                "these gradient hooks are gone before a backward pass: take it in `with model.hooks(bwd_hooks=...)`, "
-                "or pass reset_hooks_end=False",
-                HookedAVWarning,
-                stacklevel=2,
-            )
         with self.hooks(**hook_arguments):
             return self(*model_args, **arguments)
 

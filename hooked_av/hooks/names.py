@@ -12,6 +12,9 @@ from typing import Any
 
 from hooked_av.errors import HookNameError, nearest
 
+# TransformerLens writes these points of the attention also as the block's.
+_AS_THE_BLOCKS = re.compile(r"^(blocks\.[^.]+\.)(hook_(?:[qkv]_input|attn_in))$")
+
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 
@@ -29,6 +32,8 @@ class HookName:
 
     >>> HookName.parse("blocks.5.attn.hook_pattern@question<-video")
     HookName(pattern='blocks.5.attn.hook_pattern', scope=Scope(queries='question', keys='video'))
+    >>> HookName.parse("blocks.5.hook_q_input").pattern
+    'blocks.5.attn.hook_q_input'
     """
 
     pattern: str
@@ -37,8 +42,9 @@ class HookName:
     @classmethod
     def parse(cls, text: str) -> "HookName":
         pattern, at, selection = text.partition("@")
+        pattern = _AS_THE_BLOCKS.sub(r"\1attn.\2", pattern)
         if not at:
-            return cls(text, None)
+            return cls(pattern, None)
         queries, arrow, keys = ("".join(part.split()) for part in selection.partition("<-"))
         if not (queries or keys) or (arrow and not keys):
             raise HookNameError(

@@ -55,24 +55,28 @@ class HookPoint(LensHookPoint):
         self.check_form(tensor, out)
         if out is not tensor or version_of(out) != version:
             self._check_numbers(tensor, out)
-        return self._awaiting_gradient(out) if self._gradient_hooks and out.requires_grad else out
+        if self._gradient_hooks and out.requires_grad:
+            out = self._awaiting_gradient(out)
+        return out
 
     def _awaiting_gradient(self, out: Tensor) -> Tensor:
-        """An alias of its own, so that only the gradient of this path arrives.
+        """The tensor, with the hooks that act now waiting for its gradient, whatever comes before `backward`.
 
-        It belongs to the run of now, whatever runs come between forward and backward, and in whatever thread that is.
+        Blocks may be left, hooks reset and other passes run, in this thread or another: the gradient is of this run.
         """
         run = current_run()
-        acting = [key for key, hook in self.gradient_hooks.items() if acts(hook, run)]
-        out = out.view_as(out)
+        acting = [hook for hook in self._gradient_hooks.values() if acts(hook, run)]
+        if not acting:
+            return out
+        out = out.view_as(out)  # an alias of its own, so that only the gradient of this path arrives
         out.register_hook(partial(self._on_gradient, run, acting))
         return out
 
-    def _on_gradient(self, run: Run | None, acting: Sequence[int], gradient: Tensor) -> Tensor:
-        """What the hooks make of a gradient that acted in its pass, and have not been removed since."""
+    def _on_gradient(self, run: Run | None, acting: Sequence[HookFunction], gradient: Tensor) -> Tensor:
         with nullcontext() if run is None else run.as_current():
-            for function in [self._gradient_hooks[key] for key in acting if key in self._gradient_hooks]:
-                edited = function(gradient, hook=self)
+            for function in acting:
+                handed = function.on_part if isinstance(function, ScopedHook) else function
+                edited = handed(gradient, hook=self)
                 edited = _out_of_tuple(edited)
                 if edited is not None:
                     self.check_form(gradient, edited)
@@ -277,12 +281,13 @@ class ScopedHook:
         return block is None or block.stays or block in (what_is_open() if run is None else run.opened)
 
     def __call__(self, tensor: Tensor, *, hook: HookPoint) -> Any:
-        run = current_run()
-        if not self.acts_in(run):
-            return None
+        return self.on_part(tensor, hook=hook) if self.acts_in(current_run()) else None
+
+    def on_part(self, tensor: Tensor, *, hook: HookPoint) -> Any:
+        """What the user's hook makes of its rows, put back among the others; whether it acts has been asked."""
         if self.scope is None:
             return self.function(tensor, hook=hook)
-        picks = self._picks(hook, run)
+        picks = self._picks(hook, current_run())
         if not all(index.shape[1] for _, index in picks):
             return None  # a pass of a generation that computes no row of the span
         part = tensor

@@ -12,8 +12,8 @@ from torch import nn
 
 from hooked_av.config import DecoderConfig
 from hooked_av.decoder.attention import Backend
-from hooked_av.decoder.decoder import Blocks, HookedDecoder, RMSNorm
-from hooked_av.decoder.weights import ModelViews
+from hooked_av.decoder.decoder import HookedDecoder, RMSNorm
+from hooked_av.decoder.layer_views import Embed, Unembed
 from hooked_av.doors import door
 from hooked_av.families.family import Family
 from hooked_av.forward.precision import float32_by_default
@@ -22,12 +22,13 @@ from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
 from hooked_av.media.sampling import Sampling
 from hooked_av.model import loading
+from hooked_av.model.transformer_lens import LensSurface
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
 from hooked_av.prompt.text import media_list
 from hooked_av.replay.baseline import Baseline
 
 
-class HookedAVTransformer(ModelViews, Generates):
+class HookedAVTransformer(LensSurface, Generates):
     """An audio-visual language model whose every activation can be read, edited and differentiated by name.
 
     Made by `from_pretrained`, `from_hf` or `random_omni`. `model(inputs)` gives logits; hooks, caches and
@@ -212,15 +213,11 @@ class HookedAVTransformer(ModelViews, Generates):
         return self
 
     @property
-    def blocks(self) -> Blocks:
-        return self.decoder.blocks
-
-    @property
-    def embed(self) -> nn.Embedding:
+    def embed(self) -> Embed:
         return self.decoder.embed
 
     @property
-    def unembed(self) -> nn.Linear:
+    def unembed(self) -> Unembed:
         return self.decoder.unembed
 
     @property

@@ -8,6 +8,7 @@ import torch
 from support.families import FAMILIES
 from transformer_lens import ActivationCache
 
+import hooked_av as av
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, SpanError
 
 pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
@@ -22,7 +23,7 @@ def use(family):
     assert (MODEL.cfg.n_layers, MODEL.cfg.d_model) == (CFG.n_layers, CFG.d_model)
 
 
-LAZY = ("hook_attn_scores", "hook_pattern", "hook_result", "hook_logits")
+LAZY = ("hook_attn_in", "_input", "hook_mlp_in", "hook_attn_scores", "hook_pattern", "hook_result", "hook_logits")
 
 
 def cached(names_filter=None, **arguments):
@@ -98,6 +99,36 @@ def test_transformer_lens_decompositions_add_up():
         torch.testing.assert_close(whole[-1, 0], logits[0, :, answer], rtol=1e-4, atol=1e-4)
         heads = cache.stack_head_results(layer=1)
         torch.testing.assert_close(heads.sum(dim=0), cache["attn_out", 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores"])
+@pytest.mark.parametrize("specs", [(), "audio->last@1", av.block_attention("audio->question@1", heads=[0])])
+def test_an_attention_matrix_is_made_when_it_is_asked_for(name, specs):
+    """Of the queries and keys that were kept, with the cuts of the pass; it is what a cache holds that names it."""
+    key = f"blocks.1.attn.{name}"
+    inputs = INPUTS.with_span("question", range(INPUTS.n_pos - 5, INPUTS.n_pos))
+    with torch.no_grad():
+        _, light = MODEL.run_with_cache(inputs, interventions=specs)
+        _, named = MODEL.run_with_cache(inputs, names_filter=[key, f"{key}@last<-video"], interventions=specs)
+    assert torch.equal(light[key], named[key])
+    assert torch.equal(light[f"{key}@last"], named[f"{key}@last"])
+    assert key not in light
+    assert torch.equal(light.remove_batch_dim()[key], named[key][0])
+
+
+@pytest.mark.parametrize(
+    "specs, hooks",
+    [
+        (av.drop_tokens("video", 1), []),
+        ((), [("blocks.1.attn.hook_pattern@last", lambda rows, hook: rows * 0)]),
+        ((), [("blocks.1.attn.hook_attn_scores", lambda rows, hook: rows * 2)]),
+    ],
+)
+def test_no_matrix_is_made_that_would_not_be_the_one_of_the_pass(specs, hooks):
+    with torch.no_grad(), MODEL.hooks(hooks):
+        _, cache = MODEL.run_with_cache(INPUTS, interventions=specs)
+    with pytest.raises(HookNameError, match="not in the cache"):
+        cache["blocks.1.attn.hook_pattern"]
 
 
 def test_callable_filters_and_lists(everything):
@@ -180,8 +211,8 @@ def test_its_size_is_known_before_the_run(monkeypatch):
 @pytest.mark.parametrize(
     "key, told",
     [
-        ("blocks.1.attn.hook_pattern", "only when named"),
-        (("pattern", 1), "only when named"),
+        ("blocks.1.attn.hook_result", "only when named"),
+        (("result", 1, "attn"), "only when named"),
         ("blocks.1.hook_resid_pots", "blocks.1.hook_resid_post"),
         ("blocks.9.hook_resid_post", "blocks.1.hook_resid_post"),
     ],

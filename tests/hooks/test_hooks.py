@@ -37,6 +37,7 @@ LISTED = {
             "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post",
             "ln1.hook_scale", "ln1.hook_normalized", "ln2.hook_scale", "ln2.hook_normalized",
             "attn.hook_q", "attn.hook_rot_q", "attn.hook_z", "attn.hook_k", "attn.hook_rot_k", "attn.hook_v",
+            "attn.hook_attn_in", "attn.hook_q_input", "attn.hook_k_input", "attn.hook_v_input", "hook_mlp_in",
             "attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_result",
             "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
         )

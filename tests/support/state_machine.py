@@ -484,20 +484,19 @@ class ModelStates(RuleBasedStateMachine):
     @precondition(lambda self: self.graphs)
     @rule()
     def backward_now(self) -> None:
-        """Gradient hooks act that were there in the forward pass, and are still there; later ones are refused."""
+        """Gradient hooks act that were there in the forward pass, also if they are gone; later ones are refused."""
         graph = self.graphs.pop()
+        acting, prompt = graph.acting, self.prompts[graph.prompt]
         found = self.do(lambda: slope(self.model, graph.logits))
         if any(placed.name in GRADIENT_HOOKS and placed not in graph.placed for placed in self.acting):
             assert found is HookError
             return self.forget()
-        prompt = self.prompts[graph.prompt]
-        told = [placed for placed in graph.acting if placed.name in HOOKS or placed in self.placed]
-        seen = {placed: placed.take() for placed in self.placed}
+        seen = {placed: placed.take() for placed in dict.fromkeys((*self.placed, *acting))}
         wanted, handed = told_at_once(
-            self.fresh, lambda model, specs: sloped(model, prompt, interventions=specs), told, graph.specs
+            self.fresh, lambda model, specs: sloped(model, prompt, interventions=specs), acting, graph.specs
         )
         assert same(found, wanted)
-        for placed, tensors in zip(told, handed, strict=True):
+        for placed, tensors in zip(acting, handed, strict=True):
             assert placed.name in HOOKS or same(seen.pop(placed), tensors)
         assert not any(seen.values())
         return None
