@@ -32,6 +32,8 @@ asked for (`blocks.5.attn.hook_pattern@last` costs one row a head). `run_with_ca
 
 Any name takes a span (`blocks.5.hook_resid_post@audio`), attention matrices take `@queries<-keys`
 (`blocks.5.attn.hook_pattern@question<-video`), and shell patterns work everywhere (`blocks.*.hook_resid_post@last`).
+A span is an index, too: `resid[:, inputs.spans["audio"]]`, `cache["resid_post", 3, "audio"]`; `all` is every token of
+the prompt.
 
 | name | axes | exists |
 |---|---|---|

@@ -1,6 +1,7 @@
 """AVCache: a TransformerLens ActivationCache that knows spans, owns its values, and says its size before the run.
 
-`cache["blocks.3.hook_resid_post"]`, `cache["resid_post", 3]` and `cache["blocks.3.hook_resid_post@audio"]` all work.
+`cache["blocks.3.hook_resid_post"]`, `cache["resid_post", 3]`, `cache["resid_post", 3, "audio"]` and
+`cache["blocks.3.hook_resid_post@audio"]` all work.
 """
 
 import math
@@ -22,12 +23,18 @@ from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
 from hooked_av.hooks.run import AFTER_BLOCKS, Run, layer_of
 from hooked_av.prompt.inputs import AVInputs
 
+# What TransformerLens takes as the third part of a key; any other is a span.
+_KINDS_OF_LAYER = frozenset(
+    (None, "a", "attn", "attention", "m", "mlp", "b", "block", "blocks", "ln1", "ln2", "ln_final", "")
+)
+
 
 class AVCache(ActivationCache):
     """Activations of one forward pass, by hook name.
 
     Values are copies: what a later hook edits in place cannot change them. A full activation is sliced by span on
     demand; an activation cached with a span (`names_filter=["blocks.*.hook_resid_post@last"]`) holds that span only.
+    In `cache["pattern", 3, "last<-video"]` and `cache["q", 3, "attn", "audio"]` the last part is the span.
 
     Errors: `HookNameError` for a name that was not cached, naming the nearest that were.
     """
@@ -104,7 +111,10 @@ class AVCache(ActivationCache):
         name, layer, *kind = key
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
-        return get_act_name(name, layer, *kind)
+        span = ""
+        if kind and (len(kind) > 1 or kind[0] not in _KINDS_OF_LAYER):
+            span = f"@{kind.pop()}"
+        return get_act_name(name, layer, *kind) + span
 
     def _sliced(self, name: str, scope: Scope) -> Tensor:
         """A span of a full activation, cut out by the same code that hands spans to hooks."""

@@ -1,5 +1,7 @@
 """AVInputs check themselves; a batch of prompts equals each prompt alone; ids and features must fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from support.thinkers import AUDIO, AUDIO_BEGIN, AUDIO_END, VIDEO, PromptMaker, 
 
 from hooked_av.errors import InputsError, SpanError
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
+from hooked_av.prompt.spans import Spans
 
 pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
 # Set for each family in turn.
@@ -203,3 +206,83 @@ def test_shapes_are_checked():
         AVInputs.from_tokens(torch.zeros(1, 0, dtype=torch.int64))
     with pytest.raises(InputsError, match="token ids that the model does not have"):
         logits(torch.tensor([[1, 99_999]]))
+
+
+# --- parts of a batch ------------------------------------------------------------------------------------------------
+
+MIXED = ["text", "audio", "image", "video", "interleaved", "two sounds"]
+
+
+def mixed():
+    return [PROMPTS[kind] for kind in MIXED if kind in PROMPTS]
+
+
+def test_inputs_look_like_their_token_ids():
+    batch = MODEL.batch(mixed())
+    assert batch.shape == batch.input_ids.shape
+    assert batch.ndim == 2
+    assert len(batch) == len(list(batch)) == batch.batch
+
+
+def test_rows_of_a_batch_give_what_they_give_alone():
+    prompts = mixed()
+    batch = MODEL.batch(prompts)
+    for prompt, one, start in zip(prompts, batch, batch.starts, strict=True):
+        assert {name: len(x) for name, x in one.features.items()} == {n: len(x) for n, x in prompt.features.items()}
+        torch.testing.assert_close(logits(one)[0, start:], logits(prompt)[0], rtol=1e-5, atol=FAMILY.rounding)
+        assert list(one.spans["last"]) == [batch.n_pos - 1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_rows_of_any_batch_equal_the_batch_of_those_prompts(data):
+    prompts = mixed()
+    rows = st.integers(-len(prompts), len(prompts) - 1)
+    chosen = data.draw(st.one_of(rows, st.lists(rows, min_size=1, max_size=4), st.slices(len(prompts))))
+    wanted = range(len(prompts))[chosen] if not isinstance(chosen, list) else [range(len(prompts))[i] for i in chosen]
+    wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+    batch = MODEL.batch(prompts)
+    if not wanted:
+        with pytest.raises(InputsError, match="no such rows"):
+            batch[chosen]
+        return
+    part = batch[chosen]
+    again = MODEL.batch([batch[row] for row in wanted])
+    assert torch.equal(part.input_ids, batch.input_ids[wanted])
+    assert part.row_spans == tuple(batch.row_spans[row] for row in wanted)
+    assert part.feature_rows == again.feature_rows
+    assert all(torch.equal(part.features[name], again.features[name]) for name in again.features)
+    assert part[0:1].features.keys() == batch[wanted[0]].features.keys()
+
+
+def test_a_batch_of_tensors_knows_its_rows_too():
+    prompts = mixed()
+    batch = MODEL.batch(prompts)
+    again = MODEL.inputs_from_tensors(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.features)
+    assert again.feature_rows == batch.feature_rows
+
+
+def test_rows_that_there_are_not_are_refused():
+    batch = MODEL.batch(mixed())
+    for rows in (99, -99, [0, 99], [], slice(5, 2)):
+        with pytest.raises(InputsError, match="no such rows"):
+            batch[rows]
+    lost = replace(batch, feature_rows={})
+    with pytest.raises(InputsError, match="which media belong to which prompt"):
+        lost[0]
+    assert lost[:] is lost
+    assert stack_inputs([lost, PROMPTS["text"]], 3).feature_rows == {}
+
+
+def test_all_is_the_prompt_without_padding():
+    batch = MODEL.batch(mixed())
+    for spans, prompt, start in zip(batch.row_spans, mixed(), batch.starts, strict=True):
+        assert list(spans["all"]) == list(range(start, batch.n_pos))
+        assert len(spans["all"]) == prompt.n_pos
+    single = PROMPTS["text"]
+    ids = torch.nn.functional.pad(single.input_ids, (0, 6), value=9)
+    mask = torch.nn.functional.pad(single.attention_mask, (0, 6))
+    padded = MODEL.inputs_from_tensors(input_ids=ids, attention_mask=mask)
+    assert list(padded.spans["all"]) == list(range(single.n_pos))
+    bare = AVInputs(ids, padded.position_ids, mask, (Spans(ids.shape[1], {"last": [0]}),))
+    assert list(bare.spans["all"]) == list(range(single.n_pos)), "the mask says which tokens there are"
