@@ -21,6 +21,8 @@ from hooked_av.media.clip import Clip
 from hooked_av.named_figures import draw
 from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
+_OF_THE_MODEL = {"family", "positions"}  # settings that decide how a batch is read on; others are records
+DIFFERS = "differs from prompt to prompt"
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
 
@@ -386,19 +388,22 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _shared_settings(prompts: Sequence[AVInputs]) -> dict[str, Any]:
-    first = dict(prompts[0].settings)
+    """The settings of a batch; of what only says how a prompt was made, that it differs from prompt to prompt."""
+    shared = dict(prompts[0].settings)
     for prompt in prompts[1:]:
         # a prompt without media has no sampling to differ in
-        differing = {key for key in first.keys() & prompt.settings if first[key] != prompt.settings[key]}
-        if differing:
+        differing = {key for key in shared.keys() & prompt.settings if shared[key] != prompt.settings[key]}
+        together = sorted(differing & _OF_THE_MODEL)
+        if together:
             raise InputsError(
                 "prompts made with different settings cannot share a batch",
-                expected=f"equal {', '.join(sorted(differing))}",
-                got=[{key: p.settings.get(key) for key in sorted(differing)} for p in prompts],
+                expected=f"equal {', '.join(together)}",
+                got=[{key: p.settings.get(key) for key in together} for p in prompts],
                 next_step="prepare all prompts of a batch with the same arguments",
             )
-        first |= prompt.settings
-    return first
+        shared |= prompt.settings
+        shared |= dict.fromkeys(differing, DIFFERS)
+    return shared
 
 
 def check_same_shape(input_ids: Tensor, attention_mask: Tensor) -> None:
