@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import _has_any_global_hook  # pyright: ignore[reportPrivateUsage]
 
-Rows = Mapping[str, Float[Tensor, "row d_model"]]
+EncoderRows = Mapping[str, Float[Tensor, "row d_model"]]
 Stamp = tuple[Any, ...]
 
 # Where torch keeps the hooks of a module, and a hook point those of its gradient.
@@ -34,7 +34,7 @@ class _Kept:
 
     features: Mapping[str, tuple["weakref.ref[Tensor]", Stamp]]
     state: Stamp
-    rows: Rows
+    rows: EncoderRows
 
     def is_of(self, features: Mapping[str, Tensor], state: Stamp) -> bool:
         """Whether these are the same tensors, not written to since, under the same weights and settings."""
@@ -78,7 +78,9 @@ class EncoderMemory:
         with self._lock:
             self._kept = []
 
-    def rows(self, encoders: nn.Module, features: Mapping[str, Tensor], encode: Callable[[], Rows]) -> Rows:
+    def rows(
+        self, encoders: nn.Module, features: Mapping[str, Tensor], encode: Callable[[], EncoderRows]
+    ) -> EncoderRows:
         """What `encode` gives, or gave before for the same features; the tensors are the caller's own."""
         state = _state(encoders, features)
         if state is None:

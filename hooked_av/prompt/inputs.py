@@ -112,8 +112,9 @@ class AVInputs:
     def __iter__(self) -> "Iterator[AVInputs]":
         return (self[row] for row in range(self.batch))
 
+    @door
     def __getitem__(self, rows: int | slice | Sequence[int]) -> "AVInputs":
-        """Some prompts of a batch as inputs of their own (of an int, one), with their media, still padded as they were.
+        """Some prompts of a batch (of an int, a batch of one), with their media, still padded as they were.
 
         Errors: `InputsError` for rows that there are not, and for media that cannot be told apart by row.
 
@@ -134,6 +135,29 @@ class AVInputs:
             features=features,
             feature_rows={name: tuple(self.feature_rows[name][row] for row in chosen) for name in features},
             clips=tuple(self.clips[row] for row in chosen) if self.clips else (),
+        )
+
+    @property
+    def prompts(self) -> "tuple[AVInputs, ...]":
+        """The prompts of a batch, each as it was before `model.batch`: what takes one prompt takes each of these.
+
+        >>> both = stack_inputs([AVInputs.from_tokens(torch.arange(n)[None]) for n in (2, 3)], pad_token_id=9)
+        >>> [one.input_ids.tolist() for one in both.prompts]
+        [[[0, 1]], [[0, 1, 2]]]
+        """
+        return tuple(one._without_padding() for one in self)
+
+    def _without_padding(self) -> "AVInputs":
+        (spans,) = self.row_spans
+        if len(spans.extent) == self.n_pos:
+            return self
+        own = slice(spans.extent.start, spans.extent.stop)
+        return replace(
+            self,
+            input_ids=self.input_ids[:, own],
+            position_ids=self.position_ids[:, :, own],
+            attention_mask=self.attention_mask[:, own],
+            row_spans=(spans.without_padding(),),
         )
 
     def _chosen(self, rows: int | slice | Sequence[int]) -> list[int]:
@@ -220,7 +244,7 @@ class AVInputs:
                 "a batch has spans for each row",
                 expected="one prompt",
                 got=f"a batch of {self.batch}",
-                next_step="use inputs.row_spans[row]",
+                next_step="use inputs.row_spans[row], or go through the prompts: for one in inputs.prompts",
             )
         return self.row_spans[0]
 
@@ -404,6 +428,20 @@ def _shared_settings(prompts: Sequence[AVInputs]) -> dict[str, Any]:
         shared |= prompt.settings
         shared |= dict.fromkeys(differing, DIFFERS)
     return shared
+
+
+def check_alone(inputs: AVInputs, analysis: str) -> None:
+    """Refuse a batch where one prompt is taken.
+
+    Errors: `InputsError`, with the loop that does it.
+    """
+    if inputs.batch != 1:
+        raise InputsError(
+            f"{analysis} takes one prompt at a time",
+            expected="one prompt",
+            got=f"a batch of {inputs.batch}",
+            next_step=f"go through them: [{analysis}(model, one, ...) for one in inputs.prompts]",
+        )
 
 
 def check_same_shape(input_ids: Tensor, attention_mask: Tensor) -> None:

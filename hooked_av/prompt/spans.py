@@ -325,6 +325,17 @@ class Spans(Mapping[str, Span]):
     def _where(self, mask: np.ndarray, meaning: str) -> Span:
         return self._within(Span(meaning, np.flatnonzero(mask)))
 
+    def without_padding(self) -> "Spans":
+        """The same spans of the prompt alone.
+
+        >>> Spans(4, {"text": [0, 1]}).shifted(3, 7).without_padding()["text"]
+        Span('text', 2 positions: 0-1)
+        """
+        own, places = slice(self.extent.start, self.extent.stop), self.places
+        moved = {name: span.positions - own.start for name, span in self._spans.items()}
+        alone = TokenPlaces(places.seconds[own], places.cells[own], places.items[own])
+        return Spans(len(self.extent), moved, alone)
+
     def continued(self, n_new: int) -> "Spans":
         """The same spans in a row with `n_new` generated tokens behind it: the span "generated".
 

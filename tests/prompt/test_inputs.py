@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -262,6 +263,21 @@ def test_a_batch_of_tensors_knows_its_rows_too():
     batch = MODEL.batch(prompts)
     again = MODEL.inputs_from_tensors(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.features)
     assert again.feature_rows == batch.feature_rows
+
+
+def test_the_prompts_of_a_batch_are_what_it_was_made_of():
+    batch = MODEL.batch(mixed())
+    for one, prompt in zip(batch.prompts, mixed(), strict=True):
+        assert torch.equal(one.input_ids, prompt.input_ids)
+        assert torch.equal(one.position_ids, prompt.position_ids)
+        assert dict(one.spans) == dict(prompt.spans)
+        assert list(one.spans["all"]) == list(prompt.spans["all"])
+        for name, own in vars(prompt.spans.places).items():
+            np.testing.assert_array_equal(getattr(one.spans.places, name), own)
+        torch.testing.assert_close(logits(one), logits(prompt), rtol=1e-5, atol=FAMILY.rounding)
+    again = MODEL.batch(batch.prompts)
+    assert torch.equal(again.input_ids, batch.input_ids)
+    assert all(torch.equal(again.features[name], batch.features[name]) for name in batch.features)
 
 
 def test_rows_that_there_are_not_are_refused():
