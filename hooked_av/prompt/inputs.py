@@ -145,7 +145,7 @@ class AVInputs:
         >>> [one.input_ids.tolist() for one in both.prompts]
         [[[0, 1]], [[0, 1, 2]]]
         """
-        return tuple(one._without_padding() for one in self)
+        return tuple(row._without_padding() for row in self)
 
     def _without_padding(self) -> "AVInputs":
         (spans,) = self.row_spans

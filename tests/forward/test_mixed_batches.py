@@ -279,3 +279,11 @@ def test_answers_of_a_batch_are_those_of_its_prompts(spec):
         known = spec.startswith("all") or "audio" in prompt.spans
         own = MODEL.generate(prompt, max_new_tokens=3, stop_tokens=(), interventions=[spec] if known else [])
         assert both.tokens[row] == own.tokens[0]
+
+
+@torch.no_grad()
+def test_attention_is_computed_for_no_more_rows_than_the_longest_span():
+    point, seen = MODEL.hook_dict[PATTERN], set()
+    hook = (f"{PATTERN}@audio", lambda rows, hook: seen.add(point.rows.shape[1]))
+    MODEL.run_with_hooks(MODEL.batch(PROMPTS), fwd_hooks=[hook])
+    assert seen == {max(len(prompt.spans["audio"]) for prompt in PROMPTS if "audio" in prompt.spans)}
