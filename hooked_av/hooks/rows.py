@@ -37,7 +37,7 @@ def put_rows(
 def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch query"]) -> Bool[Tensor, "batch pos"]:
     """Which positions are among those chosen, prompt by prompt; -1 is none.
 
-    >>> members(torch.tensor([[3, 4], [3, -1]]), torch.tensor([[4, -1], [1, 3]])).tolist()
+    >>> members(torch.tensor([[3, 4], [3, -1]]), torch.tensor([[4, -1], [-1, 3]])).tolist()
     [[False, True], [True, False]]
     """
     if not (chosen.shape[1] and positions.shape[1]):
