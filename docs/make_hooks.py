@@ -32,6 +32,12 @@ asked for (`blocks.5.attn.hook_pattern@last` costs one row a head). `run_with_ca
 
 Any name takes a span (`blocks.5.hook_resid_post@audio`), attention matrices take `@queries<-keys`
 (`blocks.5.attn.hook_pattern@question<-video`), and shell patterns work everywhere (`blocks.*.hook_resid_post@last`).
+A span is an index, too: `resid[:, inputs.spans["audio"]]`, `cache["resid_post", 3, "audio"]`; `all` is every token of
+the prompt.
+
+In a batch whose prompts have more or fewer tokens of a span, or none, a hook is called once for each prompt that has
+any (`hook.prompt` says for which), with a warning; a cache holds their rows one after the other, without a batch axis,
+and `cache.rows("blocks.5.hook_resid_post", "audio")` says which row is of which prompt and position.
 
 | name | axes | exists |
 |---|---|---|

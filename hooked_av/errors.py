@@ -4,6 +4,7 @@
     ├── ArgumentError         a call that does not fit the signature of a public function (a TypeError, too)
     ├── MediaError            a file or array that is not the clip it was said to be
     ├── SpanError             a span that is unknown, empty, or out of range
+    │   └── SpanNameError     the same of spans.name (an AttributeError, too)
     ├── InputsError           ids, features, grids, positions or texts that do not fit together
     ├── CheckpointError       a checkpoint or config that we cannot load exactly
     ├── HookError             a hook that does what no hook may do (changes a shape, can never fire)
@@ -54,6 +55,10 @@ class MediaError(HookedAVError):
 
 class SpanError(HookedAVError):
     """A span that is unknown, empty, or out of range."""
+
+
+class SpanNameError(SpanError, AttributeError):
+    """A span that is unknown, asked for as an attribute."""
 
 
 class InputsError(HookedAVError):

@@ -176,6 +176,12 @@ def _(model):
         torch.testing.assert_close(together[row], model(one, logits_at="last")[0], rtol=1e-4, atol=1e-4)
 
 
+@line("Prompts", "a span that some prompts of a batch have not", "an empty slice, and no effect", HookedAVWarning)
+def _(model):
+    batch = model.batch([OMNI.inputs(kind) for kind in ("text", "audio")])
+    model.run_with_hooks(batch, fwd_hooks=[("blocks.1.hook_resid_post@audio", lambda rows, hook: rows * 0)])
+
+
 # --- interventions ---------------------------------------------------------------------------------------------------
 
 

@@ -17,19 +17,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hooked_av.decoder import costs
+from hooked_av.hooks.rows import members, packed
 
 QueryRows = Int64[Tensor, "batch query"]
 KeyRows = Int64[Tensor, "batch key"]
-
-
-def members(positions: Int64[Tensor, "batch pos"], chosen: Int64[Tensor, "batch span"]) -> Bool[Tensor, "batch pos"]:
-    """Which positions are among those chosen, prompt by prompt."""
-    if not (chosen.shape[1] and positions.shape[1]):
-        return torch.zeros(len(chosen), positions.shape[1], dtype=torch.bool, device=chosen.device)
-    # a table of flags: torch.isin compares every pair
-    size = 1 + max(int(positions.max()), int(chosen.max()))
-    flags = torch.zeros(len(chosen), size, dtype=torch.bool, device=chosen.device).scatter_(1, chosen, True)
-    return flags.gather(1, positions.expand(len(chosen), -1))
 
 
 class AnyCut(ABC):
@@ -51,7 +42,10 @@ class AnyCut(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Cut(AnyCut):
-    """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named."""
+    """In one layer, `queries` may not read `keys`: positions for each row of the batch; all heads, or those named.
+
+    Rows of the batch that have fewer positions are filled up with -1.
+    """
 
     queries: Int64[Tensor, "batch span"]
     keys: Int64[Tensor, "batch span_of_keys"]
@@ -63,7 +57,8 @@ class Cut(AnyCut):
 
     def of(self, row: slice) -> "Cut":
         """The cut in some rows of the batch."""
-        return Cut(self.queries[row], self.keys[row], self.heads)
+        queries, keys = (packed(some[row], some[row] >= 0) for some in (self.queries, self.keys))
+        return Cut(queries, keys, self.heads)
 
 
 @dataclass(frozen=True, eq=False)

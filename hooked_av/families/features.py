@@ -16,6 +16,32 @@ PICTURES = ("pixel_values", "image_grid_thw")
 VIDEOS = ("pixel_values_videos", "video_grid_thw")
 
 
+# The modality of each media tensor that published processors return.
+MODALITIES = {
+    **dict.fromkeys(PICTURES, "image"),
+    **dict.fromkeys((*VIDEOS, "video_second_per_grid", "second_per_grid"), "video"),
+    **dict.fromkeys(("input_features", "feature_attention_mask", "audio_feature"), "audio"),
+}
+
+
+def entries_by_row(features: Mapping[str, Tensor], items: Sequence[Mapping[str, int]]) -> dict[str, tuple[int, ...]]:
+    """How many entries of each media tensor belong to each prompt of a batch; `items`: media of each, by modality.
+
+    >>> grids = torch.tensor([[1, 2, 2], [1, 4, 2]])
+    >>> entries_by_row({"pixel_values": torch.zeros(12, 6), "image_grid_thw": grids}, [{"image": 1}, {"image": 1}])
+    {'pixel_values': (4, 8), 'image_grid_thw': (1, 1)}
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    grid_of = dict((PICTURES, VIDEOS))
+    for name in features:
+        counts = [row[MODALITIES[name]] for row in items]
+        if name in grid_of:
+            patches = features[grid_of[name]].prod(-1).split(counts)
+            counts = [int(some.sum()) for some in patches]
+        found[name] = tuple(counts)
+    return found
+
+
 def check_features(features: Mapping[str, Any], groups: Sequence[tuple[str, ...]], others: str) -> dict[str, Tensor]:
     """The media tensors that were given: complete groups, under known names, with as many patches as grids say.
 

@@ -10,7 +10,7 @@ Axes: batch pos; row (encoder output rows); axis (time, height, width).
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,7 +21,7 @@ from hooked_av.errors import InputsError
 from hooked_av.families.blocks import MediaTokens, PromptReader, nominal_times
 from hooked_av.families.chat import PreparedClip, prompt_parts
 from hooked_av.families.family import Family
-from hooked_av.families.features import check_features, encode_pictures
+from hooked_av.families.features import check_features, encode_pictures, entries_by_row
 from hooked_av.families.settings import check_heads
 from hooked_av.media.clip import Clip
 from hooked_av.media.sampling import ResolvedSampling, Sampling
@@ -37,6 +37,14 @@ from hooked_av.prompt.text import (
     token_texts,
     tokenize,
 )
+
+
+class _ReadRow(NamedTuple):
+    """One prompt read back from its ids: its positions, its spans, and how many media of each modality it has."""
+
+    positions: Int64[Tensor, "axis=3 pos"]
+    spans: Spans
+    items: Mapping[str, int]
 
 
 class QwenFamily(Family):
@@ -171,25 +179,26 @@ class QwenFamily(Family):
         check_same_shape(input_ids, mask)
         rows = list(self._read_rows(input_ids, mask, reader, settings["positions"]))
         position_ids = torch.full((3, *input_ids.shape), PAD_POSITION_ID, device=input_ids.device)
-        for row, (found, _) in enumerate(rows):
-            position_ids[:, row, mask[row]] = found.to(input_ids.device)
+        for number, row in enumerate(rows):
+            position_ids[:, number, mask[number]] = row.positions.to(input_ids.device)
         return AVInputs(
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=mask,
-            row_spans=tuple(spans for _, spans in rows),
+            row_spans=tuple(row.spans for row in rows),
             features=features,
+            feature_rows=entries_by_row(features, [row.items for row in rows]),
             settings={"family": self.name, **settings},
         )
 
-    def _read_rows(
-        self, ids: Tensor, mask: Tensor, reader: PromptReader, mode: str
-    ) -> Iterator[tuple[Int64[Tensor, "axis=3 pos"], Spans]]:
+    def _read_rows(self, ids: Tensor, mask: Tensor, reader: PromptReader, mode: str) -> Iterator["_ReadRow"]:
         seconds = self.tokens.seconds_per_audio_token
         for row, real in zip(ids, mask, strict=True):
+            before = {modality: len(items) for modality, items in reader.supply.left.items()}
             placed = reader.place(row[real].cpu())
             positions = self.position_ids([part.piece for part in placed], mode)
             times = [nominal_times(part, seconds) for part in placed if not isinstance(part.piece, TextRun)]
             spans = build_spans(placed, int(real.sum()), times, reader.labels(placed))
-            yield positions, spans.shifted(int(real.int().argmax()), len(row))
+            taken = {modality: n - len(reader.supply.left[modality]) for modality, n in before.items()}
+            yield _ReadRow(positions, spans.shifted(int(real.int().argmax()), len(row)), taken)
         reader.check_empty()

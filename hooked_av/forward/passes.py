@@ -20,6 +20,7 @@ from hooked_av.devices import check_device
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.families.family import EncoderHook, Family
+from hooked_av.forward.encoded import EncoderMemory
 from hooked_av.forward.loss import Loss, ReturnType, check_return_type, check_scalar, next_token_loss, refuse_bos
 from hooked_av.forward.patterns import Patterns
 from hooked_av.forward.precision import check_dtype
@@ -176,6 +177,7 @@ class RunningModel(TextTokens, SpanHooks):
         self.family = family
         self.encoders = encoders
         self.decoder = HookedDecoder(cfg)
+        self.encoded = EncoderMemory()
         self.hook_embed = HookPoint("batch pos d_model")
         for name in MEDIA_HOOKS:
             self.add_module(name, HookPoint("row d_model"))
@@ -435,7 +437,8 @@ class RunningModel(TextTokens, SpanHooks):
     def merged_embeds(self, inputs: AVInputs, run: Run) -> Resid:
         """The merged sequence of a pass that runs; `Pass.embed` is the way to it."""
         embeds = self.hook_embed(self.decoder.embed(inputs.input_ids))
-        encoded = self.family.encode(self.encoders, inputs.features)
+        features = inputs.features
+        encoded = self.encoded.rows(self.encoders, features, lambda: self.family.encode(self.encoders, features))
         for name, modality in MEDIA_HOOKS.items():
             places = run.media_rows[name]
             rows = encoded.get(modality)

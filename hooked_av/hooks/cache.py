@@ -1,27 +1,44 @@
 """AVCache: a TransformerLens ActivationCache that knows spans, owns its values, and says its size before the run.
 
-`cache["blocks.3.hook_resid_post"]`, `cache["resid_post", 3]` and `cache["blocks.3.hook_resid_post@audio"]` all work.
+`cache["blocks.3.hook_resid_post"]`, `cache["resid_post", 3]`, `cache["resid_post", 3, "audio"]` and
+`cache["blocks.3.hook_resid_post@audio"]` all work.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 from transformer_lens import HookedRootModule
-from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
+from transformer_lens.utilities import Slice, get_act_name  # pyright: ignore[reportPrivateImportUsage] - TransformerLens's own way
 
 from hooked_av.config import DecoderConfig
 from hooked_av.errors import HookNameError, InputsError, MemoryBudgetError, nearest
 from hooked_av.hooks.names import HookName, Match, Scope
-from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook
+from hooked_av.hooks.point import HookFunction, HookPoint, ScopedHook, uneven_keys
 from hooked_av.hooks.residual_parts import ResidualParts
 from hooked_av.hooks.run import AFTER_BLOCKS, Run, layer_of
 from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.spans import ALL
+
+# What TransformerLens takes as the third part of a key; any other is a span.
+_KINDS_OF_LAYER = frozenset(
+    (None, "a", "attn", "attention", "m", "mlp", "b", "block", "blocks", "ln1", "ln2", "ln_final", "")
+)
+
+
+class FlatRows(NamedTuple):
+    """Rows of several prompts, one after the other: what they hold, and the prompt and position of each."""
+
+    activations: Shaped[Tensor, "row ..."]
+    sample: Int64[Tensor, " row"]
+    position: Int64[Tensor, " row"]
+
 
 LazyMaker = Callable[[str, Mapping[str, Tensor]], Tensor | None]  # an activation made of those that were kept
 
@@ -31,6 +48,9 @@ class AVCache(ResidualParts):
 
     Values are copies: what a later hook edits in place cannot change them. A full activation is sliced by span on
     demand; an activation cached with a span (`names_filter=["blocks.*.hook_resid_post@last"]`) holds that span only.
+    Where the prompts of a batch have more or fewer tokens of a span, it holds their rows one after the other, without a
+    batch axis; `rows` says which row is of which prompt.
+    In `cache["pattern", 3, "last<-video"]` and `cache["q", 3, "attn", "audio"]` the last part is the span.
 
     Errors: `HookNameError` for a name that was not cached, naming the nearest that were.
     """
@@ -91,20 +111,81 @@ class AVCache(ResidualParts):
 
         Errors: `InputsError` for a cache of several prompts.
         """
-        batched = {key: HookName.parse(key.removesuffix("_grad")).pattern for key in self.cache_dict}
-        batched = {key: name for key, name in batched.items() if self._axes[name].startswith("batch")}
-        sizes = {len(self.cache_dict[key]) for key in batched}
-        if self.has_batch_dim and sizes - {1}:
+        n_prompts = len(self._run.row_spans)
+        if self.has_batch_dim and n_prompts > 1:
             raise InputsError(
                 "only a cache of one prompt can lose its batch axis",
                 expected="batch size 1",
-                got=sorted(sizes),
+                got=n_prompts,
                 next_step="run the prompts one by one, or keep the axis",
             )
         if self.has_batch_dim:
+            batched = [key for key in self.cache_dict if self._has_batch_axis(key)]
             self.cache_dict.update({key: self.cache_dict[key][0] for key in batched})
         self.has_batch_dim = False
         return self
+
+    def rows(self, name: Any, span: str = ALL) -> "FlatRows":
+        """The rows of a span in all prompts, one after the other, with the prompt and position of each.
+
+        What probes and sparse autoencoders want of clips of any length. `position` is that in the (padded) batch: the
+        seconds of a row are `inputs.row_spans[sample].places.seconds[position]`.
+
+        Args:
+            name: of a hook point that was cached, whole or with this span: "blocks.3.hook_resid_post" or
+                ("resid_post", 3).
+            span: which rows; prompts that have none of them give none.
+
+        >>> import hooked_av as av
+        >>> model = av.random_omni(n_layers=2)
+        >>> batch = model.batch([model.prepare(question=text) for text in ("Which digit?", "Which letter is it?")])
+        >>> _, cache = model.run_with_cache(batch, names_filter="blocks.1.hook_resid_post")
+        >>> found = cache.rows("blocks.1.hook_resid_post", "question")
+        >>> list(found.activations.shape) == [8, model.cfg.d_model], found.sample.tolist()
+        (True, [0, 0, 0, 1, 1, 1, 1, 1])
+        """
+        full = self._full_name(name)
+        values = self[f"{full}@{span}"]
+        if not self._axes[full].startswith("row") and self.has_batch_dim and not self._is_flat(full, values):
+            axes = self._axes[full].split()
+            values = values.movedim(axes.index("query" if "query" in axes else "pos"), 1).flatten(0, 1)
+        places = self._run.flat_places(full, span).to(values.device)
+        return FlatRows(values, places // self._run.n_pos, places % self._run.n_pos)
+
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> "AVCache":
+        """The cache of some prompts of the batch, spans included; of one, by an int, without the batch axis.
+
+        Errors: `InputsError` for a cache that has no batch axis.
+        """
+        if not self.has_batch_dim:
+            raise InputsError(
+                "this cache has no batch axis",
+                expected="a cache of a batch",
+                got="one after remove_batch_dim()",
+                next_step="slice first, or run_with_cache without remove_batch_dim",
+            )
+        wanted = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
+        chosen = torch.arange(len(self._run.row_spans))[wanted.slice].reshape(-1).tolist()
+        twin = copy(self)
+        twin.cache_dict = {key: self._of_prompts(key, chosen) for key in self.cache_dict}
+        twin._run = self._run.of(chosen)
+        return twin.remove_batch_dim() if wanted.mode == "int" else twin
+
+    def _of_prompts(self, key: str, chosen: Sequence[int]) -> Tensor:
+        values, name = self.cache_dict[key], HookName.parse(key.removesuffix("_grad"))
+        if self._has_batch_axis(key):
+            return values[chosen]
+        places = self._run.flat_places(name.pattern, name.scope.queries if name.scope else None)
+        _, index = self._run.of_prompts(places, chosen)
+        return values[index.to(values.device)]
+
+    def _has_batch_axis(self, key: str) -> bool:
+        name = HookName.parse(key.removesuffix("_grad")).pattern
+        return self._axes[name].startswith("batch") and not self._is_flat(name, self.cache_dict[key])
+
+    def _is_flat(self, name: str, values: Tensor) -> bool:
+        """Whether an activation with a batch axis was kept as flat rows: prompts have more or fewer of them."""
+        return values.ndim < len(self._axes[name].split())
 
     def _full_name(self, key: Any) -> str:
         if isinstance(key, str):
@@ -112,7 +193,10 @@ class AVCache(ResidualParts):
         name, layer, *kind = key
         if isinstance(layer, int) and layer < 0:
             layer += self.model.cfg.n_layers
-        return get_act_name(name, layer, *kind)
+        span = ""
+        if kind and (len(kind) > 1 or kind[0] not in _KINDS_OF_LAYER):
+            span = f"@{kind.pop()}"
+        return get_act_name(name, layer, *kind) + span
 
     def _sliced(self, name: str, tensor: Tensor, scope: Scope) -> Tensor:
         """A span of a full activation, cut out by the same code that hands spans to hooks."""
@@ -130,15 +214,34 @@ class AVCache(ResidualParts):
         def keep(part: Tensor, *, hook: HookPoint) -> None:
             found.append(part)
 
+        keep.takes_flat_rows = True  # type: ignore[attr-defined]
         with self._run.as_current():
             ScopedHook(keep, scope, True)(tensor if self.has_batch_dim else tensor[None], hook=point)
         return found[0] if self.has_batch_dim else found[0][0]
 
+    def __copy__(self) -> "AVCache":
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "AVCache":
         """The values are copied; the model is not."""
-        twin = copy(self)
+        twin = self.__copy__()
         twin.cache_dict = deepcopy(self.cache_dict, memo)
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "model"}  # activations, not weights
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "model":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        raise InputsError(
+            "this cache was read back without its model",
+            expected="the model, for what needs weights (and layers that count from the end)",
+            got="a cache that was pickled or saved",
+            next_step="say which one it was: cache.model = model",
+        )
 
     def __repr__(self) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values())
@@ -152,10 +255,11 @@ def keep_copy(
 
     def keep(tensor: Tensor, *, hook: HookPoint) -> None:
         own = tensor.detach().to(device=device, copy=True)
-        has_batch = hook.axes[0] == "batch"
+        has_batch = hook.axes[0] == "batch" and tensor.ndim == len(hook.axes)
         cache[key] = own[0] if remove_batch_dim and has_batch and len(own) == 1 else own
 
     keep.reads_only = True  # type: ignore[attr-defined] - hook points need not use what a reader saw
+    keep.takes_flat_rows = True  # type: ignore[attr-defined] - where prompts have more or fewer rows
     return keep
 
 
@@ -180,9 +284,11 @@ def _elements(match: Match, axes: Sequence[str], inputs: AVInputs, cfg: DecoderC
     if match.name in run.media_rows:
         n_rows = len(run.media_index(match.name, scope.queries) if scope.queries else run.media_rows[match.name])
         return n_rows * run.row_sizes.get(match.name, cfg.d_model)
-    rows = run.positions(scope.queries).shape[1] if scope.queries else inputs.n_pos
-    keys = run.positions(scope.keys).shape[1] if scope.keys else inputs.n_pos
-    sizes = {"batch": inputs.batch, "pos": rows, "query": rows, "key": keys, "1": 1}
+    keys = run.places(scope.keys).shape[1] if scope.keys else inputs.n_pos
+    if scope.keys and run.is_uneven(scope.keys):
+        raise uneven_keys(match.name)
+    rows = len(run.flat_places(match.name, scope.queries)) if scope.queries else inputs.batch * inputs.n_pos
+    sizes = {"batch": 1, "pos": rows, "query": rows, "key": keys, "1": 1}
     sizes |= {"head": cfg.n_heads, "kv_head": cfg.n_key_value_heads}
     return math.prod(sizes[axis] if axis in sizes else getattr(cfg, axis) for axis in axes)
 

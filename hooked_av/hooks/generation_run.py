@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from hooked_av.hooks.rows import packed
 from hooked_av.hooks.run import Run
 
 AnyPositions = Int64[Tensor, "batch _"]
@@ -45,8 +46,8 @@ class GenerationRun(Run):
         """Where a span has tokens; None stands for every token."""
         if selector is None:
             return Reach(True, True)
-        positions = self.positions(selector)
-        return Reach(bool((positions < self.n_pos).any()), bool((positions >= self.n_pos).any()))
+        positions = self.places(selector)
+        return Reach(bool(((positions >= 0) & (positions < self.n_pos)).any()), bool((positions >= self.n_pos).any()))
 
     def in_pass(self, positions: AnyPositions) -> AnyPositions:
         return _between(positions, self.window)
@@ -56,6 +57,5 @@ class GenerationRun(Run):
 
 
 def _between(positions: AnyPositions, window: range) -> AnyPositions:
-    """The positions in an interval; each prompt has as many, because prompts of a batch differ in the prompt only."""
-    inside = (positions >= window.start) & (positions < window.stop)
-    return positions[inside].view(len(positions), -1)
+    """The positions in an interval, with -1 behind those of prompts that have fewer there."""
+    return packed(positions, (positions >= window.start) & (positions < window.stop))

@@ -5,6 +5,7 @@ A hook behind a name with a span sees the span's rows only, and what it returns 
 Axes: batch, pos or query (rows), key, row (encoder output rows), span (rows selected by a span).
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,10 +21,10 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint as LensHookPoint
 from transformer_lens.hook_points import LensHandle
 
-from hooked_av.errors import HookError, SpanError
+from hooked_av.errors import HookedAVWarning, HookError, SpanError
 from hooked_av.hooks.names import Scope
 from hooked_av.hooks.open_blocks import Opened, what_is_open
-from hooked_av.hooks.rows import at_rows, put_rows
+from hooked_av.hooks.rows import at_rows, filled, packed, put_rows
 from hooked_av.hooks.run import Run, current_run, row_index
 
 HookFunction = Callable[..., Any]  # (tensor, *, hook) -> tensor or None
@@ -95,6 +96,12 @@ class HookPoint(LensHookPoint):
         run = current_run()
         if run is not None:
             run.asked[str(self.name)] = rows
+
+    @property
+    def prompt(self) -> int | None:
+        """Whose rows a hook sees that is called once for each prompt of a batch (from 0); None: those of all."""
+        run = current_run()
+        return None if run is None else run.prompt
 
     def add_hook(self, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", *args: Any, **kwargs: Any) -> Any:
         """Add a hook, TransformerLens's way, and remember which rows it asks for."""
@@ -224,7 +231,11 @@ class HookPoint(LensHookPoint):
         if run is None or None in queries:
             return "all"
         rows = run.in_pass(run.union(sorted(name for name in queries if name is not None)))
-        return rows if rows.shape[1] else None
+        if not rows.shape[1] or len(rows) == 1:
+            return rows if rows.shape[1] else None
+        held = run.rows_at(str(self.name))
+        every = torch.arange(run.n_pos, device=rows.device).expand(len(rows), -1) if held is None else held
+        return filled(rows, every) if bool((rows < 0).any()) else rows
 
 
 def acts(hook: Any, run: Run | None) -> bool:
@@ -254,6 +265,9 @@ def is_live(before: Tensor, version: int, after: Tensor) -> bool:
 def version_of(tensor: Tensor) -> int:
     """The in-place edit counter (inference tensors keep none; `is_live` counts them as edited)."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+Pick = tuple[int, Tensor]  # an axis, and what of it
 
 
 @dataclass(frozen=True)
@@ -290,9 +304,45 @@ class ScopedHook:
         picks = self._picks(hook, current_run())
         if not all(index.shape[1] for _, index in picks):
             return None  # a pass of a generation that computes no row of the span
-        part = tensor
-        for axis, index in picks:
-            part = _take(part, axis, index)
+        if "row" not in hook.axes and run is not None and self._is_uneven(run):
+            return self._by_prompt(tensor, picks, hook, run)
+        return self._on_rows(tensor, picks, hook)
+
+    def _is_uneven(self, run: Run) -> bool:
+        names = () if self.scope is None else (self.scope.queries, self.scope.keys)
+        return any(run.is_uneven(name) for name in names if name is not None)
+
+    def _by_prompt(self, tensor: Tensor, picks: "Sequence[Pick]", hook: HookPoint, run: Run) -> Tensor | None:
+        """Prompts have more or fewer rows of the span: the function is called for each that has any, as if alone."""
+        own = [[(axis, packed(i[n : n + 1], i[n : n + 1] >= 0)) for axis, i in picks] for n in range(len(tensor))]
+        some = {n: one for n, one in enumerate(own) if all(index.shape[1] for _, index in one)}
+        if getattr(self.function, "takes_flat_rows", False):
+            if self.scope is not None and self.scope.keys is not None and run.is_uneven(self.scope.keys):
+                raise uneven_keys(str(hook.name))
+            axis = picks[0][0]  # of the rows, which come in front now, prompt after prompt
+            parts = [_taken(tensor[n : n + 1], one).movedim(axis, 1)[0] for n, one in some.items()]
+            return self.function(torch.cat(parts), hook=hook)
+        if not getattr(self.function, "knows_prompts", False):
+            warnings.warn(
+                f"a hook at {hook.name} is called once for each prompt of the batch (hook.prompt says for which): they "
+                "have more or fewer tokens of its span",
+                HookedAVWarning,
+                stacklevel=2,
+            )
+        edited: dict[int, Tensor] = {}
+        for n, one in some.items():
+            run.prompt = n
+            try:
+                out = self._on_rows(tensor[n : n + 1], one, hook)
+            finally:
+                run.prompt = None
+            if out is not None:
+                edited[n] = out
+        return torch.cat([edited.get(n, tensor[n : n + 1]) for n in range(len(tensor))]) if edited else None
+
+    def _on_rows(self, tensor: Tensor, picks: "Sequence[Pick]", hook: HookPoint) -> Tensor | None:
+        """The function on the rows that are picked, and what it makes of them put back; None if it left them alone."""
+        part = _taken(tensor, picks)
         version = version_of(part)
         edited: Any = self.function(part, hook=hook)
         edited = _out_of_tuple(edited)
@@ -305,7 +355,7 @@ class ScopedHook:
         hook.check_form(part, edited)
         return _put_back(tensor, picks, cast(Tensor, edited))
 
-    def _picks(self, hook: HookPoint, run: Run | None) -> list[tuple[int, Tensor]]:
+    def _picks(self, hook: HookPoint, run: Run | None) -> "list[Pick]":
         scope = self.scope
         if run is None or scope is None:
             raise HookError(
@@ -319,7 +369,7 @@ class ScopedHook:
             axis = next(hook.axes.index(name) for name in _ROW_AXES if name in hook.axes)
             picks.append((axis, _row_index(hook, run, scope.queries)))
         if scope.keys is not None:
-            held, keys = run.keys_at(str(hook.name)), run.so_far(run.positions(scope.keys))
+            held, keys = run.keys_at(str(hook.name)), run.so_far(run.places(scope.keys))
             index = keys if held is None else row_index(held, keys, str(hook.name), scope.keys)
             picks.append((hook.axes.index("key"), index))
         return picks
@@ -329,7 +379,7 @@ def _row_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "batch
     """Where the span's rows stand in the tensor of this hook point."""
     if "row" in hook.axes:
         return _media_index(hook, run, selector)
-    wanted = run.in_pass(run.positions(selector))
+    wanted = run.in_pass(run.places(selector))
     # A lazy point holds what its hooks asked for, or `logits_at`; any point holds less where rows have left.
     held = hook.rows if hook.rows is not None else run.rows_at(str(hook.name))
     return wanted if held is None else row_index(held, wanted, str(hook.name), selector)
@@ -345,6 +395,22 @@ def _media_index(hook: HookPoint, run: Run, selector: str) -> Int64[Tensor, "bat
             next_step="hook the modality that the span belongs to",
         )
     return index[None]
+
+
+def _taken(tensor: Tensor, picks: "Sequence[Pick]") -> Tensor:
+    for axis, index in picks:
+        tensor = _take(tensor, axis, index)
+    return tensor
+
+
+def uneven_keys(name: str) -> SpanError:
+    """Attention to spans of more and fewer tokens makes no rows of one length."""
+    return SpanError(
+        f"attention at {name} has another number of keys in each prompt of the batch",
+        expected="as many tokens of the span of keys in every prompt; queries may differ in number",
+        got="more in some than in others",
+        next_step="cache such prompts one by one: [model.run_with_cache(one, ...) for one in inputs]",
+    )
 
 
 def _take(tensor: Tensor, axis: int, index: Int64[Tensor, "batch span"]) -> Tensor:

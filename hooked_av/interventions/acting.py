@@ -48,7 +48,8 @@ def check_pairs(name: str, cuts: Iterable[AnyCut], run: Run) -> None:
             next_step="swap keys and queries: information flows from keys to queries, as in 'audio->question'",
         )
     if not all(acts):
-        _report(name, acts, "its routes or its draw leave every (query, key) pair" if not any(acts) else "causal order")
+        here = "causal order, or spans that they have not"
+        _report(name, acts, here if any(acts) else "its routes or its draw leave every (query, key) pair")
     return None
 
 
@@ -57,6 +58,7 @@ def _between_media(cut: Cut, run: Run) -> bool:
     media = [[spans[name].positions for name in _MEDIA if name in spans] for spans in run.row_spans]
     rows = [np.concatenate(some) if some else np.zeros(0, int) for some in media]
     touched = [torch.cat([cut.queries[n], cut.keys[n]]).cpu().numpy() for n in range(len(rows))]
+    touched = [own[own >= 0] for own in touched]
     return all(bool(np.isin(own, known).all()) for own, known in zip(touched, rows, strict=True))
 
 

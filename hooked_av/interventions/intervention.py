@@ -8,7 +8,7 @@ Axes: batch, span (rows selected by a span).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from hooked_av.hooks.generation_run import EVERYWHERE, GenerationRun, Reach
 from hooked_av.hooks.names import Scope, match_names
 from hooked_av.hooks.open_blocks import Opened
 from hooked_av.hooks.point import HookPoint, ScopedHook
-from hooked_av.hooks.run import Run
+from hooked_av.hooks.run import Run, current_run
 from hooked_av.interventions.acting import check_pairs
 from hooked_av.interventions.routes import Route, check_range
 from hooked_av.interventions.values import Values
@@ -131,8 +131,14 @@ class PointEdit:
         """The edit as a hook on its point."""
 
         def edit(rows: Tensor, *, hook: HookPoint) -> Tensor:
-            return self.spec.rows(self.point, rows)
+            if "row" not in hook.axes or not self.spec.mixes_rows:
+                return self.spec.rows(self.point, rows)
+            run = cast(Run, current_run())  # encoder rows of all prompts: what is mixed is each prompt's own
+            prompts = run.flat_places(self.point, self.scope.queries) // run.n_pos
+            counts = prompts.bincount(minlength=1).tolist()
+            return torch.cat([self.spec.rows(self.point, part) for part in rows.split(counts) if len(part)])
 
+        edit.knows_prompts = True  # type: ignore[attr-defined] - hooks are told when they are called prompt by prompt
         return PlacedHook(points[self.point], ScopedHook(edit, self.scope, True, block=block))
 
 
@@ -214,8 +220,9 @@ def _point_edits(spec: Edit, run: Run, cfg: DecoderConfig, points: Mapping[str, 
 def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig) -> None:
     """Spans, heads and the form of the values fit this hook point."""
     spec, axes = edit.spec, point.axes
-    n_span = run.positions(edit.scope.queries).shape[1] if edit.scope.queries else run.n_pos
-    if edit.scope.queries and bool((run.positions(edit.scope.queries) >= run.n_pos).any()):
+    uneven = edit.scope.queries is not None and run.is_uneven(edit.scope.queries)
+    n_span = run.places(edit.scope.queries).shape[1] if edit.scope.queries else run.n_pos
+    if edit.scope.queries and bool((run.places(edit.scope.queries) >= run.n_pos).any()):
         n_span = 1  # how many there will be is not known, and each comes alone
         if spec.mixes_rows:
             raise no_fit(edit, "a span of the prompt, for an edit that mixes its rows (a mean)", edit.scope.queries)
@@ -236,6 +243,8 @@ def _check_edit(edit: PointEdit, point: HookPoint, run: Run, cfg: DecoderConfig)
         sizes[axis] if axis in sizes else getattr(cfg, axis) for axis in axes[axes.index(_row_axis(axes)) + 1 :]
     )
     shape = tuple(given.tensor.shape)
+    if uneven and shape not in (row, (1, *row)):
+        raise no_fit(edit, f"{list(row)}, because each prompt has another number of these rows", list(shape))
     if shape not in (row, (n_span, *row), (1, *row), (1, n_span, *row), (len(run.row_spans), n_span, *row)):
         raise no_fit(edit, f"{list(row)} or [{n_span}, ...] or [batch, {n_span}, ...]", list(shape))
 
@@ -244,14 +253,14 @@ def _check_it_can_matter(edit: PointEdit, run: Run) -> None:
     """An edit of what is zero anyway, or of what is overwritten, is an error."""
     queries, keys = edit.scope.queries, edit.scope.keys
     if keys and edit.point.endswith("hook_pattern"):  # future keys have no attention that could be taken away
-        rows = run.positions(queries) if queries else torch.arange(run.n_pos, device=run.device)[None]
-        check_pairs(str(edit.spec), [Cut(rows.expand(len(run.row_spans), -1), run.positions(keys))], run)
+        rows = run.places(queries) if queries else torch.arange(run.n_pos, device=run.device)[None]
+        check_pairs(str(edit.spec), [Cut(rows.expand(len(run.row_spans), -1), run.places(keys))], run)
     elif keys:
-        run.positions(keys)
+        run.places(keys)
     if queries and edit.point == "hook_embed":
-        starts = torch.arange(len(run.row_spans), device=run.device)[:, None] * run.n_pos
-        media = torch.cat(list(run.media_rows.values())) if run.media_rows else starts[:0, 0]
-        if bool(torch.isin(run.positions(queries) + starts, media).all()):
+        rows = run.flat_places(edit.point, queries)
+        media = torch.cat(list(run.media_rows.values())) if run.media_rows else rows[:0]
+        if bool(torch.isin(rows, media).all()):
             raise no_fit(edit, "rows of text: encoder rows take the places of media", f"only rows of media ({queries})")
 
 
@@ -272,7 +281,7 @@ def no_fit(edit: PointEdit, expected: str, got: Any) -> InterventionError:
 @door
 def cut_between(run: Run, *, queries: str, keys: str, heads: tuple[int, ...] | None = None) -> Cut:
     """The cut between two spans of a pass: one object for all that say the same, so what it touches is found once."""
-    make = lambda: Cut(run.positions(queries), run.positions(keys), heads)  # noqa: E731
+    make = lambda: Cut(run.places(queries), run.places(keys), heads)  # noqa: E731
     return run.once(("cut", queries, keys, heads), make)
 
 

@@ -92,7 +92,7 @@ def _leaving(leaves: Sequence[tuple[int, str]], run: Run) -> dict[int, SpanPosit
     gone: list[set[int]] = [set() for _ in run.row_spans]
     for layer in sorted({layer for layer, _ in leaves}):
         spans = [span for since, span in leaves if since == layer]
-        rows = [set(row.tolist()) - before for row, before in zip(run.union(spans), gone, strict=True)]
+        rows = [set(row[row >= 0].tolist()) - before for row, before in zip(run.union(spans), gone, strict=True)]
         for row, before in zip(rows, gone, strict=True):
             before |= row
             if any(position >= run.n_pos - 1 for position in row):
@@ -129,5 +129,5 @@ def _check_still_there(plan: Plan, run: Run) -> None:
     """An edit of rows that have left is an error."""
     for edit in plan.edits:
         gone = [rows for layer, rows in plan.leaving.items() if layer <= layer_of(edit.point)]
-        if edit.scope.queries and any(members(run.positions(edit.scope.queries), rows).any() for rows in gone):
+        if edit.scope.queries and any(members(run.places(edit.scope.queries), rows).any() for rows in gone):
             raise no_fit(edit, "rows that are still there", "rows that drop_tokens takes away before")

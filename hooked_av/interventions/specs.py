@@ -54,7 +54,7 @@ class BlockAttention(Intervention):
         return [(layer, cut) for layer in (range(cfg.n_layers) if self.layers is None else self.layers)]
 
     def reach(self, run: GenerationRun) -> Reach:
-        run.positions(self.keys)
+        run.places(self.keys)
         return run.reach(self.queries)
 
 
@@ -75,6 +75,9 @@ class KeepOnly(Intervention):
 
     def cuts(self, run: Run, cfg: DecoderConfig) -> list[tuple[int, AnyCut]]:
         every = range(cfg.n_layers)
+        for name in dict.fromkeys(name for route in self.routes for name in (route.keys, route.queries)):
+            for spans in run.row_spans:
+                spans.resolve(name)  # a prompt without it would lose all of its attention
         edges = [
             (every if route.layers is None else route.layers, cut_between(run, queries=route.queries, keys=route.keys))
             for route in self.routes

@@ -4,8 +4,9 @@ Axes: batch, axis (time, height, width), pos. Prompts of different length are pa
 `attention_mask` and belongs to no span.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,8 @@ from hooked_av.media.clip import Clip
 from hooked_av.named_figures import draw
 from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
+_OF_THE_MODEL = {"family", "positions"}  # settings that decide how a batch is read on; others are records
+DIFFERS = "differs from prompt to prompt"
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
 
@@ -50,10 +53,18 @@ class AVInputs:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])  # how it was made: position mode, sampling
     clips: tuple[tuple[Clip, ...], ...] = ()  # the media of each row, for pictures of the prompt
     token_texts: Mapping[int, str] = field(default_factory=dict[int, str])  # text of each id, if a tokenizer was there
+    # how many entries of each feature are of each row of a batch, in order; empty where that is not known
+    feature_rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def __post_init__(self) -> None:
         _check_shapes(self)
         _check_mask(self)
+        real = [row.nonzero().flatten() for row in self.attention_mask]
+        extents = [range(int(row[0]), int(row[-1]) + 1) for row in real]
+        spans = tuple(own.with_extent(extent) for own, extent in zip(self.row_spans, extents, strict=True))
+        object.__setattr__(self, "row_spans", spans)
+        alone = {name: (len(tensor),) for name, tensor in self.features.items()}
+        object.__setattr__(self, "feature_rows", Frozen(alone if self.batch == 1 else self.feature_rows))
         object.__setattr__(self, "features", Frozen(self.features))
         object.__setattr__(self, "settings", Frozen(self.settings))
         object.__setattr__(self, "token_texts", Frozen(self.token_texts))
@@ -85,6 +96,98 @@ class AVInputs:
     @property
     def n_pos(self) -> int:
         return self.input_ids.shape[1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """[batch, pos], as of token ids: TransformerLens's tools take inputs in their place."""
+        return self.input_ids.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.input_ids.ndim
+
+    def __len__(self) -> int:
+        return self.batch
+
+    def __iter__(self) -> "Iterator[AVInputs]":
+        return (self[row] for row in range(self.batch))
+
+    @door
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> "AVInputs":
+        """Some prompts of a batch (of an int, a batch of one), with their media, still padded as they were.
+
+        Errors: `InputsError` for rows that there are not, and for media that cannot be told apart by row.
+
+        >>> both = stack_inputs([AVInputs.from_tokens(torch.arange(n)[None]) for n in (2, 3)], pad_token_id=9)
+        >>> both[0].input_ids.tolist(), both[::-1].shape, len(both)
+        ([[9, 0, 1]], torch.Size([2, 3]), 2)
+        """
+        chosen = self._chosen(rows)
+        if chosen == list(range(self.batch)):
+            return self
+        features = self._features_of(chosen)
+        return replace(
+            self,
+            input_ids=self.input_ids[chosen],
+            position_ids=self.position_ids[:, chosen],
+            attention_mask=self.attention_mask[chosen],
+            row_spans=tuple(self.row_spans[row] for row in chosen),
+            features=features,
+            feature_rows={name: tuple(self.feature_rows[name][row] for row in chosen) for name in features},
+            clips=tuple(self.clips[row] for row in chosen) if self.clips else (),
+        )
+
+    @property
+    def prompts(self) -> "tuple[AVInputs, ...]":
+        """The prompts of a batch, each as it was before `model.batch`: what takes one prompt takes each of these.
+
+        >>> both = stack_inputs([AVInputs.from_tokens(torch.arange(n)[None]) for n in (2, 3)], pad_token_id=9)
+        >>> [one.input_ids.tolist() for one in both.prompts]
+        [[[0, 1]], [[0, 1, 2]]]
+        """
+        return tuple(row._without_padding() for row in self)
+
+    def _without_padding(self) -> "AVInputs":
+        (spans,) = self.row_spans
+        if len(spans.extent) == self.n_pos:
+            return self
+        own = slice(spans.extent.start, spans.extent.stop)
+        return replace(
+            self,
+            input_ids=self.input_ids[:, own],
+            position_ids=self.position_ids[:, :, own],
+            attention_mask=self.attention_mask[:, own],
+            row_spans=(spans.without_padding(),),
+        )
+
+    def _chosen(self, rows: int | slice | Sequence[int]) -> list[int]:
+        every = range(self.batch)
+        if isinstance(rows, slice):
+            chosen = list(every[rows])
+        else:
+            asked = [index(row) for row in rows] if isinstance(rows, Sequence) else [index(rows)]
+            chosen = [row + self.batch if row < 0 else row for row in asked]
+        if not chosen or not set(chosen) <= set(every):
+            raise InputsError(
+                "this batch has no such rows",
+                expected=f"rows 0 to {self.batch - 1}, at least one",
+                got=rows,
+                next_step="count the rows from 0",
+            )
+        return chosen
+
+    def _features_of(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """The media of some rows."""
+        if self.features.keys() != self.feature_rows.keys():
+            raise InputsError(
+                "which media belong to which prompt of this batch is not known",
+                expected="a batch made by model.batch([...]) or model.inputs_from_tensors(...)",
+                got="features without feature_rows",
+                next_step="keep the prompts that the batch was made of, or run the whole batch",
+            )
+        by_row = {name: tensor.split(self.feature_rows[name]) for name, tensor in self.features.items()}
+        found = {name: torch.cat([parts[row] for row in chosen]) for name, parts in by_row.items()}
+        return {name: tensor for name, tensor in found.items() if len(tensor)}
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +244,7 @@ class AVInputs:
                 "a batch has spans for each row",
                 expected="one prompt",
                 got=f"a batch of {self.batch}",
-                next_step="use inputs.row_spans[row]",
+                next_step="use inputs.row_spans[row], or go through the prompts: for one in inputs.prompts",
             )
         return self.row_spans[0]
 
@@ -259,6 +362,7 @@ def stack_inputs(prompts: Sequence[AVInputs], pad_token_id: int) -> AVInputs:
         attention_mask=torch.cat([row.attention_mask for row in padded]),
         row_spans=tuple(spans for row in padded for spans in row.row_spans),
         features=merge_features([row.features for row in padded]),
+        feature_rows=_joined_rows(padded),
         settings=_shared_settings(padded),
         clips=tuple(clips for row in padded for clips in row.clips or ((),) * row.batch),
         token_texts={token: text for row in padded for token, text in row.token_texts.items()},
@@ -276,6 +380,17 @@ def _padded(prompt: AVInputs, n_pos: int, pad_token_id: int) -> AVInputs:
         attention_mask=torch.nn.functional.pad(prompt.attention_mask, (extra, 0), value=False),
         row_spans=tuple(spans.shifted(extra, n_pos) for spans in prompt.row_spans),
     )
+
+
+def _joined_rows(prompts: Sequence[AVInputs]) -> dict[str, tuple[int, ...]]:
+    """How many entries of each feature are of each row; empty where one of the batches joined does not know."""
+    if any(prompt.features.keys() != prompt.feature_rows.keys() for prompt in prompts):
+        return {}
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.features)
+    return {
+        name: tuple(n for prompt in prompts for n in prompt.feature_rows.get(name, (0,) * prompt.batch))
+        for name in names
+    }
 
 
 def merge_features(features: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -297,19 +412,36 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _shared_settings(prompts: Sequence[AVInputs]) -> dict[str, Any]:
-    first = dict(prompts[0].settings)
+    """The settings of a batch; of what only says how a prompt was made, that it differs from prompt to prompt."""
+    shared = dict(prompts[0].settings)
     for prompt in prompts[1:]:
         # a prompt without media has no sampling to differ in
-        differing = {key for key in first.keys() & prompt.settings if first[key] != prompt.settings[key]}
-        if differing:
+        differing = {key for key in shared.keys() & prompt.settings if shared[key] != prompt.settings[key]}
+        together = sorted(differing & _OF_THE_MODEL)
+        if together:
             raise InputsError(
                 "prompts made with different settings cannot share a batch",
-                expected=f"equal {', '.join(sorted(differing))}",
-                got=[{key: p.settings.get(key) for key in sorted(differing)} for p in prompts],
+                expected=f"equal {', '.join(together)}",
+                got=[{key: p.settings.get(key) for key in together} for p in prompts],
                 next_step="prepare all prompts of a batch with the same arguments",
             )
-        first |= prompt.settings
-    return first
+        shared |= prompt.settings
+        shared |= dict.fromkeys(differing, DIFFERS)
+    return shared
+
+
+def check_alone(inputs: AVInputs, analysis: str) -> None:
+    """Refuse a batch where one prompt is taken.
+
+    Errors: `InputsError`, with the loop that does it.
+    """
+    if inputs.batch != 1:
+        raise InputsError(
+            f"{analysis} takes one prompt at a time",
+            expected="one prompt",
+            got=f"a batch of {inputs.batch}",
+            next_step=f"go through them: [{analysis}(model, one, ...) for one in inputs.prompts]",
+        )
 
 
 def check_same_shape(input_ids: Tensor, attention_mask: Tensor) -> None:

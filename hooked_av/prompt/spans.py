@@ -9,27 +9,34 @@ Axes: pos (token of one prompt), span (positions of one span, in order).
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from hooked_av.errors import SpanError, nearest
+from hooked_av.errors import SpanError, SpanNameError, nearest
 
 PositionSet = Iterable[int] | np.ndarray  # positions, in any order
 
 GENERATED = "generated"  # the span of the tokens that the model itself wrote
+ALL = "all"  # every token of the prompt, padding left out; always there, and no name for a span of one's own
 SPAN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TERM = re.compile(rf"\s*([|&-]?)\s*({SPAN_NAME.pattern})\s*")
 
 
 class Span:
-    """A named set of token positions, sorted, with set algebra.
+    """A named set of token positions, sorted, with set algebra. It is an index wherever positions are one.
+
+    `int(span)` is the position of a span of one token; a longer one raises `SpanError`.
 
     >>> audio, video = Span("audio", [4, 5, 8]), Span("video", [6, 7])
     >>> (audio | video).positions.tolist()
     [4, 5, 6, 7, 8]
     >>> audio | video
     Span('audio|video', 5 positions: 4-8)
+    >>> import torch
+    >>> torch.arange(20).view(2, 10)[:, audio].tolist(), int(Span("last", [9]))
+    ([[4, 5, 8], [14, 15, 18]], 9)
     """
 
     __slots__ = ("name", "positions")
@@ -56,6 +63,22 @@ class Span:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.positions.tolist())
+
+    def __getitem__(self, place: SupportsIndex) -> int:
+        return int(self.positions[place])  # torch takes what has a length and items as an index
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.positions, dtype=dtype)
+
+    def __int__(self) -> int:
+        if len(self) != 1:
+            raise SpanError(
+                f"span {self.name!r} is not one position",
+                expected="a span of one token, such as 'last'",
+                got=f"{len(self)} tokens",
+                next_step=f"index with the span itself: x[:, spans[{self.name!r}]]; or take one: spans[...][0]",
+            )
+        return self[0]
 
     def __contains__(self, position: object) -> bool:
         return position in self.positions
@@ -127,7 +150,9 @@ class Spans(Mapping[str, Span]):
     """All spans of one prompt, by name.
 
     `spans["audio"]` is a `Span`; `spans.resolve("audio|video")` reads set algebra from text (`|`, `&`, `-`, left to
-    right). `between`, `frame` and `region` find media tokens by time and place.
+    right). `between`, `frame` and `region` find media tokens by time and place. `spans.audio` is short for
+    `spans["audio"]`, where no method has the name. "all" is every token of the prompt, padding left out: it is always
+    there, and not listed.
 
     Errors: `SpanError` for a name that is not there, positions out of range, and anything empty.
 
@@ -136,10 +161,19 @@ class Spans(Mapping[str, Span]):
     Span('audio', 3 positions: 4-5, 8)
     >>> spans.resolve("audio|question").positions.tolist()
     [4, 5, 8, 9]
+    >>> spans.audio == spans["audio"], len(spans["all"])
+    (True, 10)
     """
 
-    def __init__(self, n_pos: int, positions: Mapping[str, PositionSet], places: TokenPlaces | None = None) -> None:
+    def __init__(
+        self,
+        n_pos: int,
+        positions: Mapping[str, PositionSet],
+        places: TokenPlaces | None = None,
+        extent: range | None = None,
+    ) -> None:
         self.n_pos = n_pos
+        self.extent = range(n_pos) if extent is None else extent  # the tokens of the prompt; the others are padding
         self.places = places if places is not None else TokenPlaces.nowhere(n_pos)
         if len(self.places.items) != n_pos:
             raise SpanError(
@@ -154,6 +188,13 @@ class Spans(Mapping[str, Span]):
         if not SPAN_NAME.fullmatch(name):
             raise SpanError(
                 "a span needs a plain name", expected=SPAN_NAME.pattern, got=repr(name), next_step="rename the span"
+            )
+        if name == ALL:
+            raise SpanError(
+                f"{ALL!r} is every token of the prompt already",
+                expected="another name for a span of your own",
+                got=repr(name),
+                next_step=f"rename the span; spans[{ALL!r}] needs no one to add it",
             )
         return self._within(Span(name, positions))
 
@@ -176,17 +217,35 @@ class Spans(Mapping[str, Span]):
         return span
 
     def __getitem__(self, name: str) -> Span:
+        if name == ALL:
+            return Span(ALL, self.extent)
         if name not in self._spans:
-            raise SpanError(
-                f"this prompt has no span {name!r}",
-                expected=nearest(name, self._spans),
-                got=repr(name),
-                next_step="see list(inputs.spans), or add your own with inputs.with_span(name, positions)",
-            )
+            raise self._unknown(name, SpanError)
         return self._spans[name]
 
+    def __getattr__(self, name: str) -> Span:
+        if name.startswith("_"):  # what Python, pickle and notebooks ask every object for
+            raise AttributeError(name)
+        if name not in self:
+            raise self._unknown(name, SpanNameError)
+        return self[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._spans, ALL]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self._spans, ALL]
+
+    def _unknown(self, name: str, kind: type[SpanError]) -> SpanError:
+        return kind(
+            f"this prompt has no span {name!r}",
+            expected=nearest(name, [*self._spans, ALL]),
+            got=repr(name),
+            next_step="see list(inputs.spans), or add your own with inputs.with_span(name, positions)",
+        )
+
     def __contains__(self, name: object) -> bool:
-        return name in self._spans
+        return name in self._spans or name == ALL
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
@@ -228,7 +287,15 @@ class Spans(Mapping[str, Span]):
         ['text', 'mine']
         """
         span = self._checked(name, self.resolve(positions))
-        return Spans(self.n_pos, {**self._spans, name: span}, self.places)
+        return Spans(self.n_pos, {**self._spans, name: span}, self.places, self.extent)
+
+    def with_extent(self, extent: range) -> "Spans":
+        """The same spans where the prompt's tokens are known to be these, and all others padding.
+
+        >>> Spans(6, {"text": [3]}).with_extent(range(2, 6))["all"]
+        Span('all', 4 positions: 2-5)
+        """
+        return self if extent == self.extent else Spans(self.n_pos, self._spans, self.places, extent)
 
     def between(self, start_seconds: float, stop_seconds: float) -> Span:
         """Media tokens whose time overlaps [start_seconds, stop_seconds) of their own clip.
@@ -258,6 +325,17 @@ class Spans(Mapping[str, Span]):
     def _where(self, mask: np.ndarray, meaning: str) -> Span:
         return self._within(Span(meaning, np.flatnonzero(mask)))
 
+    def without_padding(self) -> "Spans":
+        """The same spans of the prompt alone.
+
+        >>> Spans(4, {"text": [0, 1]}).shifted(3, 7).without_padding()["text"]
+        Span('text', 2 positions: 0-1)
+        """
+        own, places = slice(self.extent.start, self.extent.stop), self.places
+        moved = {name: span.positions - own.start for name, span in self._spans.items()}
+        alone = TokenPlaces(places.seconds[own], places.cells[own], places.items[own])
+        return Spans(len(self.extent), moved, alone)
+
     def continued(self, n_new: int) -> "Spans":
         """The same spans in a row with `n_new` generated tokens behind it: the span "generated".
 
@@ -266,12 +344,14 @@ class Spans(Mapping[str, Span]):
         """
         so_far = self._spans.get(GENERATED, ())  # a prompt may hold an answer, and go on
         total = self.n_pos + n_new
-        return self.shifted(0, total).with_span(GENERATED, [*so_far, *range(self.n_pos, total)])
+        longer = self.shifted(0, total).with_extent(range(self.extent.start, total))
+        return longer.with_span(GENERATED, [*so_far, *range(self.n_pos, total)])
 
     def shifted(self, offset: int, n_pos: int) -> "Spans":
         """The same spans in a row of `n_pos` tokens that begins `offset` tokens later (padding)."""
         moved = {name: (span.positions + offset) for name, span in self._spans.items()}
-        return Spans(n_pos, moved, self.places.shifted(offset, n_pos))
+        extent = range(self.extent.start + offset, self.extent.stop + offset)
+        return Spans(n_pos, moved, self.places.shifted(offset, n_pos), extent)
 
 
 _ALGEBRA = {"|": Span.__or__, "&": Span.__and__, "-": Span.__sub__}

@@ -11,7 +11,7 @@ Axes: intervention, span (rows read), row (positions that are computed), kv_head
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hooked_av.decoder import costs
 from hooked_av.doors import door
-from hooked_av.errors import HookedAVWarning, InterventionError
+from hooked_av.errors import HookedAVWarning, InputsError, InterventionError
 from hooked_av.forward.passes import RunningModel
 from hooked_av.hooks.cache import check_budget
 from hooked_av.interventions.intervention import Intervention
@@ -62,6 +62,14 @@ class Baseline:
         self, model: RunningModel, inputs: AVInputs, touched: str | None = None, max_bytes: int | None = None
     ) -> None:
         self.clean = CleanPass(model, inputs, touched, max_bytes)
+
+    def __reduce__(self) -> NoReturn:
+        raise InputsError(
+            "a baseline is neither copied nor saved: it holds its model, and keys and values of every layer",
+            expected="its results (baseline.run(...)), or the inputs it was made of",
+            got="a copy, a pickle or torch.save of it",
+            next_step="make one where it is needed: model.baseline(inputs)",
+        )
 
     @property
     def inputs(self) -> AVInputs:

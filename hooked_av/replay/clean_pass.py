@@ -141,7 +141,7 @@ def _check_clean(model: RunningModel, inputs: AVInputs) -> None:
             "a baseline needs one prompt without padding",
             expected="one prompt",
             got=f"{inputs.batch} prompts, starting at {list(inputs.starts)}",
-            next_step="make a baseline for each prompt",
+            next_step="make one for each prompt: [model.baseline(one) for one in inputs.prompts]",
         )
     hooked = [name for name, point in model.hook_dict.items() if point.listeners_in(None)]
     if hooked:

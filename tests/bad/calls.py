@@ -1,6 +1,8 @@
 """Calls that do not fit: prompts, runs, hooks, caches, interventions, replays, generation, analyses, results."""
 
+import copy
 import math
+import pickle
 import re
 
 import torch
@@ -13,6 +15,10 @@ MLP = "blocks.0.hook_mlp_out"
 
 class Unknown:
     """Something that nobody takes."""
+
+
+def _cache(at):
+    return at.model.run_with_cache(at.inputs, names_filter="blocks.1.hook_resid_post")[1]
 
 
 def _rows(name, says, call, *values):
@@ -65,6 +71,23 @@ PROMPTS = [
     *_rows("fps", "fps", lambda at, v: av.Sampling(fps=v), "4", [4], True),
     *_rows("max_frames", "max_frames", lambda at, v: av.Sampling(max_frames=v), 2.5, "many"),
     *_rows("a batch of", "prompts", lambda at, v: at.model.batch(v), ["a"], "a", None, [None], 5),
+    *_rows("rows of a batch", "no such rows", lambda at, v: at.model.batch([at.inputs] * 2)[v], 2, -3, [0, 5], []),
+    *_rows("a row called", "", lambda at, v: at.inputs[v], "last", 0.5, None, ["a"]),
+    *_rows("one number from", "not one position", lambda at, v: int(at.inputs.spans[v]), "question", "all", "text"),
+    *_rows("an attribute", "no span", lambda at, v: getattr(at.inputs.spans, v), "adio", "item9", "Last"),
+    *_rows("a span of one's own", "already", lambda at, v: at.inputs.with_span("all", v), [0], "last", "all"),
+    Bad("a key that ends in no span", lambda at, _: _cache(at)["resid_post", 1, "adio"], "no span 'adio'"),
+    Bad(
+        "rows of a span that is not there", lambda at, _: _cache(at).rows("blocks.1.hook_resid_post", "adio"), "no span"
+    ),
+    Bad("rows of what was not cached", lambda at, _: _cache(at).rows("blocks.0.hook_resid_post"), "not in the cache"),
+    Bad(
+        "a slice of a cache of no batch",
+        lambda at, _: _cache(at).remove_batch_dim().apply_slice_to_batch_dim(0),
+        "no batch axis",
+    ),
+    Bad("a baseline copied", lambda at, _: copy.deepcopy(at.model.baseline(at.inputs)), "neither copied nor saved"),
+    Bad("a cache without its model", lambda at, _: pickle.loads(pickle.dumps(_cache(at))).model, "cache.model = model"),
     Bad("a batch of nothing", lambda at, _: at.model.batch([]), "nothing to stack"),
     *_rows("a span called", "span", lambda at, v: at.inputs.with_span(v, [1]), "", "a b", "a->b", "last@3"),
     *_rows("a span at", "", lambda at, v: at.inputs.with_span("mine", v), [999], [-1], [], [1.5], "nowhere", 5, None),

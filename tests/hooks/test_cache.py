@@ -85,6 +85,30 @@ def test_transformer_lens_keys_and_methods(everything):
     assert torch.equal(resid[-1], everything[f"blocks.{CFG.n_layers - 1}.hook_resid_post"])
 
 
+@pytest.mark.parametrize(
+    "key, same",
+    [
+        (("resid_post", 1, "audio"), "blocks.1.hook_resid_post@audio"),
+        (("resid_post", -1, "av - boundary"), "blocks.2.hook_resid_post@av-boundary"),
+        (("q", 0, "attn", "last"), "blocks.0.attn.hook_q@last"),
+        (("z", 0, "all"), "blocks.0.attn.hook_z"),
+        (("pattern", 2, "last<-video"), "blocks.2.attn.hook_pattern@last<-video"),
+        (("scale", 1, "ln2"), "blocks.1.ln2.hook_scale"),
+        (("scale", 1, "ln2", "audio"), "blocks.1.ln2.hook_scale@audio"),
+    ],
+)
+def test_keys_end_in_a_span(key, same):
+    assert CFG.n_layers == 3
+    _, cache = cached(["blocks.*", "blocks.2.attn.hook_pattern"])
+    assert torch.equal(cache[key], cache[same])
+
+
+def test_a_key_that_ends_in_no_span_says_so():
+    _, cache = cached("blocks.1.hook_resid_post")
+    with pytest.raises(SpanError, match="no span 'adio'"):
+        _ = cache["resid_post", 1, "adio"]
+
+
 def test_transformer_lens_decompositions_add_up():
     """Parts of the residual stream sum to it, and their contributions to the answer's logit."""
     with torch.no_grad():

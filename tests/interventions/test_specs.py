@@ -216,3 +216,29 @@ def test_specs_that_do_not_fit_are_refused_before_anything_runs(make, error, mes
     with MODEL.hooks(fwd_hooks=[("hook_embed", lambda x, hook: ran.append(1))]), pytest.raises(error, match=message):
         logits(make())
     assert not ran
+
+
+@pytest.mark.parametrize("mine", [("all->last", "everything->last"), ("everything->last@1", "all->last@1")])
+def test_the_span_all_is_every_token_in_interventions_and_hooks(mine):
+    with torch.no_grad():
+        one, other = (MODEL(INPUTS, interventions=route) for route in mine)
+        assert torch.equal(one, other)
+        assert not torch.equal(one, MODEL(INPUTS))
+        edits = [av.ablate("blocks.1.hook_mlp_out", span) for span in ("all", "everything")]
+        one, other = (MODEL(INPUTS, interventions=edit) for edit in edits)
+        assert torch.equal(one, other)
+        zeroed = [(f"blocks.1.hook_mlp_out{span}", lambda rows, hook: rows * 0) for span in ("", "@all")]
+        one, other = (MODEL.run_with_hooks(INPUTS, fwd_hooks=[hook]) for hook in zeroed)
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["audio", "all", "last"])
+def test_spans_index_what_hooks_and_caches_hold(name):
+    span = INPUTS.spans[name]
+    seen = {}
+    with torch.no_grad():
+        hooks = [("blocks.1.hook_resid_post", lambda t, hook: seen.update(part=t[:, span].clone()))]
+        MODEL.run_with_hooks(INPUTS, fwd_hooks=hooks)
+        _, cache = MODEL.run_with_cache(INPUTS, names_filter="blocks.1.hook_resid_post")
+    assert torch.equal(seen["part"], cache["resid_post", 1, name])
+    assert torch.equal(seen["part"], cache["resid_post", 1][:, span])

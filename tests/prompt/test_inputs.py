@@ -1,5 +1,8 @@
 """AVInputs check themselves; a batch of prompts equals each prompt alone; ids and features must fit."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +10,9 @@ from hypothesis import strategies as st
 from support.families import FAMILIES
 from support.thinkers import AUDIO, AUDIO_BEGIN, AUDIO_END, VIDEO, PromptMaker, prompts
 
-from hooked_av.errors import InputsError, SpanError
+from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
+from hooked_av.prompt.spans import Spans
 
 pytestmark = [pytest.mark.usefixtures("each_family"), pytest.mark.usefixtures("one_thread")]
 # Set for each family in turn.
@@ -20,7 +24,6 @@ def use(family):
     global FAMILY, MODEL, PROMPTS, SOUND
     FAMILY, MODEL = family, family.model
     PROMPTS = {kind: family.inputs(kind) for kind in family.makers}
-    # prompts of a batch share use_audio_in_video
     SOUND = [PROMPTS["audio in video"], PROMPTS["two clips" if "two clips" in PROMPTS else "two sounds"]]
 
 
@@ -31,7 +34,7 @@ def logits(inputs):
 
 GROUPS = {
     "sound": ["audio in video", "two clips"],
-    "all": ["text", "audio", "image", "video", "interleaved", "two sounds"],
+    "all": ["text", "audio", "image", "video", "interleaved", "two sounds", "audio in video"],
     "two": ["text", "audio"],
     "one": ["image"],
 }
@@ -70,15 +73,12 @@ def test_padding_on_the_right_changes_nothing_either():
 
 
 def test_hooks_in_a_batch_find_each_rows_own_span():
-    batch, seen = MODEL.batch(SOUND), {}
     with torch.no_grad():
         _, cache = MODEL.run_with_cache(
-            batch, names_filter=["blocks.1.hook_resid_post@last", "blocks.*.hook_resid_post"]
+            MODEL.batch(SOUND), names_filter=["blocks.1.hook_resid_post@last", "blocks.*.hook_resid_post"]
         )
     whole, last = cache["blocks.1.hook_resid_post"], cache["blocks.1.hook_resid_post@last"]
     assert torch.equal(last[:, 0], whole[:, -1])
-    with pytest.raises(SpanError, match="different length in each prompt"):
-        MODEL.run_with_hooks(batch, fwd_hooks=[("blocks.1.hook_resid_post@audio", lambda t, hook: seen.update(t=t))])
 
 
 def test_cuts_in_a_batch_equal_cuts_of_singles():
@@ -95,13 +95,19 @@ def test_cuts_in_a_batch_equal_cuts_of_singles():
             torch.testing.assert_close(both[row], alone[0], rtol=1e-5, atol=FAMILY.rounding)
 
 
-def test_prompts_made_differently_do_not_share_a_batch():
-    other = "train" if FAMILY.name == "salmonn" else None
-    text = PROMPTS["text"] if other is None else MODEL.inputs_from_tensors(**FAMILY.tensors("text"), positions=other)
+def test_prompts_read_differently_do_not_share_a_batch():
+    moved = PROMPTS["text"].with_positions(PROMPTS["text"].position_ids + 1)
     with pytest.raises(InputsError, match="different settings"):
-        MODEL.batch([text, PROMPTS["audio in video"]])
+        MODEL.batch([moved, PROMPTS["audio in video"]])
     with pytest.raises(InputsError, match="nothing to stack"):
         MODEL.batch([])
+
+
+def test_how_each_prompt_was_made_may_differ():
+    one, other = (replace(PROMPTS["text"], settings={**PROMPTS["text"].settings, "sampling": n}) for n in (1, 2))
+    assert MODEL.batch([one, one]).settings["sampling"] == 1
+    for some in ([one, other], [one, other, one], [other, one, one]):
+        assert MODEL.batch(some).settings["sampling"] == "differs from prompt to prompt"
 
 
 def test_a_batch_has_spans_by_row():
@@ -203,3 +209,98 @@ def test_shapes_are_checked():
         AVInputs.from_tokens(torch.zeros(1, 0, dtype=torch.int64))
     with pytest.raises(InputsError, match="token ids that the model does not have"):
         logits(torch.tensor([[1, 99_999]]))
+
+
+# --- parts of a batch ------------------------------------------------------------------------------------------------
+
+MIXED = ["text", "audio", "image", "video", "interleaved", "two sounds", "audio in video"]
+
+
+def mixed():
+    return [PROMPTS[kind] for kind in MIXED if kind in PROMPTS]
+
+
+def test_inputs_look_like_their_token_ids():
+    batch = MODEL.batch(mixed())
+    assert batch.shape == batch.input_ids.shape
+    assert batch.ndim == 2
+    assert len(batch) == len(list(batch)) == batch.batch
+
+
+def test_rows_of_a_batch_give_what_they_give_alone():
+    prompts = mixed()
+    batch = MODEL.batch(prompts)
+    for prompt, one, start in zip(prompts, batch, batch.starts, strict=True):
+        assert {name: len(x) for name, x in one.features.items()} == {n: len(x) for n, x in prompt.features.items()}
+        torch.testing.assert_close(logits(one)[0, start:], logits(prompt)[0], rtol=1e-5, atol=FAMILY.rounding)
+        assert list(one.spans["last"]) == [batch.n_pos - 1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_rows_of_any_batch_equal_the_batch_of_those_prompts(data):
+    prompts = mixed()
+    rows = st.integers(-len(prompts), len(prompts) - 1)
+    chosen = data.draw(st.one_of(rows, st.lists(rows, min_size=1, max_size=4), st.slices(len(prompts))))
+    wanted = range(len(prompts))[chosen] if not isinstance(chosen, list) else [range(len(prompts))[i] for i in chosen]
+    wanted = [wanted] if isinstance(wanted, int) else list(wanted)
+    batch = MODEL.batch(prompts)
+    if not wanted:
+        with pytest.raises(InputsError, match="no such rows"):
+            batch[chosen]
+        return
+    part = batch[chosen]
+    again = MODEL.batch([batch[row] for row in wanted])
+    assert torch.equal(part.input_ids, batch.input_ids[wanted])
+    assert part.row_spans == tuple(batch.row_spans[row] for row in wanted)
+    assert part.feature_rows == again.feature_rows
+    assert all(torch.equal(part.features[name], again.features[name]) for name in again.features)
+    assert part[0:1].features.keys() == batch[wanted[0]].features.keys()
+
+
+def test_a_batch_of_tensors_knows_its_rows_too():
+    prompts = mixed()[:-1]  # transformers has one use_audio_in_video for all
+    batch = MODEL.batch(prompts)
+    again = MODEL.inputs_from_tensors(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.features)
+    assert again.feature_rows == batch.feature_rows
+
+
+def test_the_prompts_of_a_batch_are_what_it_was_made_of():
+    batch = MODEL.batch(mixed())
+    for one, prompt in zip(batch.prompts, mixed(), strict=True):
+        assert torch.equal(one.input_ids, prompt.input_ids)
+        assert torch.equal(one.position_ids, prompt.position_ids)
+        assert dict(one.spans) == dict(prompt.spans)
+        assert list(one.spans["all"]) == list(prompt.spans["all"])
+        for name, own in vars(prompt.spans.places).items():
+            np.testing.assert_array_equal(getattr(one.spans.places, name), own)
+        torch.testing.assert_close(logits(one), logits(prompt), rtol=1e-5, atol=FAMILY.rounding)
+    again = MODEL.batch(batch.prompts)
+    assert torch.equal(again.input_ids, batch.input_ids)
+    assert all(torch.equal(again.features[name], batch.features[name]) for name in batch.features)
+
+
+def test_rows_that_there_are_not_are_refused():
+    batch = MODEL.batch(mixed())
+    for rows in (99, -99, [0, 99], [], slice(5, 2)):
+        with pytest.raises(InputsError, match="no such rows"):
+            batch[rows]
+    lost = replace(batch, feature_rows={})
+    with pytest.raises(InputsError, match="which media belong to which prompt"):
+        lost[0]
+    assert lost[:] is lost
+    assert stack_inputs([lost, PROMPTS["text"]], 3).feature_rows == {}
+
+
+def test_all_is_the_prompt_without_padding():
+    batch = MODEL.batch(mixed())
+    for spans, prompt, start in zip(batch.row_spans, mixed(), batch.starts, strict=True):
+        assert list(spans["all"]) == list(range(start, batch.n_pos))
+        assert len(spans["all"]) == prompt.n_pos
+    single = PROMPTS["text"]
+    ids = torch.nn.functional.pad(single.input_ids, (0, 6), value=9)
+    mask = torch.nn.functional.pad(single.attention_mask, (0, 6))
+    padded = MODEL.inputs_from_tensors(input_ids=ids, attention_mask=mask)
+    assert list(padded.spans["all"]) == list(range(single.n_pos))
+    bare = AVInputs(ids, padded.position_ids, mask, (Spans(ids.shape[1], {"last": [0]}),))
+    assert list(bare.spans["all"]) == list(range(single.n_pos)), "the mask says which tokens there are"

@@ -1,7 +1,11 @@
 """Spans: set algebra, selectors, time and place, and errors that say what to do."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,3 +102,90 @@ def test_positions_cannot_be_edited_in_place():
     with pytest.raises(ValueError, match="read-only"):
         span.positions[0] = 5
     assert np.array_equal(span.positions, [1, 2])
+
+
+# --- spans as indices, as attributes, and the span of everything -----------------------------------------------------
+
+
+@given(positions=SETS)
+def test_a_span_is_an_index_of_tensors_and_arrays(positions):
+    span, wanted = Span("mine", positions), sorted(positions)
+    x = torch.arange(2 * 31 * 3).view(2, 31, 3)
+    assert torch.equal(x[:, span], x[:, wanted])
+    assert torch.equal(x[0][span], x[0][wanted])
+    assert np.array_equal(x.numpy()[:, span], x.numpy()[:, wanted])
+    for made in (torch.tensor(span), torch.as_tensor(span)):
+        assert made.tolist() == wanted
+        assert made.dtype == torch.int64
+    assert np.asarray(span).tolist() == wanted
+    assert np.asarray(span, dtype=np.float32).dtype == np.float32
+    assert [span[0], span[-1]] == [wanted[0], wanted[-1]]
+    edited = x.clone()
+    edited[:, span] = -1
+    assert (edited == -1).any(dim=2).sum().item() == 2 * len(wanted)
+
+
+def test_an_array_made_of_a_span_is_not_the_span():
+    span = Span("mine", [1, 2])
+    np.asarray(span)[0] = 7
+    assert list(span) == [1, 2]
+
+
+@given(positions=SETS)
+def test_only_a_span_of_one_token_is_a_number(positions):
+    span = Span("mine", positions)
+    if len(positions) == 1:
+        assert int(span) == next(iter(positions))
+    else:
+        with pytest.raises(SpanError, match="not one position"):
+            int(span)
+
+
+SPANS = Spans(9, {"audio": [4, 5], "item0.audio": [4], "between": [1], "last": [8]})
+
+
+def test_spans_are_attributes_where_no_method_has_the_name():
+    assert SPANS.audio is SPANS["audio"]
+    assert callable(SPANS.between)
+    assert list(SPANS["between"]) == [1]
+    assert {"audio", "last", "all", "resolve"} <= set(dir(SPANS))
+    assert "audio" in SPANS._ipython_key_completions_()
+
+
+@pytest.mark.parametrize("name", ["adio", "_spans_", "__array__", "_repr_html_"])
+def test_an_attribute_that_is_no_span_is_an_attribute_error(name):
+    assert not hasattr(SPANS, name)
+    with pytest.raises(AttributeError):
+        getattr(SPANS, name)
+
+
+def test_an_unknown_attribute_names_the_nearest_span():
+    with pytest.raises(SpanError, match=r"no span 'adio'\n  expected: audio"):
+        _ = SPANS.adio
+
+
+@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda spans: pickle.loads(pickle.dumps(spans))])
+def test_spans_and_what_is_all_survive_a_copy(twin):
+    moved = twin(SPANS.shifted(3, 14))
+    assert dict(moved) == dict(SPANS.shifted(3, 14))
+    assert list(moved["all"]) == list(range(3, 12))
+
+
+@given(a=SETS, offset=st.integers(0, 5), behind=st.integers(0, 5), n_new=st.integers(1, 4))
+def test_all_is_every_token_and_no_padding(a, offset, behind, n_new):
+    spans = Spans(31, {"a": a})
+    assert list(spans["all"]) == list(range(31)) == list(spans.all)
+    assert "all" in spans
+    assert list(spans) == ["a"], "it is not listed: tables and pictures show what differs"
+    assert set(spans.resolve("all|a")) == set(range(31))
+    padded = spans.shifted(offset, 31 + offset + behind)
+    assert list(padded["all"]) == list(range(offset, offset + 31))
+    assert list(padded.with_span("mine", [offset])["all"]) == list(padded["all"])
+    longer = spans.shifted(offset, 31 + offset).continued(n_new)
+    assert list(longer["all"]) == list(range(offset, offset + 31 + n_new))
+
+
+@pytest.mark.parametrize("make", [lambda: SPANS.with_span("all", [1]), lambda: Spans(3, {"all": [0]})])
+def test_nobody_else_is_called_all(make):
+    with pytest.raises(SpanError, match="every token of the prompt already"):
+        make()

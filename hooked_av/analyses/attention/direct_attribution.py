@@ -25,7 +25,7 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.hooks.point import HookPoint
-from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs, check_alone
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -93,7 +93,7 @@ def direct_logit_attribution(
     Only the direct path to the logits counts: what a part does through later layers is theirs.
 
     Args:
-        inputs: one prompt.
+        inputs: one prompt; of a batch, each of `batch.prompts`.
         answer, alternative: single tokens, as text or id; what is shared out is logit(answer) - logit(alternative).
         sources: spans without common tokens (None: the usual ones); what no span holds is "other".
         tolerance: largest error of the sum, as a share of the sizes of all parts (None: by the model's precision).
@@ -112,6 +112,7 @@ def direct_logit_attribution(
     ((8, 4, 6), True)
     """
     inputs = inputs.to(model.device)
+    check_alone(inputs, "av.direct_logit_attribution")
     check_plain_attention(model, inputs)
     ids = [token_id(model, token) for token in (answer, alternative)]
     if ids[0] == ids[1]:

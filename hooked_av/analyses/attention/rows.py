@@ -38,7 +38,7 @@ def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Pla
             "attention is read prompt by prompt",
             expected="one prompt",
             got=f"a batch of {inputs.batch}",
-            next_step="give prompts one by one, or as a list",
+            next_step="go through them: for one in inputs.prompts",
         )
     one = model.begin(inputs)
     plan = one.plan

@@ -15,7 +15,7 @@ from hooked_av.analyses.lenses.logit_lens import read_layers
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
-from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs, check_alone
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -79,11 +79,12 @@ def answer_trace(
     (0, (8, 2))
     """
     rule = LensConvention.parse(convention)
-    if inputs.batch != 1 or len(inputs.spans.resolve(at)) != 1:
+    check_alone(inputs, "av.answer_trace")
+    if len(inputs.spans.resolve(at)) != 1:
         raise InputsError(
-            "an answer is traced at one position of one prompt",
-            expected="one prompt, and a span of one token",
-            got=f"{inputs.batch} prompts" if inputs.batch != 1 else f"{len(inputs.spans.resolve(at))} tokens ({at})",
+            "an answer is traced at one position",
+            expected="a span of one token",
+            got=f"{len(inputs.spans.resolve(at))} tokens ({at})",
             next_step='take at="last"; av.logit_lens reads longer spans',
         )
     ids = _most_probable(model, inputs, at) if options is None else [model.to_single_token(text) for text in options]

@@ -18,7 +18,7 @@ from hooked_av.analyses.results import Result, run_settings
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
-from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs, check_alone
 from hooked_av.prompt.spans import PositionSet, Span
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def lens_fields(
 ) -> dict[str, Any]:
     """Everything that a `LogitLens` holds."""
     rule = LensConvention.parse(convention)
-    _check(inputs, top_k, model.cfg.d_vocab)
+    check_alone(inputs, "av.logit_lens")
+    _check(top_k, model.cfg.d_vocab)
     if not isinstance(at, str):
         inputs, at = inputs.with_span("positions", at), "positions"
     tokens = (tokens,) if isinstance(tokens, str) else tuple(tokens)
@@ -173,11 +174,11 @@ def _read_chunk(
     return best.indices, best.values, (best.values - total).exp(), (named - total).exp(), ranks
 
 
-def _check(inputs: AVInputs, top_k: int, d_vocab: int) -> None:
-    if inputs.batch != 1 or not 1 <= top_k <= d_vocab:
+def _check(top_k: int, d_vocab: int) -> None:
+    if not 1 <= top_k <= d_vocab:
         raise InputsError(
             "these arguments do not fit the logit lens",
-            expected=f"one prompt, top_k from 1 to {d_vocab}",
-            got=f"{inputs.batch} prompts, top_k {top_k}",
-            next_step="read prompts one by one",
+            expected=f"top_k from 1 to {d_vocab}",
+            got=top_k,
+            next_step="keep fewer tokens a layer and position",
         )

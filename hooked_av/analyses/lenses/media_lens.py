@@ -19,7 +19,7 @@ from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.plots.strip.time import envelope, thumbnail
-from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs, check_alone
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -100,14 +100,15 @@ def media_lens(
 
 def _modalities(inputs: AVInputs, item: int) -> dict[int, str]:
     """Position -> modality of the item's tokens."""
-    items = inputs.spans.places.items if inputs.batch == 1 else np.zeros(0)
-    known = [name for name in MEDIA if inputs.batch == 1 and name in inputs.spans]
+    check_alone(inputs, "av.media_lens")
+    items = inputs.spans.places.items
+    known = [name for name in MEDIA if name in inputs.spans]
     found = {position: name for name in known for position in inputs.spans[name] if items[position] == item}
     if not found:
         raise InputsError(
             f"no media tokens of item {item}",
             expected="one prompt, and the number of one of its media items",
-            got=f"{inputs.batch} prompts, {int(items.max(initial=-1)) + 1} items",
+            got=f"{int(items.max(initial=-1)) + 1} items",
             next_step="count media items from 0; read text with av.logit_lens(model, inputs, at='question')",
         )
     return found

@@ -115,7 +115,7 @@ def _span(number: int) -> str:
 def _with_places(inputs: AVInputs, rows: np.ndarray, places: Mapping[str, np.ndarray]) -> AVInputs:
     """The inputs with each place as a span, all of them made at once."""
     own = {_span(number): where for number, where in enumerate(places.values())}
-    spans = Spans(inputs.n_pos, {**inputs.spans, ROWS: rows, **own}, inputs.spans.places)
+    spans = Spans(inputs.n_pos, {**inputs.spans, ROWS: rows, **own}, inputs.spans.places, inputs.spans.extent)
     return replace(inputs, row_spans=(spans,))
 
 
