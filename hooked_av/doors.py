@@ -68,7 +68,7 @@ class _Signature:
         # One mapping for globals and one for names that only type checkers import: those are public.
         module = inspect.unwrap(self.function).__globals__
         hints = get_type_hints(self.function, module, cast(dict[str, Any], _PublicNames(module)))
-        return {name: hint for name, hint in hints.items() if name != "cls"}
+        return {name: hint for name, hint in hints.items() if name not in ("self", "cls")}
 
     def checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """The arguments of a call, each by its name, with Python's numbers in place of numpy's."""

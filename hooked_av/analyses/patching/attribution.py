@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import ROWS, Exchange
 from hooked_av.analyses.patching.positions import PositionPatching, media_rows
 from hooked_av.analyses.patching.spans import (
@@ -69,7 +69,7 @@ def attribution_patching(
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
     exact: SpanPatching | HeadPatching | PositionPatching | None = None,
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
 ) -> AttributionPatching:

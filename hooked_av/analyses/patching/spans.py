@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
 from hooked_av.doors import door
@@ -77,7 +77,7 @@ def patch_spans(
     corrupt: AVInputs,
     spans: Sequence[str] | None = None,
     components: Sequence[str] = COMPONENTS,
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,
@@ -89,7 +89,7 @@ def patch_spans(
         spans: rows that are patched together (None: system, media, boundary, question, ... as far as the prompt has
             them); algebra works ("text|boundary|av" is every row).
         components: TransformerLens's short names of what is patched: "resid_pre", "attn_out", "mlp_out", "z" ...
-        metric: "logit_difference" (clean answer less corrupt answer) or "probability" (of the clean answer).
+        metric: "logit_difference" (clean answer less corrupt answer), or the clean answer's "probability", "log_prob".
         answer: that of the clean run, a single token as text or id (None: what it answers).
         alternative: that of the corrupt run (None: what it answers).
         progress: show a bar.
@@ -140,7 +140,7 @@ def patch_heads(
     clean: AVInputs,
     corrupt: AVInputs,
     span: str = "last",
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,
