@@ -94,7 +94,7 @@ class _Signature:
         if problem is not None:
             raise ArgumentError(
                 f"{self.name} does not take this `{name}`",
-                expected=_plain_name(hint),
+                expected=plain_name(hint),
                 got=f"{_shown(value)}{f': {problem}' if problem else ''}",
                 next_step=_next_step(value, self.name),
             )
@@ -158,15 +158,15 @@ def _without_numpy(value: Any) -> Any:
     return value
 
 
-def _plain_name(hint: Any) -> str:
-    """`Literal["a", "b"] | Sequence[str] | None` -> `'a' or 'b' or Sequence[str] or None`."""
+def plain_name(hint: Any) -> str:
+    """An annotation in words: `Literal["a", "b"] | Sequence[str] | None` -> `'a' or 'b' or Sequence[str] or None`."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
-        return " or ".join(map(_plain_name, inner))
+        return " or ".join(map(plain_name, inner))
     if kind is Literal:
         return " or ".join(map(repr, inner))
     if inspect.isclass(kind) and not isinstance(inner[0], list):  # the arguments of a Callable are a list
-        return f"{kind.__name__}[{', '.join(map(_plain_name, inner))}]"
+        return f"{kind.__name__}[{', '.join(map(plain_name, inner))}]"
     name = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", inspect.formatannotation(hint))
     return name.replace("NoneType", "None")
 

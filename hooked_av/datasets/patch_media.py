@@ -18,8 +18,8 @@ def patch_media(
     case: SampleCase,
     *,
     corruption: Literal["silence", "black_frames"] = "silence",
-    spans: Sequence[str] | None = None,
-    components: Sequence[str] = COMPONENTS,
+    spans: str | Sequence[str] | None = None,
+    components: str | Sequence[str] = COMPONENTS,
     metric: Metric = "logit_difference",
 ) -> SpanPatching:
     """In which span and layer does what a sample's media say become the answer?

@@ -169,10 +169,11 @@ def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
     return ResultsFolder.read(folder).merge(allow_missing)
 
 
+@formerly("table", "path")
 @formerly("metric", "follow", ("answer", "gold"))
 @door
 def read_flow(
-    table: str | Path,
+    path: str | Path,
     *,
     only_correct: bool = True,
     metric: Metric | None = None,
@@ -182,7 +183,7 @@ def read_flow(
     """The map of all samples of a run of "flow": what `information_flow` says of the same cases.
 
     Args:
-        table: the path that `merge` returned.
+        path: the table, as `merge` returned it.
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
         metric, follow: how it is read, as for `information_flow` (None: what the run was asked for).
         where: columns of the manifest and their values, such as {"task": "auditory"}: only these samples.
@@ -197,12 +198,12 @@ def read_flow(
     >>> read_flow(merge(out)).changes.shape
     (2, 2, 2)
     """
-    frame, settings = read_merged(table)
+    frame, settings = read_merged(path)
     for column, value in where.items():
         frame = frame.loc[frame[_manifest_column(column)] == value]
     if frame.empty:
         raise DatasetError(
-            f"no such samples in {table}", expected="a sample", got=dict(where), next_step="check the values"
+            f"no such samples in {path}", expected="a sample", got=dict(where), next_step="check the values"
         )
     how: dict[str, Any] = {"metric": metric or settings.get("metric", "probability")}
     how |= {"follow": follow or settings.get("follow", "answer")}

@@ -162,11 +162,12 @@ class InformationFlow(Answers):
         return self.tabulate(*self.columns, *controls)
 
     @classmethod
+    @formerly("table", "frame")
     @formerly("metric", "follow", ("answer", "gold"))
     @door
     def from_frame(
         cls,
-        table: pd.DataFrame,
+        frame: pd.DataFrame,
         *,
         only_correct: bool = True,
         metric: Metric = "probability",
@@ -176,6 +177,7 @@ class InformationFlow(Answers):
         """The result of these samples, from tables that `to_frame` made of them together or one by one.
 
         Args:
+            frame: one table, or several that were joined (`pd.concat`).
             only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
             metric, follow, settings: how the table is read; see `information_flow`.
 
@@ -188,7 +190,7 @@ class InformationFlow(Answers):
         >>> bool((again.control_changes == flow.control_changes).all())
         True
         """
-        fields = fields_of(table, only_correct)
+        fields = fields_of(frame, only_correct)
         counts = {"n_samples": len(fields["ids"]), "n_skipped": len(fields["skipped"])}
         found = cls(**fields, settings={**(settings or {}), "only_correct": only_correct, **counts})
         return found.with_metric(metric, follow)

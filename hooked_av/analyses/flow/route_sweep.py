@@ -15,6 +15,7 @@ from hooked_av.analyses.flow.answers import LOG_P, READINGS, Reading, Targets
 from hooked_av.analyses.flow.information_flow import read_all
 from hooked_av.analyses.metric import SATURATED, Follow, Metric, change_of, metric_of
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import Route
@@ -163,7 +164,7 @@ def route_sweep(
     ['system->question@0-1', 'question->last']
     """
     (case,) = as_cases(case)
-    cuts = (cuts,) if isinstance(cuts, str) else tuple(cuts)
+    cuts = several(cuts)
     if not cuts:
         raise InterventionError(
             "nothing to cut", expected="routes of attention", got="none", next_step='give cuts=["audio->question@2-5"]'

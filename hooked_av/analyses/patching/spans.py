@@ -18,6 +18,7 @@ from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPri
 from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 
@@ -75,8 +76,8 @@ def patch_spans(
     *,
     clean: AVInputs,
     corrupt: AVInputs,
-    spans: Sequence[str] | None = None,
-    components: Sequence[str] = COMPONENTS,
+    spans: str | Sequence[str] | None = None,
+    components: str | Sequence[str] = COMPONENTS,
     metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
@@ -110,8 +111,8 @@ def patch_spans(
     >>> round(float(table.effects[0, 0, 0]), 5)  # all that differs enters layer 0 at the audio rows
     1.0
     """
-    spans = present(corrupt, SPANS) if spans is None else tuple(spans)
-    components = tuple(components)
+    spans = present(corrupt, SPANS) if spans is None else several(spans)
+    components = several(components)
     layers = range(model.cfg.n_layers)
     places = {span: corrupt.spans.resolve(span).positions for span in spans}
     points = [get_act_name(component, layer) for component in components for layer in layers]
