@@ -122,7 +122,7 @@ class _Signature:
         # One mapping for globals and one for names that only type checkers import: those are public.
         module = inspect.unwrap(self.function).__globals__
         hints = get_type_hints(self.function, module, cast(dict[str, Any], _PublicNames(module)))
-        return {name: hint for name, hint in hints.items() if name != "cls"}
+        return {name: hint for name, hint in hints.items() if name not in ("self", "cls")}
 
     def checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """The arguments of a call, each by its name, with Python's numbers in place of numpy's."""
@@ -148,7 +148,7 @@ class _Signature:
         if problem is not None:
             raise ArgumentError(
                 f"{self.name} does not take this `{name}`",
-                expected=_plain_name(hint),
+                expected=plain_name(hint),
                 got=f"{_shown(value)}{f': {problem}' if problem else ''}",
                 next_step=_next_step(value, self.name),
             )
@@ -217,15 +217,15 @@ def _without_numpy(value: Any) -> Any:
     return value
 
 
-def _plain_name(hint: Any) -> str:
-    """`Literal["a", "b"] | Sequence[str] | None` -> `'a' or 'b' or Sequence[str] or None`."""
+def plain_name(hint: Any) -> str:
+    """An annotation in words: `Literal["a", "b"] | Sequence[str] | None` -> `'a' or 'b' or Sequence[str] or None`."""
     kind, inner = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
-        return " or ".join(map(_plain_name, inner))
+        return " or ".join(map(plain_name, inner))
     if kind is Literal:
         return " or ".join(map(repr, inner))
     if inspect.isclass(kind) and not isinstance(inner[0], list):  # the arguments of a Callable are a list
-        return f"{kind.__name__}[{', '.join(map(_plain_name, inner))}]"
+        return f"{kind.__name__}[{', '.join(map(plain_name, inner))}]"
     name = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", inspect.formatannotation(hint))
     return name.replace("NoneType", "None")
 

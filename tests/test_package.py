@@ -16,6 +16,7 @@ ROOT = Path(hooked_av.__file__).parent
 ORDER = [
     "errors",
     "doors",
+    "former",
     "frozen",
     "devices",
     "whole_files",

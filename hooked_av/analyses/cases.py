@@ -31,6 +31,12 @@ class Case:
     swapped: Mapping[str, AVInputs] = field(default_factory=dict)
     queried_item: int | None = None
 
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in ("id", "answer", "alternative", "task", "queried_item")}
+        said = [f"{name}={value!r}" for name, value in known.items() if value not in (None, "")]
+        swaps = [f"{len(self.swapped)} swaps"] if self.swapped else []
+        return f"{type(self).__name__}({', '.join([f'{self.inputs.n_pos} tokens', *said, *swaps])})"
+
 
 def as_cases(given: Any) -> Iterator[Case]:
     """One prompt, one case, or any iterable of either, as cases; they are taken one by one, never held together.

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
 R = TypeVar("R", bound="Result")
+_MADE_WIDTH, _AXES_SHOWN = 110, 6  # by `repr`: characters of what made a result
+_OF_MODELS = ("model", "weights", "n_layers", "attention", "hooked_av", "torch", "transformers")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,6 +61,11 @@ class Result:
     columns: ClassVar[tuple[str, ...]] = ()
     figure: ClassVar[Figure | None] = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = cls.__repr__  # the inherited one; a dataclass would write one that prints its arrays
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}
@@ -138,6 +145,30 @@ class Result:
             )
         value = None if name is None else getattr(self, name)
         return np.array(value, dtype=object) if isinstance(value, (tuple, list)) else value
+
+    def __repr__(self) -> str:
+        """Three lines: what it is, how it was made, and what to do with it."""
+        shapes = [zip(self.axes[name], array.shape, strict=True) for name, array in self._arrays().items()]
+        lengths = dict(pair for shape in shapes for pair in shape)
+        last = ("dtype", "positions", "n_pos")  # of all results; what is the analysis's own comes first
+        own = {name: value for name, value in self.settings.items() if name not in (*_OF_MODELS, *last)}
+        own |= {name: self.settings[name] for name in last if name in self.settings}
+        made = ", ".join(f"{name} {_in_words(value)}" for name, value in own.items())
+        of = f" of {self.settings['model']}" if "model" in self.settings else ""
+        size = ", ".join(f"{axis} {n}" for axis, n in list(lengths.items())[:_AXES_SHOWN])
+        return "\n".join(
+            [
+                f"{type(self).__name__}{of}: {size}",
+                f"  {made[:_MADE_WIDTH]}{'…' if len(made) > _MADE_WIDTH else ''}" if made else "  no settings",
+                "  .plot() draws it, .to_frame() is its table, .settings says how it was made",
+            ]
+        )
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the figure, with the settings folded; text where the type has no figure."""
+        from hooked_av.plots.notebook import result_html
+
+        return None if self.figure is None else result_html(self, repr(self))
 
     def plot(self) -> Any:
         """The figure of this result (matplotlib); it is drawn from the arrays, and runs no model."""
@@ -238,6 +269,14 @@ def _not_a_result(cls: type, got: str) -> InputsError:
         got=got,
         next_step="load it with the type that saved it",
     )
+
+
+def _in_words(value: Any) -> str:
+    """A setting, short: of many items, how many."""
+    if isinstance(value, (list, tuple)) and len(str(value)) > _MADE_WIDTH // 3:
+        return f"({len(value)})"
+    plain = " ".join(map(str, value.values())) if isinstance(value, Mapping) else str(value)
+    return " ".join(plain.split())
 
 
 def plain_value(value: Any) -> Any:

@@ -41,6 +41,7 @@ _ITEM_FIELDS = {"file", "start", "stop"}
 _MEDIA = 'a file, or a list of files, {"file": ..., "start": ..., "stop": ...} and {"text": ...}'
 _LISTS = ("media", "options")
 _HALF = re.compile("[\ud800-\udfff]")
+_SHOWN_MEDIA, _SHOWN_QUESTION = 40, 60  # characters, by `repr`
 _SHOWN, _SHOWN_LENGTH = 8, 250  # faults in a message, and characters of one
 
 
@@ -67,6 +68,13 @@ class Sample:
     group: str = ""
     folder: Path = Path()
     queried_item: int | None = None
+
+    def __repr__(self) -> str:
+        files = ", ".join(item if isinstance(item, str) else item.file for item in self.media)
+        known = {name: getattr(self, name) for name in ("options", "answer", "task", "group")}
+        said = [f"{name}={value!r}" for name, value in known.items() if value]
+        media = [f"media={files[:_SHOWN_MEDIA]!r}"] if files else []
+        return f"Sample({', '.join([repr(self.id), repr(self.question[:_SHOWN_QUESTION]), *media, *said])})"
 
     def clips(self) -> list[Clip | str]:
         """The media, opened, with the texts between them."""
@@ -115,7 +123,7 @@ class Sample:
         return letters.pop()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SampleCase(Case):
     """The case of a sample, which an analysis can ask for its media again; `arguments` are those of `prepare`."""
 

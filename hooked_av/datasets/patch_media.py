@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.pairs import make_pair
 from hooked_av.analyses.patching.spans import COMPONENTS, SpanPatching, patch_spans
 from hooked_av.datasets.manifest import SampleCase
@@ -17,8 +18,9 @@ def patch_media(
     case: SampleCase,
     *,
     corruption: Literal["silence", "black_frames"] = "silence",
-    spans: Sequence[str] | None = None,
-    components: Sequence[str] = COMPONENTS,
+    spans: str | Sequence[str] | None = None,
+    components: str | Sequence[str] = COMPONENTS,
+    metric: Metric = "logit_difference",
 ) -> SpanPatching:
     """In which span and layer does what a sample's media say become the answer?
 
@@ -29,6 +31,7 @@ def patch_media(
         corruption: what happens to the clip.
         spans: rows that are patched together (None: those of `patch_spans`).
         components: short names of what is patched.
+        metric: what is measured of the clean answer, as for `patch_spans`.
 
     Errors: `DatasetError` for a case that comes from no manifest; those of `make_pair` and `patch_spans`, such as
     `InputsError` where the changed media lead to the same answer.
@@ -51,4 +54,4 @@ def patch_media(
         )
     asked = {"question": sample.question, "options": sample.options, **case.arguments}
     pair = make_pair(model, sample.clips(), corruption, **asked)
-    return patch_spans(model, clean=pair.clean, corrupt=pair.corrupt, spans=spans, components=components)
+    return patch_spans(model, clean=pair.clean, corrupt=pair.corrupt, spans=spans, components=components, metric=metric)

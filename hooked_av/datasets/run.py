@@ -18,10 +18,10 @@ import torch
 from tqdm.auto import tqdm
 
 from hooked_av.analyses.discard.discard import discard_curve
-from hooked_av.analyses.flow.answers import Whose
 from hooked_av.analyses.flow.information_flow import InformationFlow, information_flow
 from hooked_av.analyses.flow.route_sweep import route_sweep
 from hooked_av.analyses.lenses.logit_lens import logit_lens
+from hooked_av.analyses.metric import Follow, Metric
 from hooked_av.analyses.results import Result, model_settings
 from hooked_av.datasets.manifest import Sample, SampleCase, checked_samples, manifest_hash, read_manifest
 from hooked_av.datasets.patch_media import patch_media
@@ -29,6 +29,7 @@ from hooked_av.datasets.results_folder import Failure, ResultsFolder, read_merge
 from hooked_av.datasets.sample_table import Table, as_table
 from hooked_av.doors import door
 from hooked_av.errors import DatasetError, HookedAVError, HookedAVWarning, nearest
+from hooked_av.former import formerly
 from hooked_av.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class DatasetRun:
     n_finished: int
     n_new: int
     failures: tuple[Failure, ...]
+
+    def __repr__(self) -> str:
+        return f"DatasetRun({str(self.folder)!r}, {self})"
 
     def __str__(self) -> str:
         return (f"shard {self.shard}: {self.n_finished} of {self.n_samples} samples finished, {self.n_new} of them "
@@ -165,20 +169,23 @@ def merge(folder: str | Path, *, allow_missing: bool = False) -> Path:
     return ResultsFolder.read(folder).merge(allow_missing)
 
 
+@formerly("table", "path")
+@formerly("metric", "follow", ("answer", "gold"))
 @door
 def read_flow(
-    table: str | Path,
+    path: str | Path,
     *,
     only_correct: bool = True,
-    metric: Whose | None = None,
+    metric: Metric | None = None,
+    follow: Follow | None = None,
     where: Mapping[str, str] = Frozen(),
 ) -> InformationFlow:
     """The map of all samples of a run of "flow": what `information_flow` says of the same cases.
 
     Args:
-        table: the path that `merge` returned.
+        path: the table, as `merge` returned it.
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
-        metric: whose probability counts, "answer" or "gold" (None: what the run was asked for).
+        metric, follow: how it is read, as for `information_flow` (None: what the run was asked for).
         where: columns of the manifest and their values, such as {"task": "auditory"}: only these samples.
 
     Errors: `DatasetError` for what is no merged table, an unknown column, and no such sample; `InputsError` for samples
@@ -191,16 +198,17 @@ def read_flow(
     >>> read_flow(merge(out)).changes.shape
     (2, 2, 2)
     """
-    frame, settings = read_merged(table)
+    frame, settings = read_merged(path)
     for column, value in where.items():
         frame = frame.loc[frame[_manifest_column(column)] == value]
     if frame.empty:
         raise DatasetError(
-            f"no such samples in {table}", expected="a sample", got=dict(where), next_step="check the values"
+            f"no such samples in {path}", expected="a sample", got=dict(where), next_step="check the values"
         )
-    asked: Whose = metric or settings.get("metric", "answer")
+    how: dict[str, Any] = {"metric": metric or settings.get("metric", "probability")}
+    how |= {"follow": follow or settings.get("follow", "answer")}
     shared = settings | ({"where": dict(where)} if where else {})
-    return InformationFlow.from_frame(frame, only_correct=only_correct, metric=asked, settings=shared)
+    return InformationFlow.from_frame(frame, only_correct=only_correct, settings=shared, **how)
 
 
 def _manifest_column(name: str) -> str:

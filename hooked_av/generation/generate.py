@@ -28,6 +28,7 @@ from hooked_av.prompt.inputs import AVInputs
 Kept = Literal["logits", "probabilities"]
 Returned = Literal["generation", "str", "tokens", "input"]
 Logits = Float[Tensor, "batch d_vocab"]
+_ROWS_SHOWN, _TEXT_SHOWN = 10, 80  # by `repr`
 OnToken = Callable[[tuple[int | None, ...]], Any]
 
 
@@ -47,6 +48,22 @@ class Generation:
     settings: Mapping[str, Any] = field(repr=False)
     logits: Float[Tensor, "batch step d_vocab"] | None = field(default=None, repr=False)
     probabilities: Float[Tensor, "batch step"] | None = None  # of the tokens that were chosen
+
+    def __repr__(self) -> str:
+        """One line an answer."""
+        said = [None] * len(self.tokens) if self.texts is None else self.texts
+        rows = [
+            f"  {_shortened(text)} ({len(tokens)} tokens, {stop})"
+            for text, tokens, stop in zip(said, self.tokens, self.stopped_by, strict=True)
+        ]
+        left = len(rows) - _ROWS_SHOWN
+        head = f"Generation of {len(rows)} {'answer' if len(rows) == 1 else 'answers'}:"
+        return "\n".join([head, *rows[:_ROWS_SHOWN], *([f"  ... {left} more"] if left > 0 else [])])
+
+
+def _shortened(text: str | None) -> str:
+    """A text as Python writes it; of a long one, its beginning."""
+    return "no text" if text is None else repr(text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}…")
 
 
 class Generates(RunningModel):

@@ -245,7 +245,7 @@ class AVCache(ResidualParts):
 
     def __repr__(self) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values())
-        return f"AVCache of {len(self)} activations, {size / 1e6:.1f} MB"
+        return f"AVCache of {len(self)} activations, {in_bytes(size)}"
 
 
 def keep_copy(

@@ -301,7 +301,8 @@ class ScopedHook:
         """What the user's hook makes of its rows, put back among the others; whether it acts has been asked."""
         if self.scope is None:
             return self.function(tensor, hook=hook)
-        picks = self._picks(hook, current_run())
+        run = current_run()
+        picks = self._picks(hook, run)
         if not all(index.shape[1] for _, index in picks):
             return None  # a pass of a generation that computes no row of the span
         if "row" not in hook.axes and run is not None and self._is_uneven(run):

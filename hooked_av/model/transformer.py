@@ -22,6 +22,7 @@ from hooked_av.generation.generate import Generates
 from hooked_av.hooks.point import HookPoint
 from hooked_av.media.sampling import Sampling
 from hooked_av.model import loading
+from hooked_av.model.card import card
 from hooked_av.model.transformer_lens import LensSurface
 from hooked_av.prompt.inputs import AVInputs, stack_inputs
 from hooked_av.prompt.text import media_list
@@ -61,6 +62,9 @@ class HookedAVTransformer(LensSurface, Generates):
                 module.name = name
                 self.hook_dict[name] = module
             self.mod_dict[name] = module
+
+    def __repr__(self) -> str:
+        return card(self)
 
     # --- loading ---
 

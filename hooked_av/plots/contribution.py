@@ -11,12 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from hooked_av.plots.curves import draw_curve, label_axes
+from hooked_av.plots.metric import saturation_of
 from hooked_av.plots.style import GREY, Drawing, figure_style, look_of
 
 _KINDS = {"cut": "attention cut", "blank": "silence, black frames", "other": "another clip"}
 _FILLED = {"cut": True, "blank": False, "other": False}
 _MODALITIES = ("audio", "video", "both")
 _HATCHES = {"cut": "", "blank": "////", "other": "...."}
+_DROPS = {
+    "probability": "drop of answer probability, percentage points",
+    "log_prob": "drop of the answer's log probability, nats",
+    "logit_difference": "drop of the answer's logit difference",
+}
 _CONTROL = "random cut of the same size"
 _STEP, _EDGE = 0.24, 1.05
 _BAR_INCHES, _ATTENTION_INCHES, _PANEL_INCHES = 0.16, 4.6, 2.6
@@ -25,7 +31,7 @@ _BAR_INCHES, _ATTENTION_INCHES, _PANEL_INCHES = 0.16, 4.6, 2.6
 def plot_modality_contribution(contribution: Any) -> Drawing:
     """A `ModalityContribution`.
 
-    Above: drops of the answer's probability with 95 % intervals, and the index of each task. Below: attention.
+    Above: drops of the metric with 95 % intervals, and the index of each task. Below: attention.
     """
     summary = contribution.summary()
     tasks = list(dict.fromkeys(summary["task"]))
@@ -43,7 +49,7 @@ def plot_modality_contribution(contribution: Any) -> Drawing:
 def _losses(figure: SubFigure, contribution: Any, summary: pd.DataFrame, tasks: list[str]) -> None:
     """Left: bars, a group for each task. Right: points."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.7, 1))
-    names = _bars(left, summary, tasks)
+    names = _bars(left, summary, tasks, contribution.metric)
     left.set_yticks(list(names), list(names.values()), minor=True)  # what grey print does not tell apart
     left.yaxis.remove_overlapping_locs = False  # the bar in the middle of a task has its name, too
     left.tick_params(axis="y", which="both", length=0)
@@ -54,8 +60,9 @@ def _losses(figure: SubFigure, contribution: Any, summary: pd.DataFrame, tasks: 
     left.set_ylim(len(tasks) - 0.45, -0.55)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, handlelength=2.2)
-    whose = "right" if contribution.metric == "gold" else "clean"
-    figure.suptitle(f"What the {whose} answer loses without a modality", x=0.01, ha="left", fontsize=10.5)
+    whose, note = "right" if contribution.follow == "gold" else "clean", saturation_of(contribution)
+    title = f"What the {whose} answer loses without a modality" + (f"\n{note}" if note else "")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
 
 
 def _title(task: str) -> str:
@@ -92,18 +99,18 @@ def _mass(axes: Axes, mass: pd.DataFrame) -> None:
         axes.axhline(100 * rows.token_share.iloc[0], label=f"{modality}: its share of tokens", **style)
 
 
-def _bars(axes: Axes, summary: pd.DataFrame, tasks: list[str]) -> dict[float, str]:
+def _bars(axes: Axes, summary: pd.DataFrame, tasks: list[str], metric: str) -> dict[float, str]:
     """A bar for each condition; which modality stands at which place of the y axis."""
     names: dict[float, str] = {}
     pairs = [(m, k) for k in _KINDS for m in _MODALITIES if ((summary.modality == m) & (summary.kind == k)).any()]
-    height = 0.8 / max(1, len(pairs))
+    height, scale = 0.8 / max(1, len(pairs)), 100 if metric == "probability" else 1
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     for number, (modality, kind) in enumerate(pairs):
         rows = summary[(summary.modality == modality) & (summary.kind == kind)].set_index("task").loc[tasks]
         places = [task + (number - (len(pairs) - 1) / 2) * height for task in range(len(tasks))]
         names |= dict.fromkeys(places, modality)
         look = look_of({"both": "av"}.get(modality, modality))
-        drop, low, high = (100 * rows[f"probability_drop{edge}"] for edge in ("", "_low", "_high"))
+        drop, low, high = (scale * rows[f"drop{edge}"] for edge in ("", "_low", "_high"))
         style: Any = {"edgecolor": look.colour, "hatch": _HATCHES[kind], "linewidth": 1}
         face = look.colour if _FILLED[kind] else "white"
         axes.barh(places, drop, height * 0.86, color=face, label=f"{modality}: {_KINDS[kind]}", zorder=2, **style)
@@ -111,9 +118,9 @@ def _bars(axes: Axes, summary: pd.DataFrame, tasks: list[str]) -> dict[float, st
         axes.errorbar(drop, places, xerr=error, fmt="none", ecolor="black", elinewidth=1, capsize=2, zorder=3)
         if rows["control_drop"].notna().any():
             label = _CONTROL if not number else f"_{_CONTROL}"  # named once
-            axes.plot(100 * rows["control_drop"], places, "D", color="black", markerfacecolor="white", markersize=4.5,
+            axes.plot(scale * rows["control_drop"], places, "D", color="black", markerfacecolor="white", markersize=4.5,
                       zorder=4, label=label)  # fmt: skip
-    axes.set_xlabel("drop of answer probability, percentage points")
+    axes.set_xlabel(_DROPS[metric])
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     return names

@@ -1,4 +1,4 @@
-"""Information flow: a small panel for each pathway, the change of the answer's probability over the layer that is cut.
+"""Information flow: a small panel for each pathway, the change of the metric over the layer that is cut.
 
 Axes: pathway, layer, edge (low, high).
 """
@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from hooked_av.plots.metric import CHANGES, metric_of_answer, metric_value, saturation_of
 from hooked_av.plots.style import BLACK, GREY, Drawing, figure_style, font_glyphs, look_of
 from hooked_av.plots.text import drawable, shortened
 
-Y_LABEL = "change of answer probability, %"
 _COLUMNS = 4
 _PANEL_INCHES = (2.35, 1.75)
 _LEGEND_INCHES = 1.8
@@ -22,13 +22,13 @@ _BAND = "#AAAAAA"
 def plot_information_flow(flow: Any) -> Drawing:
     """An `InformationFlow`: curves with 95 % intervals; grey and dashed, with a hatched band: random cuts as large.
 
-    Of one sample the title says the answer, and how probable it was before anything was cut.
+    Of one sample the title says the answer, and what the metric was before anything was cut; it says where p is near 1.
     """
     n_pathways = len(flow.pathways)
     n_columns = min(_COLUMNS, n_pathways)
     n_rows = -(-n_pathways // n_columns)
     with figure_style():
-        is_compared = not np.isnan(flow.control_percent).all()
+        is_compared = not np.isnan(flow.control_change).all()
         width = max(5.2, _PANEL_INCHES[0] * n_columns + 0.5) + _LEGEND_INCHES * is_compared
         size = (width, _PANEL_INCHES[1] * n_rows + 1.3)
         figure = Drawing(figsize=size, layout="constrained")
@@ -40,7 +40,7 @@ def plot_information_flow(flow: Any) -> Drawing:
             _draw(axes, flow, number)
             axes.tick_params(labelbottom=number + n_columns >= n_pathways, labelleft=number % n_columns == 0)
         figure.supxlabel("layer (centre of the window that is cut)" if flow.window > 1 else "layer", fontsize=9.5)
-        figure.supylabel(Y_LABEL, fontsize=9.5)
+        figure.supylabel(CHANGES[flow.metric], fontsize=9.5)
         figure.suptitle(_title(flow), x=0.01, ha="left", fontsize=10.5)
         if is_compared:
             handles, labels = panels[0].get_legend_handles_labels()
@@ -49,11 +49,11 @@ def plot_information_flow(flow: Any) -> Drawing:
 
 
 def _draw(axes: Axes, flow: Any, number: int) -> None:
-    pathway, change = flow.pathways[number], flow.change_percent[number]
+    pathway, change = flow.pathways[number], flow.change[number]
     layers, look = np.arange(len(change)), look_of(pathway.partition(" → ")[0])
     colour = BLACK if look.marker == "." else look.colour
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
-    control, (low, high) = flow.control_percent[number], flow.control_interval[:, number]
+    control, (low, high) = flow.control_change[number], flow.control_interval[:, number]
     if not np.isnan(control).all():
         style: Any = {"facecolor": "none", "edgecolor": _BAND, "hatch": "////", "linewidth": 0}
         axes.fill_between(layers, low, high, zorder=1.5, **style)
@@ -71,9 +71,19 @@ def _draw(axes: Axes, flow: Any, number: int) -> None:
 
 def _title(flow: Any) -> str:
     cut = "each layer alone" if flow.window == 1 else f"a window of {flow.window} layers"
-    whose = "the right answer" if flow.metric == "gold" else "the clean answer"
+    note = saturation_of(flow)
+    return f"Attention cut in {cut}; {_measured(flow)}" + (f"\n{note}" if note else "")
+
+
+def _measured(flow: Any) -> str:
+    whose = "the right answer" if flow.follow == "gold" else "the clean answer"
     if len(flow.ids) > 1:
-        return f"Attention cut in {cut}; probability of {whose} ({len(flow.ids)} samples, mean and 95 % interval)"
-    texts, p = (flow.golds, flow.p_gold_base) if flow.metric == "gold" else (flow.answers, flow.p_answer_base)
-    answer = shortened(drawable(texts[0], font_glyphs()), 24)
-    return f"Attention cut in {cut}; probability of {whose} “{answer}”, p = {p[0]:.3g} uncut (1 sample)"
+        measured = metric_of_answer(flow.metric, whose)
+        return f"{measured} ({len(flow.ids)} samples, mean and 95 % interval)"
+    answer = (flow.golds if flow.follow == "gold" else flow.answers)[0]
+    measured = metric_of_answer(flow.metric, f"{whose} {_quoted(answer)}", _quoted(flow.alternatives[0]))
+    return f"{measured}, {metric_value(flow.metric, flow.metric_base[0])} uncut (1 sample)"
+
+
+def _quoted(text: str) -> str:
+    return f"“{shortened(drawable(text, font_glyphs()), 24)}”" if text else ""

@@ -129,7 +129,7 @@ def over_time(
 def contrast_words(table: Any) -> str:
     """What 0 and 1 are, and by which metric."""
     clean, corrupt = (f"“{shortened(drawable(answer, font_glyphs()), 16)}”" for answer in table.answers)
-    if clean == corrupt or table.metric == "probability":
+    if clean == corrupt or table.metric != "logit_difference":
         return f"{_metric(table).capitalize()} of {clean}"
     names = ("", "") if getattr(table, "is_one_prompt", False) else (" (clean)", " (corrupt)")
     return f"{_metric(table).capitalize()}: {clean}{names[0]} against {corrupt}{names[1]}"

@@ -1,4 +1,4 @@
-"""Route sweep: what becomes of the answer's probability when each route alone is cut.
+"""Route sweep: what becomes of the answer when each route alone is cut.
 
 Axes: cut.
 """
@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from hooked_av.plots.metric import CHANGES, metric_of_answer, metric_value, saturation
 from hooked_av.plots.style import BLUE, GREY, Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
@@ -22,17 +23,29 @@ def plot_route_sweep(sweep: Any) -> Drawing:
         figure = Drawing(figsize=(8.4, 1.3 + _ROW_INCHES * len(sweep.cuts)), layout="constrained")
         axes = figure.subplots()
         places = range(len(sweep.cuts))
-        axes.barh(places, sweep.change_percent, 0.7, color=BLUE, edgecolor=BLUE, zorder=2)
+        axes.barh(places, sweep.change, 0.7, color=BLUE, edgecolor=BLUE, zorder=2)
         axes.axvline(0, color=GREY, linewidth=1, zorder=3)
         axes.set_yticks(places, [cut.replace("->", " → ").replace("@", ", layers ") for cut in sweep.cuts])
         axes.set_ylim(len(sweep.cuts) - 0.5, -0.5)
-        axes.set_xlabel("change of answer probability, %")
-        axes.set_title(f"Attention cut along one route. Clean answer: “{_token(sweep.answer)}”, p = {sweep.p_base:.3g}")
+        axes.set_xlabel(CHANGES[sweep.metric])
+        axes.set_title(_title(sweep))
         axes.margins(x=0.05)
         axes.grid(axis="x", color="#E6E6E6", linewidth=0.6)
         axes.set_axisbelow(True)
         _new_answers(axes, sweep)
     return figure
+
+
+def _title(sweep: Any) -> str:
+    of = metric_of_answer(sweep.metric, f"“{_token(sweep.followed)}”", f"“{_token(sweep.alternative)}”")
+    clean = f"Clean answer: “{_token(sweep.answer)}”, {metric_value('probability', sweep.p_base)}"
+    says = (
+        ""
+        if sweep.metric == "probability" and sweep.follow == "answer"
+        else f"; {of}: {metric_value(sweep.metric, sweep.metric_base)}"
+    )
+    note = saturation(sweep.metric, int(sweep.is_saturated), 1)
+    return f"Attention cut along one route. {clean}{says}" + (f"\n{note}" if note else "")
 
 
 def _new_answers(axes: Axes, sweep: Any) -> None:

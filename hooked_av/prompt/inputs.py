@@ -4,6 +4,7 @@ Axes: batch, axis (time, height, width), pos. Prompts of different length are pa
 `attention_mask` and belongs to no span.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -23,6 +24,7 @@ from hooked_av.prompt.spans import GENERATED, PositionSet, Span, Spans
 
 _OF_THE_MODEL = {"family", "positions"}  # settings that decide how a batch is read on; others are records
 DIFFERS = "differs from prompt to prompt"
+_ROWS_SHOWN, _SPANS_SHOWN = 10, 10  # by `repr`
 PAD_POSITION_ID = 1  # what transformers writes there; padding is never read
 
 
@@ -338,8 +340,16 @@ class AVInputs:
 
     def __repr__(self) -> str:
         media = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.features.items())
-        head = f"AVInputs: {self.batch} x {self.n_pos} tokens" + (f"; {media}" if media else "")
-        return "\n".join([head, *(repr(spans) for spans in self.row_spans)])
+        head = [f"AVInputs: {self.batch} x {self.n_pos} tokens"] + ([f"  features: {media}"] if media else [])
+        rows = [f"  {row}: {_in_short(spans)}" for row, spans in enumerate(self.row_spans[:_ROWS_SHOWN])]
+        left = self.batch - _ROWS_SHOWN
+        return "\n".join([*head, *rows, *([f"  ... {left} more"] if left > 0 else [])])
+
+
+def _in_short(spans: Spans) -> str:
+    """The spans of one prompt in a line, less those of single items."""
+    sizes = {name: len(span) for name, span in spans.items() if not re.match(r"item\d", name) and name != "last"}
+    return ", ".join(f"{name} {size}" for name, size in list(sizes.items())[:_SPANS_SHOWN])
 
 
 def stack_inputs(prompts: Sequence[AVInputs], pad_token_id: int) -> AVInputs:

@@ -91,6 +91,9 @@ class FamilyResults:
     direct: EffectivePathway | None = None
     discards: DiscardCurve | None = None
 
+    def __repr__(self) -> str:
+        return f"FamilyResults({self.family!r}, {', '.join(name for name in RESULTS if getattr(self, name))})"
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The modalities that hold the answer, by the task."""
@@ -142,7 +145,7 @@ def measure(
     stage("prompts")
     cases = held_out_cases(model, name, plan.samples, options=options, seed=plan.seed, swaps=True)
     stage("contribution")
-    contribution = modality_contribution(model, cases, metric="gold")
+    contribution = modality_contribution(model, cases, follow="gold")
     found = FamilyResults(family, text_alone(name, options), contribution)
     if found.answered.says != HOLDS:
         return found

@@ -45,6 +45,10 @@ class Study:
     results: tuple[FamilyResults, ...]
     settings: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        families = ", ".join(result.family for result in self.results)
+        return f"Study of {self.settings.get('model')}: {len(self.results)} families ({families})"
+
     @cached_property
     def statements(self) -> list[Statement]:
         """Every claim about every family, with its numbers."""

@@ -10,6 +10,7 @@ import torch
 
 import hooked_av as av
 from hooked_av.analyses.bootstrap import bootstrap_interval
+from hooked_av.analyses.flow.answers import log_probabilities
 from hooked_av.analyses.flow.effective_pathway import share_left
 from hooked_av.analyses.flow.pathways import as_pathways, default_pathways, with_answer_spans
 from hooked_av.errors import ArgumentError, HookedAVWarning, InputsError, InterventionError, SpanError
@@ -119,16 +120,91 @@ def test_means_and_intervals_are_over_samples(flow):
     np.testing.assert_allclose(flow.changes, 100 * base)
     np.testing.assert_array_equal(flow.flips, (flow.best_ids != flow.answer_ids[:, None, None]).mean(axis=0))
     np.testing.assert_array_equal(flow.accuracy, (flow.best_ids == flow.gold_ids[:, None, None]).mean(axis=0))
-    gold = replace(flow, metric="gold")
+    gold = replace(flow, follow="gold")
     np.testing.assert_allclose(gold.changes, 100 * (flow.p_gold / flow.p_gold_base[:, None, None] - 1), atol=1e-9)
 
 
 def test_what_is_not_known_is_nan():
     found = av.information_flow(MODEL, ONE.inputs, pathways="audio->question", controls=0)
-    for unknown in (found.p_gold, found.logit_difference, found.accuracy, found.control_percent, found.interval):
+    for unknown in (found.p_gold, found.accuracy, found.control_percent, found.interval):
         assert np.isnan(unknown).all()
     assert found.gold_ids.tolist() == [-1]
     assert found.golds == ("",)
+
+
+@pytest.mark.parametrize("spread_over", ["flow", "edges", "conditions"])
+def test_one_run_is_read_in_every_metric(flow, spread_over):
+    found = {
+        "flow": lambda: flow,
+        "edges": lambda: av.effective_pathway(MODEL, CASES[:2], EDGES, controls=1),
+        "conditions": lambda: av.modality_contribution(MODEL, CASES[:2]),
+    }[spread_over]()
+    for follow in ("answer", "gold"):
+        p, base = getattr(found, f"p_{follow}"), getattr(found, f"p_{follow}_base")
+        by = {metric: found.with_metric(metric, follow) for metric in ("probability", "log_prob", "logit_difference")}
+        np.testing.assert_array_equal(by["probability"].metric_changed, p)
+        np.testing.assert_allclose(by["log_prob"].metric_base, np.log(base), atol=1e-12)
+        np.testing.assert_array_equal(by["logit_difference"].metric_changed, found.logit_difference)
+        np.testing.assert_array_equal(by["logit_difference"].control_metric, found.control_logit_difference)
+        for metric, one in by.items():
+            assert (one.settings["metric"], one.settings["follow"], one.to_frame()["metric"][0]) == (
+                metric, follow, metric,
+            )  # fmt: skip
+            one.plot()
+
+
+def test_a_metric_asked_for_is_the_one_that_is_read_later():
+    asked = av.information_flow(MODEL, ONE, pathways="audio->question", window=3, controls=1, metric="log_prob")
+    later = av.information_flow(MODEL, ONE, pathways="audio->question", window=3, controls=1).with_metric("log_prob")
+    assert asked.to_frame().equals(later.to_frame())
+    read = av.analyses.InformationFlow.from_frame(asked.to_frame(), metric="logit_difference")
+    np.testing.assert_array_equal(read.changes, asked.with_metric("logit_difference").changes)
+    swept = av.route_sweep(MODEL, ONE, ["audio->question@2-4"], metric="logit_difference")
+    assert swept.change[0] == pytest.approx(asked.logit_difference_change[0, 3], abs=1e-5)
+    assert swept.alternative == ONE.alternative
+
+
+def test_a_saturated_answer_still_moves_in_logits_and_the_figure_says_where_to_look(flow):
+    tight = replace(
+        flow.with_metric("probability"),
+        log_p_answer_base=np.full(3, -1e-9), log_p_answer=np.full_like(flow.log_p_answer, -1e-8),
+        log_p_alternative_base=np.full(3, -20.0), log_p_alternative=np.full_like(flow.log_p_answer, -10.0),
+    )  # fmt: skip
+    assert np.abs(tight.change).max() < 1e-5
+    assert (
+        "p is near 1 (clean p > 0.99 in 3 of 3 samples): see metric='logit_difference'" in tight.plot().get_suptitle()
+    )
+    other = tight.with_metric("logit_difference")
+    np.testing.assert_allclose(other.change, -10)
+    assert "p is near 1" not in other.plot().get_suptitle()
+    assert other.plot().get_supylabel() == "change of the logit difference"
+
+
+def test_log_probabilities_are_exact_where_p_rounds_to_one():
+    logits = torch.tensor([[30.0, 0.0, -1.0], [-2.0, 3.0, 3.0]])
+    wanted = logits.double().log_softmax(dim=-1).numpy()
+    wanted[0, 0] = -np.log1p(np.exp(-30.0) + np.exp(-31.0))
+    np.testing.assert_allclose(log_probabilities(logits, [0, 1, 2]), wanted, rtol=1e-6)
+
+
+def test_the_old_spelling_says_its_new_name(flow):
+    with pytest.warns(DeprecationWarning, match=r"from_frame\(metric=...\) is now from_frame\(follow=...\)"):
+        again = av.analyses.InformationFlow.from_frame(flow.to_frame(), metric="gold")
+    assert (again.follow, again.metric) == ("gold", "probability")
+
+
+def test_an_answer_has_no_logit_difference_to_itself():
+    odd = replace(ONE, answer=None, alternative=ONE.answer, id="odd")
+    for run in (
+        lambda: av.information_flow(MODEL, odd, pathways="audio->last", controls=0, metric="logit_difference"),
+        lambda: av.modality_contribution(MODEL, odd, metric="logit_difference"),
+        lambda: av.effective_pathway(MODEL, odd, EDGES, metric="logit_difference"),
+        lambda: av.route_sweep(MODEL, odd, "audio->last", metric="logit_difference"),
+    ):
+        with pytest.raises(InputsError, match="logit difference of sample 'odd' is always zero"):
+            run()
+    found = av.information_flow(MODEL, odd, pathways="audio->last", controls=0)
+    assert np.isnan(found.logit_difference).all()
 
 
 def test_wrongly_answered_samples_are_left_out_and_named():
@@ -181,7 +257,7 @@ def test_tables_that_do_not_fit_are_refused(flow):
     for odd, said in [
         (table.iloc[1:], "film 0"),
         (pd.concat([table, table]), "film 0, film 1, film 3"),
-        (table.drop(columns=["p_gold"]), "no columns p_gold"),
+        (table.drop(columns=["log_p_gold"]), "no columns log_p_gold"),
         (table.iloc[:0], "no row"),
         (table[table.layer != 3].assign(layer=lambda t: t.layer.where(t.id != "film 1", t.layer + 10)), "layers"),
     ]:
@@ -193,7 +269,7 @@ def test_tables_that_do_not_fit_are_refused(flow):
 
 @pytest.mark.usefixtures("as_a_user")
 def test_a_table_is_not_read_for_an_unknown_metric(flow):
-    with pytest.raises(ArgumentError, match="'answer' or 'gold'"):
+    with pytest.raises(ArgumentError, match="'logit_difference' or 'log_prob' or 'probability'"):
         av.analyses.InformationFlow.from_frame(flow.to_frame(), metric="best")
 
 
@@ -271,7 +347,7 @@ def test_samples_that_do_not_fit_are_named():
     with pytest.raises(InputsError, match="no pathway that is known"):
         av.information_flow(MODEL, av.AVInputs.from_tokens(torch.arange(5)[None]))
     with pytest.raises(InputsError, match="nothing to measure of sample 'text only'"):
-        av.information_flow(MODEL, text, metric="gold")
+        av.information_flow(MODEL, text, follow="gold")
     with pytest.raises(InterventionError, match="no such window"):
         av.information_flow(MODEL, ONE, window=9)
 
@@ -322,11 +398,11 @@ def test_kept_edges_are_those_of_a_full_pass_and_the_share_is_counted():
 def test_summaries_of_kept_edges(tmp_path):
     kept = av.effective_pathway(MODEL, CASES, EDGES, controls=2)
     summary = kept.summary().set_index("run")
-    assert summary.loc["clean", "p"] == kept.p_answer_base.mean()
+    assert summary.loc["clean", "probability"] == kept.p_answer_base.mean()
     assert summary.loc["these edges", "accuracy"] == (kept.best_ids == kept.gold_ids).mean()
-    assert summary.loc["random edges", "p"] == pytest.approx(kept.control_p_answer.mean())
+    assert summary.loc["random edges", "probability"] == pytest.approx(kept.control_p_answer.mean())
     low, high = bootstrap_interval(kept.p_answer)
-    assert (summary.loc["these edges", "p_low"], summary.loc["these edges", "p_high"]) == (low, high)
+    assert summary.loc["these edges", ["probability_low", "probability_high"]].tolist() == [low, high]
     again = av.analyses.EffectivePathway.load(kept.save(tmp_path / "kept.safetensors"))
     assert again.to_frame().equals(kept.to_frame())
     assert "random edges" not in set(av.effective_pathway(MODEL, ONE, EDGES, controls=0).summary()["run"])

@@ -90,7 +90,7 @@ def test_the_trace_ends_with_the_models_own_answer(model, inputs):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [({"at": "question"}, "6 tokens"), ({"options": ["five one"]}, "not one token")],
+    [({"at": "question"}, "6 tokens"), ({"tokens": ["five one"]}, "not one token")],
 )
 def test_traces_that_cannot_be_are_refused(model, inputs, arguments, message):
     with pytest.raises(InputsError, match=message):

@@ -111,7 +111,7 @@ def test_runs_that_do_not_differ_are_refused(tiny_pair):
     [
         (av.patch_spans, {"spans": ["vidio"]}, SpanError, "no span 'vidio'"),
         (av.patch_spans, {"components": ["resid_prae"]}, HookNameError, "no hook point"),
-        (av.patch_heads, {"metric": "loss"}, ArgumentError, "'logit_difference' or 'probability'"),
+        (av.patch_heads, {"metric": "loss"}, ArgumentError, "'logit_difference' or 'log_prob' or 'probability'"),
         (av.patch_heads, {"answer": "five one", "alternative": "two"}, InputsError, "not one token"),
         (av.patch_positions, {"span": "question"}, InputsError, "not all media"),
         (av.patch_positions, {"every_seconds": 0.0}, InputsError, "need a length"),

@@ -388,6 +388,10 @@ ANALYSES = [
     ),
     *_rows("controls", "", lambda at, v: av.information_flow(at.model, at.inputs, controls=v), -1, 0.5, None, "two"),
     *_rows("metric", "metric", lambda at, v: av.information_flow(at.model, at.inputs, metric=v), "best", None, 5),
+    *_rows("follow", "follow", lambda at, v: av.information_flow(at.model, at.inputs, follow=v), "best", None, 5),
+    *_rows(
+        "route metric", "metric", lambda at, v: av.route_sweep(at.model, at.inputs, "system->last", metric=v), "p", 1
+    ),
     *_rows(
         "top_k of a lens", "top_k", lambda at, v: av.logit_lens(at.model, at.inputs, top_k=v), 0, -1, 10**9, "5", 1.5
     ),

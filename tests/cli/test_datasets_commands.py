@@ -47,11 +47,11 @@ def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, w
     same(tmp_path / "lens" / "results.parquet", whole)
 
     one = ["--shard", "1/4"]
-    asked = ["--pathway", "audio->last", "--window", "3", "--controls", "2:rows", "--metric", "gold"]
+    asked = ["--pathway", "audio->last", "--window", "3", "--controls", "2:rows", "--follow", "gold"]
     say("flow", *common, str(tmp_path / "flow"), *asked, *one)
     flow = pd.read_parquet(tmp_path / "flow" / "samples")
     case = read_manifest(here / "good.jsonl")[0].prepare(model)
-    by_call = {"pathways": "audio->last", "window": 3, "metric": "gold", "controls": av.Controls(2, "rows")}
+    by_call = {"pathways": "audio->last", "window": 3, "follow": "gold", "controls": av.Controls(2, "rows")}
     wanted = av.information_flow(model, case, **by_call, only_correct=False).to_frame()
     pd.testing.assert_frame_equal(flow[wanted.columns], wanted, check_dtype=False)
 

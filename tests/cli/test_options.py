@@ -19,7 +19,7 @@ from hooked_av.datasets.run import ANALYSES, DatasetRun
 from hooked_av.errors import HookedAVError
 
 OLD = {
-    "flow": ["--pathway", "--window", "--metric", "--controls"],
+    "flow": ["--pathway", "--window", "--metric", "--follow", "--controls"],
     "lens": ["--at", "--top-k", "--convention"],
     "patch": ["--corruption", "--span", "--component"],
     "discard": ["--span", "--kv", "--repeats"],

@@ -236,13 +236,13 @@ def test_every_sample_has_its_rows_and_the_reader_chooses(model, mapped):
     assert right[samples[1].id] == 0
     assert np.isnan(right[samples[2].id])
     assert table[table["sample"] == samples[2].id]["gold"].isna().all()
-    some = av.datasets.read_flow(merged, metric="gold", where={"task": samples[3].task, "group": ""})
-    wanted = direct(model, [s for s in samples if s.task == samples[3].task and not s.group], metric="gold")
+    some = av.datasets.read_flow(merged, follow="gold", where={"task": samples[3].task, "group": ""})
+    wanted = direct(model, [s for s in samples if s.task == samples[3].task and not s.group], follow="gold")
     assert some.ids == wanted.ids
     np.testing.assert_array_equal(some.changes, wanted.changes)
     assert some.settings["where"] == {"task": samples[3].task, "group": ""}
     with pytest.raises(av.errors.InputsError, match=f"nothing to measure of sample '{samples[2].id}'"):
-        av.datasets.read_flow(merged, metric="gold")
+        av.datasets.read_flow(merged, follow="gold")
     with pytest.raises(av.errors.InputsError, match=r"no sample is left(.|\n)*only_correct=False"):
         av.datasets.read_flow(merged, where={"group": "wrong"})
     with pytest.raises(av.errors.DatasetError, match="no such samples"):
@@ -276,7 +276,7 @@ def test_what_is_no_merged_map_is_refused(whole, tmp_path):
 def test_maps_that_cannot_be_made_are_failures(model, mapped, tmp_path):
     samples = [mapped[0][0], av.Sample("text", (), "Which digit is this?", answer="six"), mapped[0][2]]
     with pytest.warns(av.HookedAVWarning, match="2 of 3 samples failed"):
-        run = av.run_dataset(model, samples, "flow", out=tmp_path, pathways=["audio->last"], metric="gold", controls=0)
+        run = av.run_dataset(model, samples, "flow", out=tmp_path, pathways=["audio->last"], follow="gold", controls=0)
     assert [(failure.sample, failure.kind) for failure in run.failures] == [
         ("text", "SpanError"),
         (samples[2].id, "InputsError"),

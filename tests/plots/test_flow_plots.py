@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hooked_av as av
-from hooked_av.analyses.flow.answers import READINGS
+from hooked_av.analyses.flow.answers import LOG_P, READINGS
 from hooked_av.plots.style import Drawing, svg_text
 
 PATHWAYS = ("audio → question", "video → question", "av → last", "question → last", "cross-frame")
@@ -19,7 +19,8 @@ def answers(n_samples):
     return {
         "answer_ids": np.zeros(n_samples, np.int64),
         "gold_ids": np.zeros(n_samples, np.int64),
-        **{f"{name}_base": rng.uniform(0.5, 1, n_samples) for name in ("p_answer", "p_gold", "logit_difference")},
+        "alternative_ids": np.ones(n_samples, np.int64),
+        **{f"{name}_base": np.log(rng.uniform(0.5, 0.9, n_samples)) for name in LOG_P},
         "ids": tuple(map(str, range(n_samples))),
         "token_texts": ((0, "three"), (1, "eight")),
     }
@@ -27,8 +28,8 @@ def answers(n_samples):
 
 def readings(shape, prefix=""):
     rng = np.random.default_rng(len(shape))
-    p = {name: rng.uniform(0, 1, shape) for name in ("p_answer", "p_gold", "logit_difference")}
-    return {f"{prefix}{name}": values for name, values in (p | {"best_ids": rng.integers(0, 2, shape)}).items()}
+    log_p = {name: np.log(rng.uniform(0, 1, shape)) for name in LOG_P}
+    return {f"{prefix}{name}": values for name, values in (log_p | {"best_ids": rng.integers(0, 2, shape)}).items()}
 
 
 def flow(n_samples=5, n_draws=2, window=1):
@@ -130,7 +131,7 @@ def test_bars_are_drops_and_points_the_index():
 def test_an_index_beyond_the_panel_is_an_arrow_with_its_number():
     result = contribution(tasks=("seeing", "seeing"), conditions=("audio cut", "video cut"))
     base = np.full(2, 0.5)
-    odd = replace(result, p_answer_base=base, p_answer=np.array([[0.6, 0.3], [0.6, 0.3]]))
+    odd = replace(result, log_p_answer_base=np.log(base), log_p_answer=np.log([[0.6, 0.3], [0.6, 0.3]]))
     assert odd.index()["index"][0] == pytest.approx(3)
     right = odd.plot().axes[1]
     (arrow,) = [line for line in right.lines if line.get_marker() == ">"]
@@ -140,7 +141,7 @@ def test_an_index_beyond_the_panel_is_an_arrow_with_its_number():
 
 def test_an_index_that_is_not_known_is_no_news():
     result = contribution(tasks=("seeing", "seeing"), conditions=("audio cut", "video cut"))
-    gains = replace(result, p_answer_base=np.full(2, 0.5), p_answer=np.array([[0.6, 0.7], [0.6, 0.8]]))
+    gains = replace(result, log_p_answer_base=np.log([0.5, 0.5]), log_p_answer=np.log([[0.6, 0.7], [0.6, 0.8]]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert gains.index()[["index", "low", "high"]].isna().all(axis=None)
@@ -183,15 +184,20 @@ def test_bars_of_an_effective_pathway_are_its_summary(n_draws):
         share=np.full(4, 0.25),
         edges=("audio → question in every layer", "question → last in layers [2, 3]"),
     )
-    (axes,) = result.plot().axes
+    figure = result.plot()
+    (axes,) = figure.axes
     bars = [bars for bars in axes.containers if hasattr(bars, "patches")]
     assert len(bars) == (3 if n_draws else 2)
     summary = result.summary()
     for number, some in enumerate(bars):
-        wanted = [summary.loc[number, name] for name in ("p", "agreement", "accuracy")]
+        wanted = [summary.loc[number, name] for name in ("probability", "agreement", "accuracy")]
         np.testing.assert_allclose([bar.get_height() for bar in some], wanted)
     assert "25 % of all" in str(bars[1].get_label())
-    assert "audio → question; question → last in layers [2, 3]" in axes.get_title(loc="left").replace("\n", " ")
+    assert "audio → question; question → last in layers [2, 3]" in figure.get_suptitle().replace("\n", " ")
+    left, right = result.with_metric("logit_difference").plot().axes
+    heights = [bars[0].get_height() for bars in left.containers if hasattr(bars, "patches")]
+    np.testing.assert_allclose(heights[:2], [result.logit_difference_base.mean(), result.logit_difference.mean()])
+    assert right.get_ylabel() == "share of samples"
 
 
 @pytest.mark.parametrize("n_pathways", [1, 2, 3, 5])
@@ -212,17 +218,19 @@ def test_legend_title_and_labels_of_a_map_do_not_overlap(n_pathways):
 
 def test_a_sweep_is_its_bars_and_names_new_answers():
     sweep = av.analyses.RouteSweep(
-        p_cut=np.array([0.4, 0.7, 0.05]),
-        gold_p_cut=np.full(3, np.nan),
-        alternative_p_cut=np.full(3, np.nan),
+        log_p_cut=np.log([0.4, 0.7, 0.05]),
+        gold_log_p_cut=np.full(3, np.nan),
+        alternative_log_p_cut=np.log([0.2, 0.1, 0.3]),
         best_ids=np.array([3, 3, 4]),
         cuts=("audio->last@2-5", "video->question", "av->last"),
         best_texts=(" six", " six", "two"),
         answer_id=3,
         answer=" six",
-        p_base=0.8,
-        gold_p_base=np.nan,
-        alternative_p_base=np.nan,
+        gold="",
+        alternative="two",
+        log_p_base=np.log(0.8),
+        gold_log_p_base=np.nan,
+        alternative_log_p_base=np.log(0.1),
     )
     (axes,) = sweep.plot().axes
     np.testing.assert_allclose([bar.get_width() for bar in axes.patches], sweep.change_percent)

@@ -239,12 +239,12 @@ def curves(answer=" three", pathways=TWO, window=3):
     shape = (1, len(pathways), 9)
     p = np.random.default_rng(1).uniform(0, 1, shape)
     none = np.full((1, 0, *shape[1:]), np.nan)
-    nothing = np.full(1, np.nan)
     return av.analyses.InformationFlow(
-        answer_ids=np.zeros(1, np.int64), gold_ids=np.full(1, -1), p_answer_base=np.array([0.75]), p_gold_base=nothing,
-        logit_difference_base=nothing, ids=("0",), tasks=("",), token_texts=((0, answer),), p_answer=p,
-        p_gold=np.full(shape, np.nan), logit_difference=np.full(shape, np.nan), best_ids=np.zeros(shape, np.int64),
-        control_p_answer=none, control_p_gold=none, control_logit_difference=none,
+        answer_ids=np.zeros(1, np.int64), gold_ids=np.full(1, -1), alternative_ids=np.ones(1, np.int64),
+        log_p_answer_base=np.log([0.75]), log_p_gold_base=np.full(1, np.nan), log_p_alternative_base=np.log([0.2]),
+        ids=("0",), tasks=("",), token_texts=((0, answer), (1, " two")), log_p_answer=np.log(p),
+        log_p_gold=np.full(shape, np.nan), log_p_alternative=np.log(p / 3), best_ids=np.zeros(shape, np.int64),
+        control_log_p_answer=none, control_log_p_gold=none, control_log_p_alternative=none,
         control_best_ids=none.astype(np.int64), windows=np.zeros((9, 2), np.int64), pathways=pathways, window=window,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from hooked_av.analyses.attention.parts import indicator, parts_of
 from hooked_av.analyses.attention.rows import check_plain_attention
 from hooked_av.analyses.patching.contrast import token_id
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.hooks.point import HookPoint
@@ -85,7 +86,7 @@ def direct_logit_attribution(
     answer: str | int,
     alternative: str | int,
     *,
-    sources: Sequence[str] | None = None,
+    sources: str | Sequence[str] | None = None,
     tolerance: float | None = None,
 ) -> DirectAttribution:
     """Which layers, heads and source spans write the answer into the last position?
@@ -122,7 +123,7 @@ def direct_logit_attribution(
             got=f"{answer!r} and {alternative!r}",
             next_step="name the answer, and one that it is to be told from",
         )
-    parts = parts_of(inputs, sources)
+    parts = parts_of(inputs, None if sources is None else several(sources))
     path = _Path(model, ids, indicator(parts, inputs.n_pos, model.device))
     logits = path.run(inputs)[ids].cpu().double()
     found = DirectAttribution(

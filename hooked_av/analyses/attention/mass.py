@@ -17,6 +17,7 @@ from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import SpanError
 from hooked_av.prompt.inputs import AVInputs
@@ -81,8 +82,8 @@ def attention_mass(
     model: "HookedAVTransformer",
     cases: Any,
     *,
-    keys: Sequence[str] | None = None,
-    queries: Sequence[str] | None = None,
+    keys: str | Sequence[str] | None = None,
+    queries: str | Sequence[str] | None = None,
     progress: bool = False,
 ) -> AttentionMass:
     """What do the tokens of a span look at?
@@ -111,8 +112,8 @@ def attention_mass(
     >>> bool(abs(mass.mass.sum(axis=-1) - 1).max() < 1e-5)
     True
     """
-    names: tuple[str, ...] = () if keys is None else tuple(keys)
-    readers: tuple[str, ...] = () if queries is None else tuple(queries)
+    names: tuple[str, ...] = () if keys is None else several(keys)
+    readers: tuple[str, ...] = () if queries is None else several(queries)
 
     def measure(case: Case) -> tuple[str, np.ndarray, list[int]]:
         nonlocal names, readers  # those of the first sample hold for all

@@ -21,6 +21,7 @@ from torch import Tensor
 from hooked_av.analyses.attention.parts import indicator, parts_of
 from hooked_av.analyses.attention.rows import read_rows
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.hooks.point import HookPoint
@@ -134,7 +135,7 @@ def find_sinks(
     dims: Sequence[int] | None = None,
     threshold: float | None = None,
     received_threshold: float = RECEIVED,
-    queries: Sequence[str] = ("audio", "video"),
+    queries: str | Sequence[str] = ("audio", "video"),
 ) -> Sinks:
     """Which tokens are sinks, and of which modality?
 
@@ -161,7 +162,7 @@ def find_sinks(
     threshold = default_threshold(model.cfg.d_model) if threshold is None else float(threshold)
     _check(model.cfg.d_model, dims, threshold, received_threshold)
     parts = parts_of(inputs)
-    rows = {name: inputs.spans[name].positions for name in queries if name in inputs.spans}
+    rows = {name: inputs.spans[name].positions for name in several(queries) if name in inputs.spans}
     rows = {EVERY_ROW: np.arange(inputs.n_pos), **rows}
     peak, received = _read(model, inputs, dims, indicator(rows, inputs.n_pos, model.device))
     return Sinks(

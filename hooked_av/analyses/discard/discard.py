@@ -21,6 +21,7 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.discard.cost import ARRAYS, Costs, costs_of, formula_macs
 from hooked_av.analyses.discard.rules import Rule, check_rules, dropped, last_row_attention
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import check_range
@@ -297,7 +298,7 @@ def _drops(
     kept_share: float,
 ) -> tuple[list[tuple[str, Rule]], list[int]]:
     """Every span with every rule, and the layers; checked."""
-    names: list[str] = [spans] if isinstance(spans, str) else list(spans)
+    names: list[str] = list(several(spans))
     chosen: list[Rule] = [rules] if isinstance(rules, str) else list(rules)
     first = 1 if "attention" in chosen else 0
     layers = list(range(first, n_layers)) if layers is None else [int(layer) for layer in layers]

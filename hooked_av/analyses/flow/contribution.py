@@ -21,21 +21,24 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     BASES,
     READINGS,
+    SHOWN,
+    SHOWN_BASES,
     UNKNOWN,
     Answers,
     Measured,
+    Reading,
     Targets,
-    Whose,
     answer_fields,
-    check_metric,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
 from hooked_av.analyses.flow.information_flow import read_all
+from hooked_av.analyses.metric import Follow, Metric
 from hooked_av.analyses.results import run_settings
 from hooked_av.analyses.swaps import SWAPS, check_swaps
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
+from hooked_av.former import formerly
 from hooked_av.interventions.specs import block_attention
 from hooked_av.prompt.inputs import AVInputs
 
@@ -61,8 +64,8 @@ class ModalityContribution(Answers):
     figure: ClassVar = "hooked_av.plots.contribution:plot_modality_contribution"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys((*READINGS, "best_texts"), ("sample", "condition")),
-        **dict.fromkeys(("probability_drop", "accuracy_drop", "control_drop"), ("sample", "condition")),
+        **dict.fromkeys((*READINGS, *SHOWN, "best_texts"), ("sample", "condition")),
+        **dict.fromkeys(("drop", "probability_drop", "accuracy_drop", "control_drop"), ("sample", "condition")),
         **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "condition")),
         "attention": ("sample", "layer", "rows", "modality"),
         "token_share": ("sample", "modality"),
@@ -72,15 +75,16 @@ class ModalityContribution(Answers):
     labels: ClassVar = {**Answers.labels, "condition": "conditions", "rows": "rows", "modality": "modalities"}
     columns: ClassVar = (
         "id=sample", "task=tasks", "condition", "modality=lost", "kind=kinds", "answer=answers", "gold=golds",
-        *BASES, *READINGS, "best_token=best_texts", "probability_drop", "accuracy_drop", "control_drop",
+        "alternative=alternatives", *SHOWN_BASES, *BASES, *SHOWN, *READINGS, "best_token=best_texts",
+        "probability_drop", "accuracy_drop", "metric", "drop", "control_drop",
     )  # fmt: skip
-    p_answer: Float64[np.ndarray, "sample condition"]
-    p_gold: Float64[np.ndarray, "sample condition"]
-    logit_difference: Float64[np.ndarray, "sample condition"]
+    log_p_answer: Float64[np.ndarray, "sample condition"]
+    log_p_gold: Float64[np.ndarray, "sample condition"]
+    log_p_alternative: Float64[np.ndarray, "sample condition"]
     best_ids: Int64[np.ndarray, "sample condition"]
-    control_p_answer: Float64[np.ndarray, "sample draw condition"]  # random cuts as large as each cut; else NaN, -1
-    control_p_gold: Float64[np.ndarray, "sample draw condition"]
-    control_logit_difference: Float64[np.ndarray, "sample draw condition"]
+    control_log_p_answer: Float64[np.ndarray, "sample draw condition"]  # random cuts as large as each cut; else NaN, -1
+    control_log_p_gold: Float64[np.ndarray, "sample draw condition"]
+    control_log_p_alternative: Float64[np.ndarray, "sample draw condition"]
     control_best_ids: Int64[np.ndarray, "sample draw condition"]
     attention: Float64[np.ndarray, "sample layer rows modality"]  # of the clean run; NaN where a sample lacks either
     token_share: Float64[np.ndarray, "sample modality"]  # of all tokens of the prompt
@@ -90,20 +94,20 @@ class ModalityContribution(Answers):
     skipped: tuple[str, ...] = ()
 
     @property
-    def probability_drop(self) -> Float64[np.ndarray, "sample condition"]:
-        """Probability of the answer in the clean run, minus that in the condition."""
-        return self._drop(self.p_answer, self.p_gold)
+    def drop(self) -> Float64[np.ndarray, "sample condition"]:
+        """The metric in the clean run, minus that in the condition."""
+        return self.per_sample(self.metric_base, self.best_ids) - self.metric_changed
 
     @property
     def control_drop(self) -> Float64[np.ndarray, "sample condition"]:
         """The same under random cuts of the same size, the mean over draws; NaN without, and for swaps."""
-        drops = self._drop(self.control_p_answer, self.control_p_gold)
-        return drops.mean(axis=1) if drops.shape[1] else np.full_like(self.p_answer, np.nan)
+        drops = self.per_sample(self.metric_base, self.control_best_ids) - self.control_metric
+        return drops.mean(axis=1) if drops.shape[1] else np.full_like(self.log_p_answer, np.nan)
 
-    def _drop(
-        self, p_answer: Float64[np.ndarray, " sample *cell"], p_gold: Float64[np.ndarray, " sample *cell"]
-    ) -> Float64[np.ndarray, " sample *cell"]:
-        base, p = (self.p_gold_base, p_gold) if self.metric == "gold" else (self.p_answer_base, p_answer)
+    @property
+    def probability_drop(self) -> Float64[np.ndarray, "sample condition"]:
+        """Probability of the answer in the clean run, minus that in the condition, whatever the metric."""
+        base, p = (self.p_gold_base, self.p_gold) if self.follow == "gold" else (self.p_answer_base, self.p_answer)
         return self.per_sample(base, p) - p
 
     @property
@@ -113,9 +117,9 @@ class ModalityContribution(Answers):
         return np.where(self.best_ids == UNKNOWN, np.nan, drop)
 
     def summary(self) -> pd.DataFrame:
-        """One row a task and condition: drops of probability and accuracy with 95 % bootstrap intervals.
+        """One row a task and condition: drops of the metric, of probability and accuracy with 95 % bootstrap intervals.
 
-        `control_drop`: of probability, under random cuts of the same size; NaN for swaps.
+        `control_drop`: of the metric, under random cuts of the same size; NaN for swaps.
         """
         return pd.DataFrame([self._row(*pair) for pair in product(dict.fromkeys(self.tasks), self.conditions)])
 
@@ -124,7 +128,7 @@ class ModalityContribution(Answers):
         row = {"task": task, "condition": condition, "modality": modality, "kind": kind}
         samples, column = self._of(task), self.conditions.index(condition)
         row |= {"n_samples": int((self.best_ids[samples, column] != UNKNOWN).sum())}
-        for name in ("probability_drop", "accuracy_drop", "control_drop"):
+        for name in ("drop", "probability_drop", "accuracy_drop", "control_drop"):
             values = getattr(self, name)[samples, column]
             known = values[~np.isnan(values)]
             low, high = bootstrap_interval(known)
@@ -132,7 +136,7 @@ class ModalityContribution(Answers):
         return row
 
     def index(self) -> pd.DataFrame:
-        """One row a task and kind of loss: (video - audio) / (video + audio), of the drops of probability.
+        """One row a task and kind of loss: (video - audio) / (video + audio), of the drops of the metric.
 
         1: all rests on the picture; -1: all on the sound; beyond them, where a modality is in the way. NaN where both
         drops together are not above 0, or one was not measured. Intervals: 95 % bootstrap over samples.
@@ -145,7 +149,7 @@ class ModalityContribution(Answers):
         row = {"task": task, "kind": kind, "n_samples": 0, "index": np.nan, "low": np.nan, "high": np.nan}
         if len(columns) != 2:
             return row
-        drops = self.probability_drop[self._of(task)][:, columns]
+        drops = self.drop[self._of(task)][:, columns]
         drops = drops[~np.isnan(drops).any(axis=1)]
         if not len(drops):
             return row
@@ -218,12 +222,14 @@ class ModalityContribution(Answers):
         return frame.loc[self.best_ids.ravel() != UNKNOWN].reset_index(drop=True)
 
 
+@formerly("metric", "follow", ("answer", "gold"))
 @door
 def modality_contribution(
     model: "HookedAVTransformer",
     cases: Any,
     *,
-    metric: Whose = "answer",
+    metric: Metric = "probability",
+    follow: Follow = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = False,
     progress: bool = False,
@@ -238,7 +244,7 @@ def modality_contribution(
     Args:
         cases: one prompt, one `av.Case`, or any number; `Case.task` groups them, `Case.swapped` holds the same question
             about other media (`av.media_swaps(model, clip, other, question=...)`).
-        metric: whose probability drops, that of the clean run's "answer" or of the right one ("gold").
+        metric, follow: what drops, and of whose answer; as for `information_flow`.
         controls: random cuts beside each cut, of as many (query, key) pairs in every layer (0: none).
         only_correct: leave out samples that the clean model answers wrongly (then who was left out is in `skipped`).
         progress: show a bar.
@@ -260,12 +266,11 @@ def modality_contribution(
     >>> bool(found.index()["index"][0] < 0)  # the question is about the sound
     True
     """
-    drawn = Controls.given(controls)
+    drawn, reading = Controls.given(controls), Reading(metric, follow, only_correct)
 
     def measure(case: Case) -> Measured | None:
-        check_metric(metric, case.id, is_known=case.answer is not None)
         check_swaps(case.swapped, case.id)
-        return _measure(model, case, only_correct, drawn)
+        return _measure(model, case, reading, drawn)
 
     found = over_cases(cases, measure, progress=progress)
     run = {
@@ -275,10 +280,10 @@ def modality_contribution(
         if best >= 0
     }
     columns = [number for number, name in enumerate(CONDITIONS) if name in run]
-    own = {"metric": metric, "only_correct": only_correct, "controls": vars(drawn)}
+    own = {**vars(reading), "controls": vars(drawn)}
     runs = stacked(found.samples)
     return ModalityContribution(
-        **answer_fields(model, found.samples, metric),
+        **answer_fields(model, found.samples, reading),
         **{name: runs.pop(name)[..., columns] for name in list(runs) if name.removeprefix("control_") in READINGS},
         **runs,
         conditions=tuple(list(CONDITIONS)[column] for column in columns),
@@ -287,12 +292,12 @@ def modality_contribution(
     )
 
 
-def _measure(model: "HookedAVTransformer", case: Case, only_correct: bool, controls: Controls) -> Measured | None:
+def _measure(model: "HookedAVTransformer", case: Case, reading: Reading, controls: Controls) -> Measured | None:
     """One sample in every condition that it has, in the order of `CONDITIONS`."""
     case, cuts = _with_cuts(case)
     baseline = model.baseline(case.inputs)
     targets = Targets.of(model, case, baseline.logits)
-    if only_correct and targets.is_wrong:
+    if not reading.takes(targets, case.id):
         return None
     by_cut = read_all(baseline, [cuts[name] for name in cuts], targets)
     with torch.no_grad():

@@ -15,19 +15,22 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     BASES,
     READINGS,
+    SHOWN,
+    SHOWN_BASES,
     Answers,
     Measured,
+    Reading,
     Targets,
-    Whose,
     answer_fields,
-    check_metric,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
 from hooked_av.analyses.flow.information_flow import read_all
+from hooked_av.analyses.metric import Follow, Metric
 from hooked_av.analyses.results import run_settings
 from hooked_av.decoder.cuts import count_cut
 from hooked_av.doors import door
+from hooked_av.former import formerly
 from hooked_av.interventions.specs import KeepOnly, keep_only
 from hooked_av.prompt.inputs import AVInputs
 
@@ -42,48 +45,48 @@ class EffectivePathway(Answers):
     figure: ClassVar = "hooked_av.plots.effective:plot_effective_pathway"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys((*READINGS, "best_texts", "best_is_right"), ("sample",)),
-        **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw")),
+        **dict.fromkeys((*READINGS, *SHOWN, "metric_changed", "best_texts", "best_is_right"), ("sample",)),
+        **dict.fromkeys((f"control_{name}" for name in (*READINGS, *SHOWN)), ("sample", "draw")),
         "share": ("sample",),
     }
     columns: ClassVar = (
-        "id=sample", "task=tasks", "answer=answers", "gold=golds", "share_of_edges=share", *BASES, *READINGS,
+        "id=sample", "task=tasks", "answer=answers", "gold=golds", "alternative=alternatives",
+        "share_of_edges=share", *SHOWN_BASES, *BASES, *SHOWN, *READINGS, "metric", "metric_base", "metric_changed",
         "best_token=best_texts", "is_right=best_is_right",
     )  # fmt: skip
-    p_answer: Float64[np.ndarray, " sample"]
-    p_gold: Float64[np.ndarray, " sample"]
-    logit_difference: Float64[np.ndarray, " sample"]
+    log_p_answer: Float64[np.ndarray, " sample"]
+    log_p_gold: Float64[np.ndarray, " sample"]
+    log_p_alternative: Float64[np.ndarray, " sample"]
     best_ids: Int64[np.ndarray, " sample"]
-    control_p_answer: Float64[np.ndarray, "sample draw"]
-    control_p_gold: Float64[np.ndarray, "sample draw"]
-    control_logit_difference: Float64[np.ndarray, "sample draw"]
+    control_log_p_answer: Float64[np.ndarray, "sample draw"]
+    control_log_p_gold: Float64[np.ndarray, "sample draw"]
+    control_log_p_alternative: Float64[np.ndarray, "sample draw"]
     control_best_ids: Int64[np.ndarray, "sample draw"]
     share: Float64[np.ndarray, " sample"]  # of the L * N * (N + 1) / 2 edges that remain
     edges: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
     def summary(self) -> pd.DataFrame:
-        """Clean run, these edges, random edges: answer probability, agreement with the clean answer, accuracy.
+        """Clean run, these edges, random edges: the metric, agreement with the clean answer, accuracy.
 
-        Each with its 95 % bootstrap interval over samples; accuracy is NaN where right answers are not known.
+        Each with its 95 % bootstrap interval over samples; the metric stands in a column of its own name. Accuracy is
+        NaN where right answers are not known.
         """
         return pd.DataFrame([{"run": name, **self._row(*values)} for name, values in self._runs().items()])
 
     def _runs(self) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
-        """For each run the probability that counts, the most probable tokens, and the share of edges."""
-        gold, share = self.metric == "gold", float(self.share.mean())
-        base, kept, random = (
-            (self.p_gold_base, self.p_gold, self.control_p_gold)
-            if gold
-            else (self.p_answer_base, self.p_answer, self.control_p_answer)
-        )
-        runs = {"clean": (base, self.answer_ids, 1.0), "these edges": (kept, self.best_ids, share)}
+        """For each run the metric, the most probable tokens, and the share of edges."""
+        share, random = float(self.share.mean()), self.control_metric
+        runs = {
+            "clean": (self.metric_base, self.answer_ids, 1.0),
+            "these edges": (self.metric_changed, self.best_ids, share),
+        }
         return runs | ({"random edges": (random, self.control_best_ids, share)} if random.shape[1] else {})
 
-    def _row(self, p: np.ndarray, best_ids: np.ndarray, share: float) -> dict[str, float]:
+    def _row(self, measured: np.ndarray, best_ids: np.ndarray, share: float) -> dict[str, float]:
         agrees = (best_ids == self.per_sample(self.answer_ids, best_ids)).astype(float)
         row = {"share_of_edges": share}
-        for name, values in {"p": p, "agreement": agrees, "accuracy": self.is_right(best_ids)}.items():
+        for name, values in {self.metric: measured, "agreement": agrees, "accuracy": self.is_right(best_ids)}.items():
             by_sample = values.reshape(len(values), -1).mean(axis=1)
             low, high = bootstrap_interval(by_sample)
             row |= {name: by_sample.mean(), f"{name}_low": low, f"{name}_high": high}
@@ -96,13 +99,15 @@ class EffectivePathway(Answers):
         return self.tabulate(*self.columns, *(f"{name}_{draw}={name}[draw={draw}]" for name in read for draw in draws))
 
 
+@formerly("metric", "follow", ("answer", "gold"))
 @door
 def effective_pathway(
     model: "HookedAVTransformer",
     cases: Any,
     edges: Any,
     *,
-    metric: Whose = "answer",
+    metric: Metric = "probability",
+    follow: Follow = "answer",
     controls: Controls | int = Controls(3),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,
@@ -113,7 +118,7 @@ def effective_pathway(
         cases: one prompt, one `av.Case`, or any number of either.
         edges: routes that stay, such as `["text->text", "audio->question@0-3", "question->last"]`. A token that no
             route lets read anything, itself included, reads zero, and is reported.
-        metric: whose probability the summary is about, the clean run's "answer" or the right one ("gold").
+        metric, follow: as for `information_flow`.
         controls: how many random edge sets of the same share, drawn layer by layer (0: none).
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
         progress: show a bar.
@@ -131,16 +136,16 @@ def effective_pathway(
     (True, ['clean', 'these edges', 'random edges'])
     """
     keep, drawn = keep_only(*([edges] if isinstance(edges, str) else edges)), Controls.given(controls)
+    reading = Reading(metric, follow, only_correct)
 
     def measure(case: Case) -> Measured | None:
-        check_metric(metric, case.id, is_known=case.answer is not None)
-        return _measure(model, case, keep, drawn, only_correct)
+        return _measure(model, case, keep, drawn, reading)
 
     found = over_cases(cases, measure, progress=progress)
     names = tuple(str(route) for route in keep.routes)
-    own = {"metric": metric, "controls": vars(drawn), "only_correct": only_correct, "edges": list(names)}
+    own = {**vars(reading), "controls": vars(drawn), "edges": list(names)}
     return EffectivePathway(
-        **answer_fields(model, found.samples, metric),
+        **answer_fields(model, found.samples, reading),
         **stacked(found.samples),
         edges=names,
         skipped=found.skipped,
@@ -149,12 +154,12 @@ def effective_pathway(
 
 
 def _measure(
-    model: "HookedAVTransformer", case: Case, keep: KeepOnly, controls: Controls, only_correct: bool
+    model: "HookedAVTransformer", case: Case, keep: KeepOnly, controls: Controls, reading: Reading
 ) -> Measured | None:
     share = share_left(model, case.inputs, keep)
     baseline = model.baseline(case.inputs)
     targets = Targets.of(model, case, baseline.logits)
-    if only_correct and targets.is_wrong:
+    if not reading.takes(targets, case.id):
         return None
     runs = {name: np.asarray(values[0]) for name, values in read_all(baseline, [keep], targets).items()}
     with without_reports_of_empty_rows():

@@ -16,18 +16,19 @@ from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.flow.answers import (
     READINGS,
     Measured,
+    Reading,
     Targets,
-    Whose,
     answer_fields,
-    check_metric,
     stacked,
 )
 from hooked_av.analyses.flow.controls import Controls, without_reports_of_empty_rows
 from hooked_av.analyses.flow.map import InformationFlow
 from hooked_av.analyses.flow.pathways import Pathway, as_pathways, default_pathways, other_layout, with_answer_spans
 from hooked_av.analyses.flow.windows import layer_window, window_size
+from hooked_av.analyses.metric import Follow, Metric
 from hooked_av.analyses.results import run_settings
 from hooked_av.doors import door
+from hooked_av.former import formerly
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.replay.baseline import Baseline
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in float32
 
 
+@formerly("metric", "follow", ("answer", "gold"))
 @door
 def information_flow(
     model: "HookedAVTransformer",
@@ -44,7 +46,8 @@ def information_flow(
     *,
     pathways: Any = None,
     window: int | Literal["all"] | None = None,
-    metric: Whose = "answer",
+    metric: Metric = "probability",
+    follow: Follow = "answer",
     controls: Controls | int = Controls(),  # noqa: B008 - it is immutable
     only_correct: bool = True,
     progress: bool = False,
@@ -60,7 +63,9 @@ def information_flow(
             allow (`default_pathways`), the same in every sample.
         window: layers that are cut at once (None: `default_window`); "all": every layer at once, so that the result
             has one layer, and says whether a pathway is needed at all.
-        metric: whose probability `change_percent` is about: the clean run's "answer", or the right one ("gold").
+        metric: what is measured of the answer: "probability", "log_prob", or "logit_difference" to the case's
+            alternative (None is named: to the clean run's most probable other token). A probability near 1 hides much.
+        follow: whose: the clean run's "answer", or the right one ("gold").
         controls: random draws beside each cut (0: none), or `av.Controls(draws, "entries" or "rows", seed)`.
         only_correct: leave out samples that the clean model answers wrongly, where the right answer is known; who was
             left out is in `skipped`.
@@ -83,6 +88,7 @@ def information_flow(
     ('Which digit is spoken first?', ('five',), (2, 8))
     """
     n_layers, drawn = model.cfg.n_layers, Controls.given(controls)
+    reading = Reading(metric, follow, only_correct)
     size = window_size(window, n_layers)
     whole = [range(n_layers)] if window == "all" else None
     windows = whole or [layer_window(layer, n_layers, size) for layer in range(n_layers)]
@@ -91,15 +97,14 @@ def information_flow(
     flow = _Flow(model, named, windows, drawn, progress=progress and is_one)
 
     def measure(case: Case) -> Measured | None:
-        check_metric(metric, case.id, is_known=case.answer is not None)
-        return flow.measure(case, only_correct)
+        return flow.measure(case, reading)
 
     found = over_cases(cases, measure, progress=progress and not is_one)
     names = [pathway.name for pathway in flow.pathways or ()]
-    own = {"window": size, "metric": metric, "controls": vars(drawn), "only_correct": only_correct, "pathways": names}
+    own = {"window": size, **vars(reading), "controls": vars(drawn), "pathways": names}
     own |= {"n_pos": sorted(set(found.sizes)), "n_samples": len(found.samples), "n_skipped": len(found.skipped)}
     return InformationFlow(
-        **answer_fields(model, found.samples, metric),
+        **answer_fields(model, found.samples, reading),
         **stacked(found.samples),
         windows=np.array([(some[0], some[-1]) for some in windows], dtype=np.int64),
         pathways=tuple(names),
@@ -115,7 +120,8 @@ def knockout_curves(
     inputs: AVInputs,
     pathways: Any = ("audio->question", "video->question"),
     *,
-    window: int | None = None,
+    window: int | Literal["all"] | None = None,
+    metric: Metric = "probability",
     progress: bool = False,
 ) -> InformationFlow:
     """Through which layers does the answer to one prompt need these pathways?
@@ -125,7 +131,7 @@ def knockout_curves(
 
     Args:
         pathways: routes ("audio->question"), or (keys, queries) pairs.
-        window: layers that are cut at once (None: `default_window`).
+        window, metric: as for `information_flow`.
         progress: show a bar over the cuts.
 
     Errors: as for `information_flow`.
@@ -137,9 +143,8 @@ def knockout_curves(
     >>> curves.pathways, curves.change_percent.shape
     (('system → question',), (1, 2))
     """
-    return information_flow(
-        model, inputs, pathways=pathways, window=window, controls=0, only_correct=False, progress=progress
-    )
+    how: dict[str, Any] = {"window": window, "metric": metric, "progress": progress}
+    return information_flow(model, inputs, pathways=pathways, controls=0, only_correct=False, **how)
 
 
 class _Flow:
@@ -157,7 +162,7 @@ class _Flow:
         self.model, self.windows, self.controls, self.progress = model, windows, controls, progress
         self.pathways, self.is_default, self.first = pathways, pathways is None, ""
 
-    def measure(self, case: Case, only_correct: bool) -> Measured | None:
+    def measure(self, case: Case, reading: Reading) -> Measured | None:
         """One sample; None for one that is left out."""
         case = with_answer_spans(case)
         pathways = self._pathways_of(case)
@@ -165,7 +170,7 @@ class _Flow:
         queries = "|".join(dict.fromkeys(queries for pathway in pathways for _, queries in pathway.pairs))
         baseline = self.model.baseline(case.inputs, touched=None if keep_all else queries)
         targets = Targets.of(self.model, case, baseline.logits)
-        if only_correct and targets.is_wrong:
+        if not reading.takes(targets, case.id):
             return None
         cuts = [pathway.cut(window, case.inputs) for pathway in pathways for window in self.windows]
         shape = (len(pathways), len(self.windows))

@@ -18,11 +18,14 @@ from jaxtyping import Float64, Int64
 
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import nothing_left
-from hooked_av.analyses.flow.answers import BASES, READINGS, UNKNOWN, Answers, Whose, check_metric
+from hooked_av.analyses.flow.answers import BASES, READINGS, SHOWN, SHOWN_BASES, UNKNOWN, Answers
 from hooked_av.analyses.flow.pathways import other_layout
+from hooked_av.analyses.metric import Follow, Metric
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
+from hooked_av.former import formerly
 
+_OF_DRAWS = (*READINGS, *SHOWN, "best_texts")
 _CELL = ["id", "pathway", "layer"]
 _WINDOW = ("first_cut=windows[edge=0]", "last_cut=windows[edge=1]")
 
@@ -34,28 +37,30 @@ class InformationFlow(Answers):
     figure: ClassVar = "hooked_av.plots.flow:plot_information_flow"
     axes: ClassVar = {
         **Answers.axes,
-        **dict.fromkeys((*READINGS, "best_texts", "best_is_right", "changes"), ("sample", "pathway", "layer")),
-        "control_changes_mean": ("sample", "pathway", "layer"),
-        **dict.fromkeys((f"control_{name}" for name in READINGS), ("sample", "draw", "pathway", "layer")),
-        "control_best_texts": ("sample", "draw", "pathway", "layer"),
-        **dict.fromkeys(("change_percent", "control_percent", "flips", "accuracy"), ("pathway", "layer")),
-        "logit_difference_change": ("pathway", "layer"),
+        **dict.fromkeys((*READINGS, *SHOWN, "best_texts", "best_is_right"), ("sample", "pathway", "layer")),
+        **dict.fromkeys(("changes", "changes_percent"), ("sample", "pathway", "layer")),
+        **dict.fromkeys(("control_changes_mean", "control_changes_percent"), ("sample", "pathway", "layer")),
+        **dict.fromkeys((f"control_{name}" for name in _OF_DRAWS), ("sample", "draw", "pathway", "layer")),
+        **dict.fromkeys(("change", "control_change", "change_percent", "control_percent"), ("pathway", "layer")),
+        **dict.fromkeys(("logit_difference_change", "flips", "accuracy"), ("pathway", "layer")),
         **dict.fromkeys(("interval", "control_interval"), ("edge", "pathway", "layer")),
         "windows": ("layer", "edge"),
     }
     labels: ClassVar = {**Answers.labels, "pathway": "pathways"}
     columns: ClassVar = (
         "id=sample", "task=tasks", "pathway", "layer", *_WINDOW, "answer=answers", "gold=golds",
-        "answer_id=answer_ids", "gold_id=gold_ids", "base_is_right", *BASES, *READINGS, "best_token=best_texts",
-        "is_right=best_is_right", "change_percent=changes", "control_percent=control_changes_mean",
+        "alternative=alternatives", "answer_id=answer_ids", "gold_id=gold_ids", "alternative_id=alternative_ids",
+        "base_is_right", *SHOWN_BASES, *BASES, *SHOWN, *READINGS, "best_token=best_texts", "is_right=best_is_right",
+        "change_percent=changes_percent", "control_percent=control_changes_percent",
+        "metric", "change=changes", "control_change=control_changes_mean",
     )  # fmt: skip
-    p_answer: Float64[np.ndarray, "sample pathway layer"]
-    p_gold: Float64[np.ndarray, "sample pathway layer"]
-    logit_difference: Float64[np.ndarray, "sample pathway layer"]  # to the alternative; NaN where there is none
+    log_p_answer: Float64[np.ndarray, "sample pathway layer"]
+    log_p_gold: Float64[np.ndarray, "sample pathway layer"]
+    log_p_alternative: Float64[np.ndarray, "sample pathway layer"]
     best_ids: Int64[np.ndarray, "sample pathway layer"]  # the most probable token while the pathway is cut
-    control_p_answer: Float64[np.ndarray, "sample draw pathway layer"]
-    control_p_gold: Float64[np.ndarray, "sample draw pathway layer"]
-    control_logit_difference: Float64[np.ndarray, "sample draw pathway layer"]
+    control_log_p_answer: Float64[np.ndarray, "sample draw pathway layer"]
+    control_log_p_gold: Float64[np.ndarray, "sample draw pathway layer"]
+    control_log_p_alternative: Float64[np.ndarray, "sample draw pathway layer"]
     control_best_ids: Int64[np.ndarray, "sample draw pathway layer"]
     windows: Int64[np.ndarray, "layer edge=2"]  # first and last layer that are cut, both included
     pathways: tuple[str, ...]
@@ -64,47 +69,71 @@ class InformationFlow(Answers):
 
     @property
     def changes(self) -> Float64[np.ndarray, "sample pathway layer"]:
-        """Change of the answer's probability in each sample, 100 * (p_cut - p_base) / p_base."""
-        return self.percent(self.p_answer, self.p_gold)
+        """What each cut does to the metric: of a probability percent of the clean run's, else the difference to it."""
+        return self.changes_of(self.metric)
 
     @property
     def control_changes(self) -> Float64[np.ndarray, "sample draw pathway layer"]:
         """The same under the random cuts."""
-        return self.percent(self.control_p_answer, self.control_p_gold)
+        return self.changes_of(self.metric, "control_")
 
     @property
     def control_changes_mean(self) -> Float64[np.ndarray, "sample pathway layer"]:
         """The mean of `control_changes` over draws; NaN without controls."""
-        changes = self.control_changes
-        return changes.mean(axis=1) if changes.shape[1] else np.full_like(self.p_answer, np.nan)
+        return self._over_draws(self.control_changes)
 
     @property
-    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+    def change(self) -> Float64[np.ndarray, "pathway layer"]:
         """The mean of `changes` over samples."""
         return self.changes.mean(axis=0)
 
     @property
     def interval(self) -> Float64[np.ndarray, "edge pathway layer"]:
-        """95 % bootstrap interval of `change_percent` over samples; NaN for one sample."""
+        """95 % bootstrap interval of `change` over samples; NaN for one sample."""
         return bootstrap_interval(self.changes)
 
     @property
-    def control_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+    def control_change(self) -> Float64[np.ndarray, "pathway layer"]:
         """The mean of `control_changes` over draws and samples; NaN without controls."""
         return self.control_changes_mean.mean(axis=0)
 
     @property
     def control_interval(self) -> Float64[np.ndarray, "edge pathway layer"]:
-        """95 % bootstrap interval of `control_percent` over samples; of one sample, the range of its draws."""
+        """95 % bootstrap interval of `control_change` over samples; of one sample, the range of its draws."""
         changes = self.control_changes
         if len(changes) == 1 and changes.shape[1]:
             return np.stack([changes[0].min(axis=0), changes[0].max(axis=0)])
         return bootstrap_interval(self.control_changes_mean)
 
     @property
+    def changes_percent(self) -> Float64[np.ndarray, "sample pathway layer"]:
+        """Change of the probability in each sample, 100 * (p_cut - p_base) / p_base, whatever the metric."""
+        return self.changes_of("probability")
+
+    @property
+    def control_changes_percent(self) -> Float64[np.ndarray, "sample pathway layer"]:
+        """The same under the random cuts, the mean over draws; NaN without controls."""
+        return self._over_draws(self.changes_of("probability", "control_"))
+
+    @property
+    def change_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+        """The mean of `changes_percent` over samples."""
+        return self.changes_percent.mean(axis=0)
+
+    @property
+    def control_percent(self) -> Float64[np.ndarray, "pathway layer"]:
+        """The mean of `control_changes_percent` over samples."""
+        return self.control_changes_percent.mean(axis=0)
+
+    @property
     def logit_difference_change(self) -> Float64[np.ndarray, "pathway layer"]:
         """Mean change of the logit difference to the alternative."""
-        return (self.logit_difference - self.per_sample(self.logit_difference_base, self.best_ids)).mean(axis=0)
+        return self.changes_of("logit_difference").mean(axis=0)
+
+    def _over_draws(
+        self, values: Float64[np.ndarray, "sample draw pathway layer"]
+    ) -> Float64[np.ndarray, "sample pathway layer"]:
+        return values.mean(axis=1) if values.shape[1] else np.full_like(self.log_p_answer, np.nan)
 
     @property
     def flips(self) -> Float64[np.ndarray, "pathway layer"]:
@@ -119,33 +148,38 @@ class InformationFlow(Answers):
     def summary(self) -> pd.DataFrame:
         """One row a pathway and layer, over all samples."""
         return self.tabulate(
-            "pathway", "layer", *_WINDOW, "n_samples", "change_percent", "low=interval[edge=0]",
-            "high=interval[edge=1]", "control_percent", "control_low=control_interval[edge=0]",
-            "control_high=control_interval[edge=1]", "logit_difference_change", "flips", "accuracy",
+            "pathway", "layer", *_WINDOW, "n_samples", "metric", "change", "low=interval[edge=0]",
+            "high=interval[edge=1]", "control_change", "control_low=control_interval[edge=0]",
+            "control_high=control_interval[edge=1]", "change_percent", "control_percent", "logit_difference_change",
+            "flips", "accuracy",
         )  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample, pathway and layer, with everything that `from_frame` needs; `summary` has the means."""
-        read = [*((name, f"control_{name}") for name in READINGS), ("best_token", "control_best_texts")]
+        read = [(name.replace("best_texts", "best_token"), f"control_{name}") for name in _OF_DRAWS]
         draws = range(self.control_best_ids.shape[1])
         controls = [f"control_{name}_{draw}={of}[draw={draw}]" for draw in draws for name, of in read]
         return self.tabulate(*self.columns, *controls)
 
     @classmethod
+    @formerly("table", "frame")
+    @formerly("metric", "follow", ("answer", "gold"))
     @door
     def from_frame(
         cls,
-        table: pd.DataFrame,
+        frame: pd.DataFrame,
         *,
         only_correct: bool = True,
-        metric: Whose = "answer",
+        metric: Metric = "probability",
+        follow: Follow = "answer",
         settings: Mapping[str, Any] | None = None,
     ) -> "InformationFlow":
         """The result of these samples, from tables that `to_frame` made of them together or one by one.
 
         Args:
+            frame: one table, or several that were joined (`pd.concat`).
             only_correct: leave out samples that the clean model answers wrongly, where the right answer is known.
-            metric, settings: what the table does not say.
+            metric, follow, settings: how the table is read; see `information_flow`.
 
         Errors: `InputsError` for samples of different layouts, for what is no such table, and when nothing is left.
 
@@ -156,16 +190,14 @@ class InformationFlow(Answers):
         >>> bool((again.control_changes == flow.control_changes).all())
         True
         """
-        fields = fields_of(table, only_correct)
-        for sample, gold in zip(fields["ids"], fields["gold_ids"].tolist(), strict=True):
-            check_metric(metric, sample, is_known=gold != UNKNOWN)
+        fields = fields_of(frame, only_correct)
         counts = {"n_samples": len(fields["ids"]), "n_skipped": len(fields["skipped"])}
-        own = {"metric": metric, "only_correct": only_correct, **counts}
-        return cls(**fields, metric=metric, settings={**(settings or {}), **own})
+        found = cls(**fields, settings={**(settings or {}), "only_correct": only_correct, **counts})
+        return found.with_metric(metric, follow)
 
 
 def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
-    """The fields of the `InformationFlow` of these samples, but for its metric and settings.
+    """The fields of the `InformationFlow` of these samples, but for how it is read.
 
     Errors: `InputsError` for samples of different pathways or layers, for one that is there twice or in parts, for a
     table of something else, and when nothing is left.
@@ -185,6 +217,7 @@ def fields_of(table: pd.DataFrame, only_correct: bool) -> dict[str, Any]:
     return {
         "answer_ids": firsts["answer_id"].to_numpy(dtype=np.int64),
         "gold_ids": firsts["gold_id"].to_numpy(dtype=np.int64),
+        "alternative_ids": firsts["alternative_id"].to_numpy(dtype=np.int64),
         **{name: firsts[name].to_numpy(dtype=np.float64) for name in BASES},
         **{name: _numbers(kept, name).reshape(shape) for name in READINGS},
         **_controls(kept, shape),
@@ -219,7 +252,8 @@ def _controls(table: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, np.ndarr
 
 def _texts(table: pd.DataFrame) -> tuple[tuple[int, str], ...]:
     """The text of every token that is an answer somewhere."""
-    pairs = [("answer_id", "answer"), ("gold_id", "gold"), ("best_ids", "best_token")]
+    pairs = [("answer_id", "answer"), ("gold_id", "gold"), ("alternative_id", "alternative")]
+    pairs += [("best_ids", "best_token")]
     pairs += [(f"control_best_ids_{draw}", f"control_best_token_{draw}") for draw in range(_n_draws(table))]
     found = {
         (int(token), text)
@@ -256,6 +290,8 @@ def _check_columns(table: pd.DataFrame) -> None:
         "answer",
         "answer_id",
         "gold_id",
+        "alternative",
+        "alternative_id",
         *BASES,
         *READINGS,
         "best_token",

@@ -13,9 +13,12 @@ from jaxtyping import Float32, Int64
 from hooked_av.analyses.lenses.convention import LensConvention
 from hooked_av.analyses.lenses.logit_lens import read_layers
 from hooked_av.analyses.results import Result, run_settings
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
+from hooked_av.former import formerly
 from hooked_av.prompt.inputs import AVInputs, check_alone
+from hooked_av.prompt.spans import PositionSet, Span
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -51,30 +54,31 @@ class AnswerTrace(Result):
     options: tuple[str, ...]
 
 
+@formerly("options", "tokens")
 @door
 def answer_trace(
     model: "HookedAVTransformer",
     inputs: AVInputs,
-    options: Sequence[str] | None = None,
+    tokens: str | Sequence[str] = (),
     *,
-    at: str = "last",
+    at: str | Span | PositionSet = "last",
     convention: str = "final_norm",
 ) -> AnswerTrace:
     """After which layer does the model know its answer?
 
     Args:
-        options: the answers that are followed, each a text of one token ("three", "A"); None: the five tokens that the
+        tokens: single tokens whose probability and rank are followed ("three", "A"); none named: the five that the
             model finds most probable in the end.
         at: the position that is read, a span of one token.
         convention: as for `logit_lens`.
 
-    Errors: `InputsError` for a batch, for an option of several tokens, and for a span of several.
+    Errors: `InputsError` for a batch, for a text of several tokens, and for a span of several.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
     >>> model, sample = av.HookedAVTransformer.from_pretrained("tiny-av"), read_samples()[1]
     >>> inputs = model.prepare(sample.clip, question=sample.question)
-    >>> trace = av.answer_trace(model, inputs, options=["five", "one"])
+    >>> trace = av.answer_trace(model, inputs, ["five", "one"])
     >>> trace.ranks[-1].tolist()[0], trace.probabilities.shape
     (0, (8, 2))
     """
@@ -87,7 +91,9 @@ def answer_trace(
             got=f"{len(inputs.spans.resolve(at))} tokens ({at})",
             next_step='take at="last"; av.logit_lens reads longer spans',
         )
-    ids = _most_probable(model, inputs, at) if options is None else [model.to_single_token(text) for text in options]
+    if not isinstance(at, str):
+        inputs, at = inputs.with_span("positions", at), "positions"
+    ids = [model.to_single_token(text) for text in several(tokens)] or _most_probable(model, inputs, at)
     arrays = read_layers(model, inputs, at, ids, 1, rule)
     best_ids = arrays["top_ids"][:, 0, 0]
     return AnswerTrace(

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import ROWS, Exchange
 from hooked_av.analyses.patching.positions import PositionPatching, media_rows
 from hooked_av.analyses.patching.spans import (
@@ -29,6 +29,7 @@ from hooked_av.analyses.patching.spans import (
     SpanPatching,
     present,
 )
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.prompt.inputs import AVInputs
@@ -66,10 +67,10 @@ def attribution_patching(
     clean: AVInputs,
     corrupt: AVInputs,
     table: PatchTable = "spans",
-    spans: Sequence[str] | None = None,
-    components: Sequence[str] = COMPONENTS,
+    spans: str | Sequence[str] | None = None,
+    components: str | Sequence[str] = COMPONENTS,
     exact: SpanPatching | HeadPatching | PositionPatching | None = None,
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
 ) -> AttributionPatching:
@@ -96,7 +97,8 @@ def attribution_patching(
     >>> estimate.effects.shape, estimate.correlation > 0.5
     ((4, 8), True)
     """
-    grid = _Grid.of(model, corrupt, table, spans, tuple(components))
+    named = None if spans is None else several(spans)
+    grid = _Grid.of(model, corrupt, table, named, several(components))
     names = [get_act_name(component, layer) for component in grid.components for layer in range(model.cfg.n_layers)]
     exchange = Exchange(
         model, clean, corrupt, grid.places, names, metric=metric, answer=answer, alternative=alternative
@@ -131,7 +133,7 @@ class _Grid:
         model: "HookedAVTransformer",
         inputs: AVInputs,
         table: PatchTable,
-        spans: Sequence[str] | None,
+        spans: tuple[str, ...] | None,
         components: tuple[str, ...],
     ) -> "_Grid":
         if table == "heads":
@@ -144,7 +146,7 @@ class _Grid:
             rows = media_rows(inputs, None if spans is None else "|".join(spans))
             places = {name: np.array(positions) for name, positions in rows.items()}
             return cls(tuple((component, name, None) for name in rows), tuple(rows), places)
-        known = present(inputs, SPANS) if spans is None else tuple(spans)
+        known = present(inputs, SPANS) if spans is None else spans
         cells = tuple((component, span, None) for component in components for span in known)
         places = {span: inputs.spans.resolve(span).positions for span in known}
         return cls(cells, tuple(f"{span} · {component}" for component, span, _ in cells), places)

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted, token_id
+from hooked_av.analyses.metric import Metric
+from hooked_av.analyses.patching.contrast import token_id
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.doors import door
@@ -55,7 +56,7 @@ def back_patch(
     clean: AVInputs,
     corrupt: AVInputs | None = None,
     span: str = "last",
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,

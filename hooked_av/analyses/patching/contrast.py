@@ -4,20 +4,19 @@ Axes: cell (one patch), d_vocab.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from hooked_av.analyses.metric import Metric
 from hooked_av.errors import InputsError
 from hooked_av.forward.tokens import check_ids
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
-Contrasted = Literal["logit_difference", "probability"]
-METRICS = ("logit_difference", "probability")
 LEAST_CONTRAST = 1e-4  # of logits or probability: below it a ratio is rounding noise
 
 
@@ -25,7 +24,7 @@ LEAST_CONTRAST = 1e-4  # of logits or probability: below it a ratio is rounding 
 class Contrast:
     """A metric with the two answers that it compares, and its value in both runs."""
 
-    metric: str
+    metric: Metric
     answers: tuple[str, str]
     ids: tuple[int, int]
     clean: float
@@ -37,7 +36,7 @@ class Contrast:
         model: "HookedAVTransformer",
         clean: Float[Tensor, " d_vocab"],
         corrupt: Float[Tensor, " d_vocab"],
-        metric: str,
+        metric: Metric,
         answer: str | int | None = None,
         alternative: str | int | None = None,
     ) -> "Contrast":
@@ -93,8 +92,8 @@ def token_id(model: "HookedAVTransformer", token: str | int) -> int:
     return token
 
 
-def measure(metric: str, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:
-    """Logit of the clean answer less that of the corrupt one, or the probability of the clean answer.
+def measure(metric: Metric, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vocab"]) -> Float64[Tensor, "*cell"]:
+    """Logit of the clean answer less that of the corrupt one, or the clean answer's probability, or its logarithm.
 
     >>> import torch
     >>> measure("logit_difference", (0, 1), torch.tensor([2.0, 0.5])).item()
@@ -103,4 +102,5 @@ def measure(metric: str, ids: tuple[int, int], logits: Float[Tensor, "*cell d_vo
     logits = logits.float()
     if metric == "logit_difference":
         return (logits[..., ids[0]] - logits[..., ids[1]]).double()
-    return (logits[..., ids[0]] - logits.logsumexp(dim=-1)).exp().double()
+    log_p = (logits[..., ids[0]] - logits.logsumexp(dim=-1)).double()
+    return log_p if metric == "log_prob" else log_p.exp()

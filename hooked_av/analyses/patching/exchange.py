@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.contrast import Contrast
 from hooked_av.analyses.patching.pairs import check_same_layout
 from hooked_av.analyses.results import run_settings
@@ -48,7 +49,7 @@ class Exchange:
         places: Mapping[str, PositionSet],
         points: Sequence[str],
         *,
-        metric: str = "logit_difference",
+        metric: Metric = "logit_difference",
         answer: str | int | None = None,
         alternative: str | int | None = None,
     ) -> None:

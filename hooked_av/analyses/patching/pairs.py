@@ -3,7 +3,7 @@
 What is patched from one into the other must mean the same place in both, so prompts of different layout are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ class Pair:
 
     def __post_init__(self) -> None:
         check_same_layout(self.clean, self.corrupt)
+
+    def __repr__(self) -> str:
+        return f"Pair({self.corruption}; {self.clean.n_pos} tokens each; differ in {_named(self.differing)})"
 
     @property
     def differing(self) -> list[str]:
@@ -93,6 +96,11 @@ def make_pair(
     number, clip = clips[item]
     changed = [*several[:number], _corrupted(clip, corruption, other), *several[number + 1 :]]
     return Pair(clean, model.prepare(changed, question=question, **arguments), f"{corruption} of item {item}")
+
+
+def _named(names: Sequence[str], at_most: int = 4) -> str:
+    more = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "") if names else "nothing"
 
 
 def check_same_layout(clean: AVInputs, corrupt: AVInputs) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.doors import door
@@ -57,7 +57,7 @@ def patch_path(
     receiver: str = LOGITS,
     receiver_heads: Any = None,
     span: str = "last",
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import Exchange
 from hooked_av.analyses.patching.spans import EFFECTS, PatchEffects
 from hooked_av.doors import door
@@ -58,7 +58,7 @@ def patch_positions(
     span: str | None = None,
     every_seconds: float | None = None,
     component: str = "resid_pre",
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.patching.contrast import Contrasted
+from hooked_av.analyses.metric import Metric
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
+from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.prompt.inputs import AVInputs
 
@@ -75,9 +76,9 @@ def patch_spans(
     *,
     clean: AVInputs,
     corrupt: AVInputs,
-    spans: Sequence[str] | None = None,
-    components: Sequence[str] = COMPONENTS,
-    metric: Contrasted = "logit_difference",
+    spans: str | Sequence[str] | None = None,
+    components: str | Sequence[str] = COMPONENTS,
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,
@@ -89,7 +90,7 @@ def patch_spans(
         spans: rows that are patched together (None: system, media, boundary, question, ... as far as the prompt has
             them); algebra works ("text|boundary|av" is every row).
         components: TransformerLens's short names of what is patched: "resid_pre", "attn_out", "mlp_out", "z" ...
-        metric: "logit_difference" (clean answer less corrupt answer) or "probability" (of the clean answer).
+        metric: "logit_difference" (clean answer less corrupt answer), or the clean answer's "probability", "log_prob".
         answer: that of the clean run, a single token as text or id (None: what it answers).
         alternative: that of the corrupt run (None: what it answers).
         progress: show a bar.
@@ -110,8 +111,8 @@ def patch_spans(
     >>> round(float(table.effects[0, 0, 0]), 5)  # all that differs enters layer 0 at the audio rows
     1.0
     """
-    spans = present(corrupt, SPANS) if spans is None else tuple(spans)
-    components = tuple(components)
+    spans = present(corrupt, SPANS) if spans is None else several(spans)
+    components = several(components)
     layers = range(model.cfg.n_layers)
     places = {span: corrupt.spans.resolve(span).positions for span in spans}
     points = [get_act_name(component, layer) for component in components for layer in layers]
@@ -140,7 +141,7 @@ def patch_heads(
     clean: AVInputs,
     corrupt: AVInputs,
     span: str = "last",
-    metric: Contrasted = "logit_difference",
+    metric: Metric = "logit_difference",
     answer: str | int | None = None,
     alternative: str | int | None = None,
     progress: bool = False,

@@ -89,6 +89,9 @@ class BatchStrips:
     def _repr_html_(self) -> str:
         return self.html
 
+    def __repr__(self) -> str:
+        return f"BatchStrips({len(self.strips)} of {self.n_rows} rows)"
+
 
 @door
 def token_strip(
