@@ -142,7 +142,7 @@ def test_hooks_on_the_final_norm_do_not_see_the_lens():
 
 
 def test_a_batch_is_refused():
-    with pytest.raises(InputsError, match="2 prompts"):
+    with pytest.raises(InputsError, match="a batch of 2"):
         av.logit_lens(MODEL, MODEL.batch([INPUTS, INPUTS]))
 
 
