@@ -98,6 +98,13 @@ def acts_within(cuts: LayerCuts, rows: range, run: Run) -> bool:
     return any(any(_takes(cut, run, within=rows)) for cut in dict.fromkeys(cut for _, cut in cuts))
 
 
+def report_repeated(spec: Any, earlier: Sequence[Any], run: Run) -> None:
+    """Report an edit that changes nothing of what others leave, or of what there is."""
+    why = spec.adds_nothing_to(earlier, run)
+    if why is not None:
+        _report(str(spec), [False] * len(run.row_spans), why)
+
+
 def report_idle(spec: Any, run: Run) -> None:
     """Report a spec that has nothing to say about these inputs."""
     _report(str(spec), [False] * len(run.row_spans), "it neither cuts, nor edits, nor drops anything of these inputs")

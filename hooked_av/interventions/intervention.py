@@ -153,6 +153,10 @@ class Edit(Intervention):
     span: str
     heads: tuple[int, ...] | None = None
 
+    def adds_nothing_to(self, earlier: Sequence["Edit"], run: Run) -> str | None:
+        """Why this edit changes nothing of what earlier ones leave; None if it may change something."""
+        return None
+
     @property
     def mixes_rows(self) -> bool:
         """Whether what a row becomes depends on other rows of the span; a replay then computes all of them."""

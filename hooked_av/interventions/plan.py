@@ -18,8 +18,8 @@ from hooked_av.errors import InterventionError
 from hooked_av.hooks.attached import in_pass
 from hooked_av.hooks.point import HookPoint
 from hooked_av.hooks.run import Run, layer_of
-from hooked_av.interventions.acting import LayerCuts, Leaves, check_company, check_pairs, report_idle
-from hooked_av.interventions.intervention import Intervention, PointEdit, no_fit
+from hooked_av.interventions.acting import LayerCuts, Leaves, check_company, check_pairs, report_idle, report_repeated
+from hooked_av.interventions.intervention import Edit, Intervention, PointEdit, no_fit
 from hooked_av.interventions.routes import check_range
 
 SpanPositions = Int64[Tensor, "batch span"]
@@ -56,6 +56,8 @@ class Plan:
             edits += own_edits
             if not (own_cuts or own_leaves or own_edits):
                 report_idle(spec, run)
+            if isinstance(spec, Edit) and own_edits:
+                report_repeated(spec, [other for other, _, _ in said if isinstance(other, Edit)], run)
             said.append((spec, own_cuts, own_leaves))
         plan = cls({layer: tuple(some) for layer, some in cuts.items()}, _leaving(leaves, run), tuple(edits))
         check_company(said, plan.leaving, run)

@@ -6,7 +6,7 @@ as a list, run in `model(inputs, interventions=[...])` and in `with model.interv
 Axes: batch, span (rows selected by a span).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -128,6 +128,20 @@ class Ablate(Edit):
     def mixes_rows(self) -> bool:
         return self.value == "mean"
 
+    def adds_nothing_to(self, earlier: Sequence[Edit], run: Run) -> str | None:
+        if self in earlier:
+            return "the same was done before"
+        if "<-" in self.span or isinstance(self.value, Values):
+            return None
+        own = _rows_of(self, run)
+        if self.value == "mean" and all(len(rows) <= 1 for rows in own) and not self.name.startswith("hook_"):
+            return "the mean of one row is the row itself"
+        zero = [e for e in earlier if isinstance(e, Ablate) and e.value == "zero" and "<-" not in e.span]
+        same = [_rows_of(e, run) for e in zero if (e.name, e.heads) == (self.name, self.heads)]
+        if any(all(rows <= gone for rows, gone in zip(own, some, strict=True)) for some in same):
+            return "these rows are zero already"
+        return None
+
     def given(self, point: str) -> Values | None:
         return self.value if isinstance(self.value, Values) else None
 
@@ -151,6 +165,9 @@ class Patch(Edit):
     @property
     def mixes_rows(self) -> bool:
         return False
+
+    def adds_nothing_to(self, earlier: Sequence[Edit], run: Run) -> str | None:
+        return "the same was done before" if self in earlier else None
 
     def __str__(self) -> str:
         return f"patch {self._where()}"
@@ -191,6 +208,11 @@ class Add(Edit):
 
     def new(self, point: str, rows: Tensor) -> Tensor:
         return rows if self.vector is None else rows + self.scale * self.vector.like(rows)
+
+
+def _rows_of(edit: Edit, run: Run) -> list[set[int]]:
+    """The positions of its span in each prompt; none where a prompt has no such span."""
+    return [{*row} - {-1} for row in run.places(edit.span).tolist()]
 
 
 @door

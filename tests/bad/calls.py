@@ -117,7 +117,7 @@ RUNS = [
     *_rows("a baseline of", "inputs", lambda at, v: at.model.baseline(v), *_strange()),
     *_rows("logits_at", "logits_at", lambda at, v: at.model(at.inputs, logits_at=v), 0, ["last"], b"last"),
     *_rows("logits at span", "span", lambda at, v: at.model(at.inputs, logits_at=v), "nowhere", "", "audio"),
-    *_rows("stop_at_layer", "layer", lambda at, v: at.model(at.inputs, stop_at_layer=v), 1.5, "1", 3, -1, True),
+    *_rows("stop_at_layer", "layer", lambda at, v: at.model(at.inputs, stop_at_layer=v), 1.5, "1", 3, -9, True),
     *_rows("names_filter", "names_filter", lambda at, v: at.model.run_with_cache(at.inputs, names_filter=v), 5, [5]),
     *_rows(
         "a cache of",
@@ -135,7 +135,7 @@ RUNS = [
     Bad("resid without a layer", lambda at, _: at.model(at.inputs, resid=torch.zeros(1, 3, 64)), "go together"),
     Bad("a layer without resid", lambda at, _: at.model(at.inputs, start_at_layer=1), "go together"),
     Bad("an argument nobody knows", lambda at, _: at.model(at.inputs, intervention=()), "interventions"),
-    *_rows("a pass from layer", "", lambda at, v: at.model.begin(at.inputs, start_at_layer=v), 3, "0", -1),
+    *_rows("a pass from layer", "", lambda at, v: at.model.begin(at.inputs, start_at_layer=v), 3, "0", -9),
 ]
 
 

@@ -19,14 +19,14 @@ WORDS = (
     ),
     (
         lambda at: at.model.generate,
-        {"inputs": "tokens prompt input_ids", "max_new_tokens": "max_tokens max_length", "stop_tokens": "eos_token_id",
+        {"inputs": "tokens", "max_new_tokens": "max_tokens max_length", "stop_tokens": "eos_token_id",
          "fwd_hooks": "hooks"},
     ),
     (
         lambda at: av.block_attention,
         {"layers": "layer block", "heads": "head head_index", "keys": "source", "queries": "dest pos"},
     ),
-    (lambda at: av.logit_lens, {"at": "pos position", "inputs": "prompt", "tokens": "choices"}),
+    (lambda at: av.logit_lens, {"at": "pos position", "tokens": "choices"}),
     (lambda at: draw, {"task": "family", "n": "n_samples"}),
 )  # fmt: skip
 

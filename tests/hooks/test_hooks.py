@@ -5,7 +5,7 @@ import torch
 from support.families import FAMILIES
 from torch import nn
 
-from hooked_av.errors import HookedAVWarning, HookError, HookNameError, SpanError
+from hooked_av.errors import HookError, HookNameError, SpanError
 from hooked_av.hooks.names import HookName
 from hooked_av.hooks.point import HookPoint
 from hooked_av.prompt.inputs import AVInputs
@@ -278,11 +278,6 @@ def test_a_gradient_hook_is_not_late_for_a_pass_that_does_not_come_to_it():
         stream.sum().backward()
     MODEL.reset_hooks()
     MODEL.zero_grad()
-
-
-def test_gradient_hooks_of_one_run_are_gone_before_its_backward_pass():
-    with pytest.warns(HookedAVWarning, match="gone before a backward pass"):
-        run(bwd_hooks=[("hook_logits", ignore)])
 
 
 def test_attention_takes_queries_and_keys():

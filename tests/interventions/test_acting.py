@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.interventions import numbers_of
 
@@ -91,9 +91,11 @@ def is_silent(way, specs):
 
 
 @pytest.mark.parametrize("way", ["a pass", "blocks"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(specs=st.lists(SPECS, min_size=1, max_size=2))
 def test_a_run_differs_or_somebody_says_why_not(way, specs):
+    # rows may be cut or edited in the layer before they leave, and nobody reads them any more: that is no silence
+    assume(not any(isinstance(spec, DropTokens) for spec in specs[:-1]))
     assert not is_silent(way, specs), specs
 
 
@@ -141,6 +143,12 @@ REPORTED = {
     r"heads \[1\]\): other interventions": ["system|user->last", av.block_attention("user->last", heads=1)],
     r"its rows have left before": [av.drop_tokens("system", 0), av.drop_tokens("system", 1)],
     r"leave every \(query, key\) pair": [av.keep_only("everything->everything")],
+    r"the same was done before": [av.ablate("blocks.0.hook_mlp_out", "system")] * 2,
+    r"these rows are zero already": [
+        av.ablate("blocks.0.hook_mlp_out", "system|middle"),
+        av.ablate("blocks.0.hook_mlp_out", "system", "mean"),
+    ],
+    r"the mean of one row is the row itself": [av.ablate("blocks.0.hook_mlp_out", "last", "mean")],
     r"it neither cuts, nor edits, nor drops": [Idle()],
 }
 
@@ -217,7 +225,7 @@ def test_a_cut_takes_a_pair_exactly_if_there_is_one(monkeypatch, block, cut, oth
     ]  # fmt: skip
     # of cuts that go on in some heads only: a pair counts unless one other takes it in all of them
     left = [
-        any(heads) and not any(all(takes(other, h, query, key) for h in heads) for other in others)
+        bool(heads) and not any(all(takes(other, h, query, key) for h in heads) for other in others)
         for query, key, heads in pairs
     ]
     assert takes_pairs(cut, queries, keys, others) is any(left)

@@ -177,7 +177,7 @@ assert steered[2] < 0
 # %% a steered answer
 with model.hooks(fwd_hooks=[("blocks.5.hook_resid_post", partial(steer, coefficient=1.0))]):
     text = model.generate(clean_prompt, max_new_tokens=1, do_sample=False, verbose=False, return_type="str")
-assert text in ("one", ["one"])
+assert text.endswith("one")  # the prompt, and what was written
 
 # %% a linear probe
 train, test = (av.tiny.draw_samples("auditory", n, split=split) for n, split in ((160, "train"), (60, "held_out")))
