@@ -27,7 +27,7 @@ def model():
 def clean(model):
     """The prompt whose logits must be the same after every refusal, and those logits."""
     inputs = model.prepare(question="Which digit do you hear?")
-    return inputs, model(inputs)
+    return inputs, model(inputs, logits_at="last")
 
 
 @pytest.mark.usefixtures("as_a_user")
@@ -45,7 +45,7 @@ def test_it_is_refused_and_nothing_is_left(row, model, clean, tmp_path, monkeypa
     assert files_in(tmp_path) == before, "something was half-written"
     assert what_is_open() == (), "hooks or interventions are still open"
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
-    assert model(inputs).equal(logits), "the model is not what it was"
+    assert model(inputs, logits_at="last").equal(logits), "the model is not what it was"
 
 
 def check_message(error: HookedAVError, says: str) -> None:
