@@ -18,7 +18,7 @@ import numpy as np
 
 from hooked_av.errors import ArgumentError, nearest
 
-# Keywords of TransformerLens and transformers that have another name here, or no need.
+# Keywords of TransformerLens and transformers that are not needed here, or need more words than a name.
 _OUR_WAY = {
     "input": "write inputs=, or give it first without a name",
     "prepend_bos": "leave it out: these models have no token that begins a text",
@@ -30,17 +30,14 @@ _OUR_WAY = {
     "truncate": "leave it out: nothing is cut off; a prompt that is too long is refused",
     "move_to_device": "leave it out: tokens are where the weights are",
     "stop_at_eos": "leave it out, or stop_tokens=() to go on",
-    "eos_token_id": "write stop_tokens=",
     "freq_penalty": "write repetition_penalty= (of each token once, as transformers does)",
     "num_beams": "leave it out: one token after the other is chosen",
     "fold_ln": "leave it out: weights are never processed, and apply_ln=True of a cache knows the gains",
     "center_unembed": "leave it out: weights are never processed; differences of logits need no centring",
     "center_writing_weights": "leave it out: weights are never processed",
     "fold_value_biases": "leave it out: weights are never processed",
-    "torch_dtype": "write dtype=",
     "pixel_values": "use model.inputs_from_tensors, or model.prepare(clip, question=...)",
     "input_ids": "use model.inputs_from_tensors(input_ids=...), or give the tensor of ids itself",
-    "temp": "write temperature=",
 }
 
 Door = TypeVar("Door", bound=Callable[..., Any])
@@ -65,6 +62,8 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("destination", "dest", "dst", "to_span"), ("queries", "pathways")),
     **dict.fromkeys(("hooks", "hook", "hook_fn"), ("fwd_hooks", "interventions", "hook")),
     **dict.fromkeys(("name", "names", "filter", "activations", "hook_names"), ("names_filter", "name")),
+    "torch_dtype": ("dtype",),
+    "temp": ("temperature",),
     **dict.fromkeys(("max_tokens", "max_length", "n_tokens"), ("max_new_tokens",)),
     **dict.fromkeys(("eos_token_id", "eos", "stop", "stop_at_eos"), ("stop_tokens", "stop")),
     **dict.fromkeys(("clean_inputs", "clean_tokens", "original"), ("clean",)),

@@ -51,10 +51,7 @@ class TextTokens:
 
         Errors: `InputsError` for ids that the model does not have.
         """
-        ids = torch.as_tensor(tokens).flatten().long()
-        if ids.numel():
-            check_ids(ids, self.decoder.cfg.d_vocab)
-        return str(self.family.tokenizer.decode(ids.tolist()))
+        return self._text_of(self._known(torch.as_tensor(tokens)))
 
     @door
     def to_str_tokens(self, text: str | AVInputs | Tensor, prepend_bos: bool | None = None) -> list[str]:
@@ -63,7 +60,17 @@ class TextTokens:
         if isinstance(text, AVInputs):
             text = text.input_ids
         tokens = self.to_tokens(text) if isinstance(text, str) else text
-        return [self.to_string(token) for token in tokens.flatten().tolist()]
+        return [self._text_of([token]) for token in self._known(tokens)]
+
+    def _known(self, tokens: Tensor) -> list[int]:
+        """Ids as numbers, if the model has all of them."""
+        ids = tokens.flatten().long()
+        if ids.numel():
+            check_ids(ids, self.decoder.cfg.d_vocab)
+        return ids.tolist()
+
+    def _text_of(self, ids: list[int]) -> str:
+        return str(self.family.tokenizer.decode(ids))
 
     @door
     def tokens_to_residual_directions(

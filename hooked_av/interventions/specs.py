@@ -133,14 +133,11 @@ class Ablate(Edit):
             return "the same was done before"
         if "<-" in self.span or isinstance(self.value, Values):
             return None
-        own = _rows_of(self, run)
-        if self.value == "mean" and all(len(rows) <= 1 for rows in own) and not self.name.startswith("hook_"):
+        if self.value == "mean" and run.places(self.span).shape[1] <= 1 and not self.name.startswith("hook_"):
             return "the mean of one row is the row itself"
         zero = [e for e in earlier if isinstance(e, Ablate) and e.value == "zero" and "<-" not in e.span]
-        same = [_rows_of(e, run) for e in zero if (e.name, e.heads) == (self.name, self.heads)]
-        if any(all(rows <= gone for rows, gone in zip(own, some, strict=True)) for some in same):
-            return "these rows are zero already"
-        return None
+        same = [e for e in zero if (e.name, e.heads) == (self.name, self.heads)]
+        return "these rows are zero already" if any(_holds_rows_of(e, self, run) for e in same) else None
 
     def given(self, point: str) -> Values | None:
         return self.value if isinstance(self.value, Values) else None
@@ -210,9 +207,10 @@ class Add(Edit):
         return rows if self.vector is None else rows + self.scale * self.vector.like(rows)
 
 
-def _rows_of(edit: Edit, run: Run) -> list[set[int]]:
-    """The positions of its span in each prompt; none where a prompt has no such span."""
-    return [{*row} - {-1} for row in run.places(edit.span).tolist()]
+def _holds_rows_of(earlier: Edit, later: Edit, run: Run) -> bool:
+    """Whether, in each prompt, the rows of one edit hold all those of another; -1 stands where there are fewer."""
+    held, asked = (run.places(edit.span).tolist() for edit in (earlier, later))
+    return all({*rows} - {-1} <= {*some} for rows, some in zip(asked, held, strict=True))
 
 
 @door
