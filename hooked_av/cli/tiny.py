@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hooked_av.cli.commands import Command, ResumedCommand
+from hooked_av.tiny.routes import ROUTES
 
 
 @click.command("train-tiny", cls=ResumedCommand)
@@ -24,18 +25,31 @@ from hooked_av.cli.commands import Command, ResumedCommand
               help="Train on espeak-ng voices too (it must be installed).")  # fmt: skip
 @click.option("--leave-out", metavar="SPEAKER", help="Keep this speaker out of training, and test on them alone.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Processor threads.")
+@click.option("--route", type=click.Choice(list(ROUTES)), default="free", show_default=True,
+              help="; ".join(f"{name}: {route.says}" for name, route in ROUTES.items()) + ".")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="Where the model learns: cpu, cuda, ...")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True,
               help="Processes that make batches ahead of time.")  # fmt: skip
 def train_tiny(
-    out: Path, speech: Path, seed: int, voices: bool, leave_out: str | None, threads: int, device: str, workers: int
+    out: Path,
+    speech: Path,
+    seed: int,
+    voices: bool,
+    leave_out: str | None,
+    threads: int,
+    route: str,
+    device: str,
+    workers: int,
 ) -> None:
-    """Train tiny-av from the real data (hours on two cores, minutes on a GPU); the checkpoint goes to FOLDER/model."""
+    """Train tiny-av, or a model like it with a known route, from the real data; the checkpoint goes to FOLDER/model.
+
+    It takes hours on two cores, minutes on a GPU.
+    """
     import torch
 
-    from hooked_av.tiny.architecture import untrained
     from hooked_av.tiny.digits import TRAINING_VOICES, Digits, read_images, read_speech, speak
-    from hooked_av.tiny.training import Recipe, Trainer
+    from hooked_av.tiny.recipes import beginning_of, recipe_of
+    from hooked_av.tiny.training import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
@@ -45,9 +59,9 @@ def train_tiny(
     if voices:
         recordings += speak(TRAINING_VOICES)
     training = Digits(read_images(held_out=False), recordings)
-    model = untrained(seed)
+    model = beginning_of(route, seed)
     held_out = Digits(read_images(held_out=True), tested)
-    Trainer(model, Recipe(seed=seed), training, held_out, out, torch.device(device), workers).run()
+    Trainer(model, recipe_of(route, seed), training, held_out, out, torch.device(device), workers).run()
     model.cpu().save_pretrained(out / "model")
     click.echo(f"Checkpoint: {out / 'model'}")
 
@@ -57,7 +71,7 @@ def train_tiny(
 @click.option("--questions", type=click.IntRange(min=1), default=200, show_default=True, help="Questions of each form.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write the tables there as CSV, too.")
 def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
-    """Print held-out accuracy: by question and missing modality, by speaker, and on the sample clips."""
+    """Print held-out accuracy: by question and missing modality, by speaker, under cuts, and on the sample clips."""
     import pandas as pd
     import torch
 
@@ -66,6 +80,7 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
     from hooked_av.tiny.evaluation import by_family, by_speaker
     from hooked_av.tiny.held_out import read_held_out
     from hooked_av.tiny.samples import read_samples, share_right
+    from hooked_av.tiny.truth import truth_of
 
     if out is not None:
         check_folder(out)
@@ -75,6 +90,7 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
     tables: dict[str, Any] = {
         "families": by_family(loaded, digits, questions, progress=True),
         "speakers": by_speaker(loaded, digits, questions, progress=True),
+        "routes": truth_of(loaded, digits, questions, progress=True),
     }
     with pd.option_context("display.width", 160, "display.max_rows", None, "display.float_format", "{:.3f}".format):
         for table in tables.values():

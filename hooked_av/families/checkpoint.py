@@ -19,7 +19,16 @@ from hooked_av.families.reading import DOWNLOAD, read_json, reading
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-PACKAGED = {"tiny-av": Path(__file__).parent.parent / "tiny" / "checkpoint"}  # checkpoints that come with the package
+# Checkpoints that come with the package: one folder, of which each has an index of its own (a variant, in transformers'
+# words), because all have the same encoders.
+PACKAGED_FOLDER = Path(__file__).parent.parent / "tiny" / "checkpoint"
+PACKAGED = {
+    "tiny-av": None,
+    "tiny-av-sequential": "sequential",
+    "tiny-av-direct": "direct",
+    "tiny-av-redundant": "redundant",
+    "tiny-av-parallel": "parallel",
+}
 # Weights that can be run, under safetensors' names.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -36,10 +45,27 @@ class HoldsParameters(Protocol):
     def get_submodule(self, target: str) -> nn.Module: ...
 
 
-def resolve_folder(folder_or_hub_id: str | Path) -> Path:
-    """The package's own `tiny-av`; a local folder as it is; else a hub id, downloaded (no code and no pickle)."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder, and which of its sets of weights is meant (None: the one that it is named after)."""
+
+    folder: Path
+    variant: str | None = None
+
+    @property
+    def index(self) -> str:
+        """The file that says which tensor is where, if the weights are in several files."""
+        return INDEX if self.variant is None else INDEX.replace(".json", f".{self.variant}.json")
+
+
+def find_checkpoint(folder_or_hub_id: str | Path) -> Checkpoint:
+    """One of the package's own; a local folder as it is; else a hub id, downloaded (no code and no pickle)."""
     if str(folder_or_hub_id) in PACKAGED:
-        return PACKAGED[str(folder_or_hub_id)]
+        return Checkpoint(PACKAGED_FOLDER, PACKAGED[str(folder_or_hub_id)])
+    return Checkpoint(_folder(folder_or_hub_id))
+
+
+def _folder(folder_or_hub_id: str | Path) -> Path:
     shown = excerpt(ascii(str(folder_or_hub_id)))
     with reading(f"the folder {shown}", expected="a path that this system can have", next_step="check the path"):
         folder = Path(folder_or_hub_id).expanduser()
@@ -71,22 +97,23 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def shard_files(folder: Path) -> list[Path]:
+def shard_files(checkpoint: Checkpoint) -> list[Path]:
     """The safetensors files of a checkpoint, all present, holding exactly what the index says.
 
     A name in the index is that of a file in the folder itself. The file may be a link: the hub's cache is
     made of them.
     """
-    if (folder / INDEX).is_file() and (folder / SINGLE).is_file():
+    folder, index = checkpoint.folder, checkpoint.index
+    if (folder / index).is_file() and (folder / SINGLE).is_file():
         raise CheckpointError(
             "two checkpoints in one folder",
-            expected=f"either {SINGLE} or {INDEX}",
+            expected=f"either {SINGLE} or {index}",
             got="both",
             next_step="remove the older one",
         )
-    if not (folder / INDEX).is_file():
+    if not (folder / index).is_file():
         return _present(folder, [SINGLE] if (folder / SINGLE).is_file() else [])
-    weight_map = _weight_map(folder)
+    weight_map = _weight_map(folder, index)
     files = _present(folder, sorted(set(weight_map.values())))
     stored = {path.name: {theirs for theirs, _, _ in tensors_of(path)} for path in files}
     told: dict[str, set[str]] = {name: set() for name in stored}
@@ -95,7 +122,7 @@ def shard_files(folder: Path) -> list[Path]:
     wrong = [f"{tensor} in {name}" for name in stored for tensor in sorted(stored[name] ^ told[name])]
     if wrong:
         raise CheckpointError(
-            f"{INDEX} and the shards do not say the same",
+            f"{index} and the shards do not say the same",
             expected="every tensor in the one shard that the index names for it, and no other tensor",
             got=excerpt(f"{len(wrong)} differences: " + "; ".join(wrong), 1_500),
             next_step=DOWNLOAD,
@@ -103,14 +130,14 @@ def shard_files(folder: Path) -> list[Path]:
     return files
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
+def _weight_map(folder: Path, index: str) -> dict[str, str]:
     """tensor -> shard, of the index."""
-    found = read_json(folder, INDEX).get("weight_map")
+    found = read_json(folder, index).get("weight_map")
     pairs: list[tuple[Any, Any]] = list(found.items()) if isinstance(found, dict) else []
     odd = [name for _, name in pairs if not _is_shard_name(name)]
     if not pairs or odd:
         raise CheckpointError(
-            f"{INDEX} does not say which shard holds which tensor",
+            f"{index} does not say which shard holds which tensor",
             expected="weight_map: tensor names, each with the name of a file in the same folder",
             got=excerpt(ascii(odd[0] if odd else found)),
             next_step=DOWNLOAD,
@@ -150,7 +177,11 @@ def tensors_of(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
 
 
 def load_weights(
-    module: HoldsParameters, folder: Path, rename: Rename, device: torch.device | str, dtype: torch.dtype | None
+    module: HoldsParameters,
+    checkpoint: Checkpoint,
+    rename: Rename,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
 ) -> None:
     """Put every tensor of a checkpoint into `module` (built on the meta device), as stored or cast to `dtype`.
 
@@ -160,7 +191,7 @@ def load_weights(
     there twice; for tensors of other dtypes than float, or of several dtypes in one part; for NaN and infinity, stored
     or made by the cast.
     """
-    files = shard_files(folder)
+    files = shard_files(checkpoint)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
     found = _headers(files, rename)
     compare(wanted, {ours: (header.theirs, header.shape) for ours, header in found.items()})

@@ -32,13 +32,14 @@ from hooked_av.errors import CheckpointError, HookedAVWarning, excerpt
 from hooked_av.families.checkpoint import (
     INDEX,
     SINGLE,
+    Checkpoint,
     HoldsParameters,
     check_dtypes,
     compare,
+    find_checkpoint,
     load_weights,
     not_finite,
     refuse_not_finite,
-    resolve_folder,
     set_parameter,
     shard_files,
     tensor_names,
@@ -89,7 +90,8 @@ Make = Callable[[DecoderConfig, Family, nn.ModuleDict, Backend], M]  # the model
 def load(make: Make[M], folder_or_hub_id: str | Path, device: torch.device | str, dtype: torch.dtype | None) -> M:
     """A model from a checkpoint folder or hub id."""
     _check_place(device)
-    folder = resolve_folder(folder_or_hub_id)
+    checkpoint = find_checkpoint(folder_or_hub_id)
+    folder = checkpoint.folder
     # Around all of it: a folder may be there that cannot be looked into.
     with reading(f"the checkpoint folder {folder.name}", expected="a folder with readable files"):
         _refuse_adapter(folder)
@@ -99,11 +101,11 @@ def load(make: Make[M], folder_or_hub_id: str | Path, device: torch.device | str
             _warn_of_code(raw, folder.name)
             config = kind.read_config(raw)
             family = kind(config, *_processors(folder, kind, config))
-        tied = _is_tied(folder, family)
+        tied = _is_tied(checkpoint, family)
         with reading(CONFIG, expected=f"sizes of a {kind.architecture}", next_step=_CONFIG_STEP), torch.device("meta"):
             decoder_config = family.decoder_config(tied=tied, model_name=_short_name(folder_or_hub_id))
             model = make(decoder_config, family, family.make_encoders(), "sdpa")
-        load_weights(model, folder, kind.our_name, device, dtype)
+        load_weights(model, checkpoint, kind.our_name, device, dtype)
         if tied:
             model.decoder.unembed.weight = model.decoder.embed.weight
         for encoder in model.encoders.values():
@@ -123,9 +125,10 @@ def _warn_of_code(raw: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _is_tied(folder: Path, family: Family) -> bool:
+def _is_tied(checkpoint: Checkpoint, family: Family) -> bool:
     """Does the embedding serve as the head? What the files hold decides; a config that says otherwise is told."""
-    names = tensor_names(shard_files(folder))
+    folder = checkpoint.folder
+    names = tensor_names(shard_files(checkpoint))
     if any(".lora_" in name for name in names):
         raise _adapter(folder.name, "LoRA tensors among the weights")
     tied = HEAD not in {family.our_name(name) for name in names}

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
-from hooked_av.prompt.inputs import merge_features
+from hooked_av.prompt.inputs import AVInputs, merge_features
 from hooked_av.tiny.architecture import CAPTION
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.drills import copied, draw_drills
 from hooked_av.tiny.encoders import CLIPS_AT_ONCE, Bank, features_to
 from hooked_av.tiny.packing import (
+    BEFORE_ITEMS,
     UNLEARNED,
     Media,
     PackedBatch,
@@ -30,6 +31,7 @@ from hooked_av.tiny.packing import (
 )
 from hooked_av.tiny.probes import MARKS, marks_of
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_length, draw_scene
+from hooked_av.tiny.routes import UNCUT, Cuts
 from hooked_av.tiny.scenes import FPS, FRAME_PIXELS, Item, Scene, render
 
 if TYPE_CHECKING:
@@ -128,11 +130,11 @@ class FromClips:
 
 
 class Classroom:
-    """Makes the batch of any step from a bank (fast), or from clips (the real path)."""
+    """Makes the batch of any step from a bank (fast), or from clips (the real path), with these cuts."""
 
-    def __init__(self, model: "HookedAVTransformer", lesson: Lesson, seed: int) -> None:
-        self.model, self.lesson, self.seed = model, lesson, seed
-        self._layouts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+    def __init__(self, model: "HookedAVTransformer", lesson: Lesson, seed: int, cuts: Cuts = UNCUT) -> None:
+        self.model, self.lesson, self.seed, self.cuts = model, lesson, seed, cuts
+        self._layouts: dict[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def batch(self, step: int, source: Bank | Digits) -> PackedBatch:
         """The batch of a step: drills, or questions. It depends on seed and step alone: a run can be taken up again."""
@@ -143,7 +145,9 @@ class Classroom:
         length = draw_length(rng)  # one for all scenes of a step, so that little is padded
         scenes = [draw_scene(kind, rng, length) for kind in kinds]
         if drills:
-            slots = [[drill_slot(self.model, drill) for drill in draw_drills(scene, rng)] for scene in scenes]
+            slots = [
+                [drill_slot(self.model, drill, self.cuts) for drill in draw_drills(scene, rng)] for scene in scenes
+            ]
             return self._collated(scenes, slots, source, rng)
         n = self.lesson.questions_with_options if options else self.lesson.questions
         asked = [draw_questions(kind, scene, rng, n, options) for kind, scene in zip(kinds, scenes, strict=True)]
@@ -153,7 +157,7 @@ class Classroom:
         """No media, only words to copy: finding what was there before comes before everything else."""
         rng = np.random.default_rng([self.seed, step])
         packed = [self._without_media(rng) for _ in range(self.lesson.copies)]
-        return collate(packed, FromBank({}))
+        return collate(packed, FromBank({}), self.cuts)
 
     def packed(
         self,
@@ -184,27 +188,40 @@ class Classroom:
             media = FromBank.of(scenes, source, rng)
         else:
             media = FromClips.of(self.model, scenes, source, rng, change)
-        return collate([self._scene(scene, some) for scene, some in zip(scenes, slots, strict=True)], media)
+        packed = [self._scene(scene, some) for scene, some in zip(scenes, slots, strict=True)]
+        return collate(packed, media, self.cuts)
 
     def _scene(self, scene: Scene, slots: Sequence[Slot]) -> PackedScene:
-        ids, positions = self._layout(scene)
-        return PackedScene(ids, positions, tuple(slots), marks_of(scene, ids, self.model))
+        ids, positions, items = self._layout(scene)
+        return PackedScene(ids, positions, items, tuple(slots), marks_of(scene, ids, self.model))
 
     def _without_media(self, rng: np.random.Generator) -> PackedScene:
         """Words to copy after the system prompt, at the positions where words stand after a clip."""
         ids = torch.tensor(self.model.family.tokenizer("system\n", add_special_tokens=False)["input_ids"])
         positions = (torch.arange(len(ids)) + int(rng.integers(*TEXT_BEGINS))).expand(3, -1)
         marks = torch.full((len(MARKS), len(ids)), UNLEARNED)
-        return PackedScene(ids, positions, (drill_slot(self.model, copied(rng)),), marks)
+        items = torch.full((len(ids),), BEFORE_ITEMS)
+        return PackedScene(ids, positions, items, (drill_slot(self.model, copied(rng), self.cuts),), marks)
 
-    def _layout(self, scene: Scene) -> tuple[Tensor, Tensor]:
-        """Ids and positions of everything before the question; they depend on the kinds and lengths of items only."""
+    def _layout(self, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, positions and items of what comes before the question: they follow from kinds and lengths of items."""
         key = tuple((bool(item.shown), bool(item.spoken), item.is_still, item.seconds) for item in scene.items)
         if key not in self._layouts:
             inputs = self.model.family.prepare([_stand_in(item) for item in scene.items], question=CAPTION)
             stop = int(inputs.spans["question"].positions[0])
-            self._layouts[key] = inputs.input_ids[0, :stop], inputs.position_ids[:, 0, :stop]
+            items = _item_of_each(inputs, len(scene.items))[:stop]
+            self._layouts[key] = inputs.input_ids[0, :stop], inputs.position_ids[:, 0, :stop], items
         return self._layouts[key]
+
+
+def _item_of_each(inputs: AVInputs, n_items: int) -> Int64[Tensor, " pos"]:
+    """The item that each position belongs to, with the marks before it; behind the last one, the last one."""
+    names = ("boundary", "audio", "video", "image")
+    first = min(int(inputs.spans[name].positions[0]) for name in names if name in inputs.spans)
+    ends = [int(inputs.spans[f"item{number}"].positions[-1]) for number in range(n_items - 1)] if n_items > 1 else []
+    items = torch.full((inputs.input_ids.shape[1],), BEFORE_ITEMS)
+    items[first:] = torch.bucketize(torch.arange(first, len(items)), torch.tensor(ends, dtype=torch.int64))
+    return items
 
 
 def _stand_in(item: Item) -> Clip:

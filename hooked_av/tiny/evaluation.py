@@ -6,7 +6,7 @@ Axes: question.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 
 from hooked_av.errors import InputsError, nearest
 from hooked_av.media.clip import Clip
-from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
+from hooked_av.tiny.curriculum import Classroom, FromBank, Lesson, draw_questions
 from hooked_av.tiny.digits import Digits
 from hooked_av.tiny.packing import count_right, packed_logits
 from hooked_av.tiny.questions import FAMILIES, Question, ask, draw_scene
+from hooked_av.tiny.routes import UNCUT, Cuts
 from hooked_av.tiny.scenes import Scene, render
 
 if TYPE_CHECKING:
@@ -119,16 +120,26 @@ def clips_of(exam: Exam, digits: Digits) -> Iterator[list[Clip]]:
         yield from (render(scene, digits, rng) for scene in exam.scenes[part])
 
 
-@torch.no_grad()
 def take(model: "HookedAVTransformer", exam: Exam, digits: Digits, condition: str = "as it is") -> float:
     """The share of an exam's questions that the model answers rightly."""
+    (right,), total = take_under(model, exam, digits, [UNCUT], condition)
+    return right / total
+
+
+@torch.no_grad()
+def take_under(
+    model: "HookedAVTransformer", exam: Exam, digits: Digits, several: Sequence[Cuts], condition: str = "as it is"
+) -> tuple[list[int], int]:
+    """How many of an exam's questions are answered rightly under each of these sets of cuts, and how many there are."""
     classroom = Classroom(model, Lesson(), EVALUATION_SEED)
-    right = total = 0
+    right, total = [0] * len(several), 0
     for part, rng in _parts(exam):
         batch = classroom.packed(exam.scenes[part], exam.questions[part], digits, rng, change=CONDITIONS[condition])
-        counts = count_right(packed_logits(model, batch), batch)
-        right, total = right + counts[exam.form][0], total + counts[exam.form][1]
-    return right / total
+        batch = replace(batch, media=FromBank(batch.media.rows(model)))  # encoded once for all cuts
+        for number, cuts in enumerate(several):
+            right[number] += count_right(packed_logits(model, replace(batch, cuts=cuts)), batch)[exam.form][0]
+        total += sum(forms.count(exam.form) for forms in batch.forms)
+    return right, total
 
 
 def by_family(

@@ -4,7 +4,8 @@
       n_shared positions       n_slot positions      n_slot positions
 
 Every question stands at the positions that it would have alone, and reads the media and itself only. So a packed row
-gives what its prompts give one by one (a test compares them), at a fraction of the cost.
+gives what its prompts give one by one (a test compares them), at a fraction of the cost. What a route cuts
+(tiny/routes.py) is cut in every layer.
 
 Axes: batch (scenes), pos, slot (questions of a row), answer (tokens that are learned from), head, kv_head, row (encoder
 rows of the batch, in prompt order).
@@ -29,12 +30,16 @@ from hooked_av.prompt.inputs import PAD_POSITION_ID
 from hooked_av.prompt.text import question_parts
 from hooked_av.tiny.drills import Drill
 from hooked_av.tiny.questions import DigitPair, Question
+from hooked_av.tiny.routes import ASKED, BEHIND, ITEMS, UNCUT, Cuts
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
 UNLEARNED = -100
 NO_PAIR = (UNLEARNED, UNLEARNED)
+BEFORE_ITEMS = -1
+MESSAGE_END = "<|im_end|>"
+END = "end of answer"  # the form of the token behind an answer
 
 
 @runtime_checkable
@@ -46,14 +51,21 @@ class Media(Protocol):
     def to(self, device: torch.device) -> "Media": ...
 
 
+class Answer(NamedTuple):
+    """A token to learn (UNLEARNED where it is given), and the two digits that it is made of, or NO_PAIR."""
+
+    target: int = UNLEARNED
+    form: str = ""
+    pair: DigitPair = NO_PAIR
+
+
 @dataclass(frozen=True)
 class Slot:
-    """One question (or drill) of a row: its tokens, and what is to be answered after the last of them."""
+    """One question (or drill) of a row: its tokens (the first are what the user asks), what follows the last ones."""
 
-    form: str
     tokens: tuple[int, ...]
-    answers: tuple[int, ...]  # UNLEARNED where a word of the answer is given, not asked for
-    pairs: tuple[DigitPair, ...]  # the two digits that each of them is made of, or NO_PAIR
+    n_asked: int
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class PackedScene:
 
     shared_ids: Int64[Tensor, " pos"]
     shared_positions: Int64[Tensor, "axis=3 pos"]
+    items: Int64[Tensor, " pos"]  # the item of each position, or BEFORE_ITEMS
     slots: tuple[Slot, ...]
     marks: Int64[Tensor, "mark pos"]  # what probes are told of the shared part
 
@@ -75,12 +88,16 @@ class PackedBatch:
     n_shared: int
     n_slot: int
     shared: Bool[Tensor, "batch shared"]  # which positions of the shared part are no padding
+    items: Int64[Tensor, "batch shared"]  # the item of each, or BEFORE_ITEMS
+    asked: Bool[Tensor, "batch asking"]  # which positions behind the shared part are what a user asks
     marks: Int64[Tensor, "mark batch shared"]
     media: Media
     answer_rows: Int64[Tensor, "batch answer"]
     targets: Int64[Tensor, "batch answer"]
-    pairs: Int64[Tensor, "batch answer pair=2"]  # what probes are told of the answers
+    told_rows: Int64[Tensor, "batch answer"]  # where probes are told the digits that an answer is made of
+    pairs: Int64[Tensor, "batch answer pair=2"]
     forms: tuple[tuple[str, ...], ...]
+    cuts: Cuts = UNCUT
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same on another device."""
@@ -96,19 +113,23 @@ class PackedAttend(Attend):
     n_shared: int
     n_slot: int
     allowed: Bool[Tensor, "batch_slot 1 query key"]
+    allowed_shared: Bool[Tensor, "batch 1 shared shared"] | None  # None: everything before
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedAttend":
-        n_slots = (batch.input_ids.shape[1] - batch.n_shared) // batch.n_slot
         own = torch.ones(batch.n_slot, batch.n_slot, dtype=torch.bool, device=batch.shared.device).tril()
-        shared = repeat(batch.shared, "b p -> (b s) 1 q p", s=n_slots, q=batch.n_slot)
-        own = repeat(own, "q k -> b 1 q k", b=len(shared))
-        return cls(n_shared=batch.n_shared, n_slot=batch.n_slot, allowed=torch.cat([shared, own], dim=-1))
+        read = rearrange(_read_by_slots(batch), "b (s q) k -> (b s) 1 q k", q=batch.n_slot)
+        own = repeat(own, "q k -> b 1 q k", b=len(read))
+        allowed = torch.cat([read, own], dim=-1)
+        return cls(n_shared=batch.n_shared, n_slot=batch.n_slot, allowed=allowed, allowed_shared=_read_by_shared(batch))
 
     def read(self, layer: int, q: Queries, k: Keys, v: Keys) -> Queries:
         shared_q, slot_q = q[:, :, : self.n_shared], self._by_slot(q)
         shared_k, shared_v = k[:, :, : self.n_shared], v[:, :, : self.n_shared]
-        shared_z = scaled_dot_product_attention(shared_q, shared_k, shared_v, is_causal=True, enable_gqa=True)
+        causal = self.allowed_shared is None
+        shared_z = scaled_dot_product_attention(
+            shared_q, shared_k, shared_v, attn_mask=self.allowed_shared, is_causal=causal, enable_gqa=True
+        )
         n_slots = len(slot_q) // len(q)
         keys, values = (
             torch.cat([repeat(whole[:, :, : self.n_shared], "b h p d -> (b s) h p d", s=n_slots), self._by_slot(whole)],
@@ -122,33 +143,63 @@ class PackedAttend(Attend):
         return rearrange(heads[:, :, self.n_shared :], "b h (s l) d -> (b s) h l d", l=self.n_slot)
 
 
+def _read_by_slots(batch: PackedBatch) -> Bool[Tensor, "batch asking shared"]:
+    """What of the shared part the rows behind it read: all of it, but for media where a route cuts them."""
+    cut = torch.zeros_like(batch.asked)
+    if ASKED in batch.cuts:
+        cut |= batch.asked
+    if BEHIND in batch.cuts:
+        cut |= ~batch.asked
+    return batch.shared[:, None] & ~(cut[..., None] & (batch.items != BEFORE_ITEMS)[:, None])
+
+
+def _read_by_shared(batch: PackedBatch) -> Bool[Tensor, "batch 1 shared shared"] | None:
+    """What the shared part reads of itself, where that is not everything before."""
+    if ITEMS not in batch.cuts:
+        return None
+    queries, keys = batch.items[:, :, None], batch.items[:, None]
+    own_or_before = (keys == queries) | (keys == BEFORE_ITEMS)
+    return own_or_before.tril()[:, None]
+
+
 def question_slot(model: "HookedAVTransformer", question: Question) -> Slot:
-    """A question and its answer token."""
-    return Slot(
-        question.form,
-        question_tokens(model.family.tokenizer, question.text, question.options),
-        (model.to_single_token(question.target),),
-        (question.pair or NO_PAIR,),
-    )
+    """A question, its answer token and the end of the answer."""
+    tokenizer = model.family.tokenizer
+    asked, behind = question_tokens(tokenizer, question.text, question.options)
+    target = model.to_single_token(question.target)
+    end = Answer(_token(tokenizer, MESSAGE_END), END)
+    answer = Answer(target, question.form, question.pair or NO_PAIR)
+    return Slot((*asked, *behind, target), len(asked), (answer, end))
 
 
-def drill_slot(model: "HookedAVTransformer", drill: Drill) -> Slot:
-    """A drill: its request and words, of which some are learned."""
-    ids = [_token(model.family.tokenizer, word.text) for word in drill.words]
-    return Slot(
-        drill.form,
-        (*question_tokens(model.family.tokenizer, drill.request, drill.options), *ids[:-1]),
-        tuple(token if word.learned else UNLEARNED for token, word in zip(ids, drill.words, strict=True)),
-        tuple(word.pair or NO_PAIR for word in drill.words),
+def drill_slot(model: "HookedAVTransformer", drill: Drill, cuts: Cuts = UNCUT) -> Slot:
+    """A drill: its request and words, of which some are learned.
+
+    The words are the model's answer, or more of what the user says where answers are cut from media: they are there to
+    practise looking up.
+    """
+    tokenizer = model.family.tokenizer
+    asked, behind = question_tokens(tokenizer, drill.request, drill.options)
+    ids = [_token(tokenizer, word.text) for word in drill.words]
+    answers = tuple(
+        Answer(token, drill.form, word.pair or NO_PAIR) if word.learned else Answer()
+        for token, word in zip(ids, drill.words, strict=True)
     )
+    if BEHIND in cuts:
+        return Slot((*asked, *ids[:-1]), len(asked) + len(ids) - 1, answers)
+    return Slot((*asked, *behind, *ids[:-1]), len(asked), answers)
 
 
 @lru_cache(maxsize=10_000)
-def question_tokens(tokenizer: Any, text: str, options: tuple[str, ...] = ()) -> tuple[int, ...]:
-    """What follows the media in a prompt, as `model.prepare` writes it."""
+def question_tokens(
+    tokenizer: Any, text: str, options: tuple[str, ...] = ()
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What follows the media in a prompt, as `model.prepare` writes it: what is asked, and the template behind it."""
     template = prompt_parts(None, [], question_parts(text, options, None), "")
-    asked = "".join(part.text for part in template[2:])  # without system prompt and user header
-    return tuple(tokenizer(asked, add_special_tokens=False)["input_ids"])
+    parts = [part.text for part in template[2:]]  # without system prompt and user header
+    ids = tokenizer("".join(parts), add_special_tokens=False)["input_ids"]
+    n_asked = ids.index(_token(tokenizer, MESSAGE_END))
+    return tuple(ids[:n_asked]), tuple(ids[n_asked:])
 
 
 @lru_cache(maxsize=1_000)
@@ -157,55 +208,60 @@ def _token(tokenizer: Any, word: str) -> int:
     return token
 
 
-class _Answer(NamedTuple):
-    """Where a row answers, and what; the defaults fill up rows with fewer answers."""
+class _Row(NamedTuple):
+    """Where a row answers, and what; where probes are told of it. The defaults fill up rows with fewer answers."""
 
     at: int = 0
-    target: int = UNLEARNED
-    form: str = ""
-    pair: DigitPair = NO_PAIR
+    told_at: int = 0
+    answer: Answer = Answer()
 
 
-def collate(scenes: Sequence[PackedScene], media: Media) -> PackedBatch:
+def collate(scenes: Sequence[PackedScene], media: Media, cuts: Cuts = UNCUT) -> PackedBatch:
     """One batch of packed scenes; a row with fewer questions than others ends in empty slots."""
     n_shared = max(len(scene.shared_ids) for scene in scenes)
     n_slot = max(len(slot.tokens) for scene in scenes for slot in scene.slots)
     n_pos = n_shared + n_slot * max(len(scene.slots) for scene in scenes)
     ids = torch.zeros(len(scenes), n_pos, dtype=torch.int64)
     positions = torch.full((3, len(scenes), n_pos), PAD_POSITION_ID)
-    shared = torch.zeros(len(scenes), n_shared, dtype=torch.bool)
+    shared, asked = torch.zeros(len(scenes), n_shared, dtype=torch.bool), torch.zeros_like(ids, dtype=torch.bool)
+    items = torch.full((len(scenes), n_shared), BEFORE_ITEMS)
     marks = torch.full((len(scenes[0].marks), len(scenes), n_shared), UNLEARNED)
     for row, scene in enumerate(scenes):
         length = len(scene.shared_ids)
-        ids[row, :length], shared[row, :length] = scene.shared_ids, True
+        ids[row, :length], shared[row, :length], items[row, :length] = scene.shared_ids, True, scene.items
         positions[:, row, :length], marks[:, row, :length] = scene.shared_positions, scene.marks
         begin = int(scene.shared_positions[0, -1]) + 1
         for number, slot in enumerate(scene.slots):
-            at = slice(n_shared + number * n_slot, n_shared + number * n_slot + len(slot.tokens))
+            first = n_shared + number * n_slot
+            at = slice(first, first + len(slot.tokens))
             ids[row, at] = torch.tensor(slot.tokens)
             positions[:, row, at] = begin + torch.arange(len(slot.tokens))
-    answers = _answers(scenes, n_shared, n_slot)
+            asked[row, first : first + slot.n_asked] = True
+    rows = _rows(scenes, n_shared, n_slot, cuts)
     return PackedBatch(
-        ids, positions, n_shared, n_slot, shared, marks, media,
-        torch.tensor([[answer.at for answer in row] for row in answers]),
-        torch.tensor([[answer.target for answer in row] for row in answers]),
-        torch.tensor([[answer.pair for answer in row] for row in answers]),
-        tuple(tuple(answer.form for answer in row) for row in answers),
+        ids, positions, n_shared, n_slot, shared, items, asked[:, n_shared:], marks, media,
+        torch.tensor([[answer.at for answer in row] for row in rows]),
+        torch.tensor([[answer.answer.target for answer in row] for row in rows]),
+        torch.tensor([[answer.told_at for answer in row] for row in rows]),
+        torch.tensor([[answer.answer.pair for answer in row] for row in rows]),
+        tuple(tuple(answer.answer.form for answer in row) for row in rows),
+        cuts,
     )  # fmt: skip
 
 
-def _answers(scenes: Sequence[PackedScene], n_shared: int, n_slot: int) -> list[list[_Answer]]:
+def _rows(scenes: Sequence[PackedScene], n_shared: int, n_slot: int, cuts: Cuts) -> list[list[_Row]]:
     """What is learned in each row, filled up to the same number."""
-    answers: list[list[_Answer]] = []
+    rows: list[list[_Row]] = []
     for scene in scenes:
-        answers.append([])
+        rows.append([])
         for number, slot in enumerate(scene.slots):
-            first = n_shared + number * n_slot + len(slot.tokens) - len(slot.answers)
-            told = zip(slot.answers, slot.pairs, strict=True)
-            every = [_Answer(first + i, target, slot.form, pair) for i, (target, pair) in enumerate(told)]
-            answers[-1] += [answer for answer in every if answer.target != UNLEARNED]
-    most = max(map(len, answers))
-    return [[*row, *[_Answer()] * (most - len(row))] for row in answers]
+            begin = n_shared + number * n_slot
+            first = begin + len(slot.tokens) - len(slot.answers)
+            latest = begin + slot.n_asked - 1 if BEHIND in cuts else n_shared + (number + 1) * n_slot
+            every = [_Row(first + i, min(first + i, latest), answer) for i, answer in enumerate(slot.answers)]
+            rows[-1] += [row for row in every if row.answer.target != UNLEARNED]
+    most = max(map(len, rows))
+    return [[*row, *[_Row()] * (most - len(row))] for row in rows]
 
 
 def packed_logits(model: "HookedAVTransformer", batch: PackedBatch) -> Float[Tensor, "batch answer d_vocab"]:

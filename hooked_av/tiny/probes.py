@@ -3,7 +3,8 @@
 After the first blocks, every media token must know its own digit (in the words' own directions), the digit of the other
 stream in its second, and its place; every word of an option must know its letter. Joint questions look these up in one
 step; without probes they stood at chance. Some blocks later, the row that answers must know both digits of which its
-answer is made: whether two digits are the same says too little of them to learn where to look.
+answer is made (or, where that row never reads media, the end of the question): whether two digits are the same says too
+little of them to learn where to look.
 
 Axes: batch pos answer; mark (what is told of a media token), pair (of digits), d_model; choice (classes of a probe).
 """
@@ -48,7 +49,7 @@ class Probes(nn.Module):
     ) -> Float[Tensor, ""]:
         """The summed cross entropies, from the residual streams after `AFTER_BLOCKS`."""
         early, late = (rms_norm(resid, resid.shape[-1:]) for resid in resids)
-        answering = late[torch.arange(len(late), device=late.device)[:, None], batch.answer_rows]
+        answering = late[torch.arange(len(late), device=late.device)[:, None], batch.told_rows]
         directions = normalize(model.decoder.embed(self.words), dim=-1)
         shared, asked = early[:, : batch.n_shared], early[:, batch.n_shared :]
         own, other, place = batch.marks.unbind()

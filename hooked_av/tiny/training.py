@@ -32,6 +32,7 @@ from hooked_av.tiny.encoders import ROWS, Bank, Classifier, EncoderBatch, encode
 from hooked_av.tiny.muon import Muon
 from hooked_av.tiny.packing import PackedBatch, count_right, packed_logits, packed_loss, packed_pass
 from hooked_av.tiny.probes import AFTER_BLOCKS, Probes
+from hooked_av.tiny.routes import UNCUT, Cuts
 from hooked_av.tiny.scenes import AS_IT_IS, LEARNING, Appearance
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Recipe:
     weight_decay: float = 0.01
     matrix_rate: float = 7.0  # of the decoder's matrices, which go by Muon, over a stage's rate
     probe_weight: float = 0.3
+    cuts: Cuts = UNCUT  # of every layer in every step of the decoder
 
 
 @dataclass
@@ -172,10 +174,10 @@ class Trainer:
         return packed_loss(logits, batch), lambda: count_right(logits, batch)
 
     def _classroom(self) -> Classroom:
-        return Classroom(self.model, self.recipe.lesson, self.recipe.seed)
+        return Classroom(self.model, self.recipe.lesson, self.recipe.seed, self.recipe.cuts)
 
     def _held_out_classroom(self) -> Classroom:
-        return Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED)
+        return Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED, self.recipe.cuts)
 
     # --- steps ---
 

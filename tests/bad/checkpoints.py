@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import hooked_av as av
 from bad import Bad, Place
-from hooked_av.families.checkpoint import INDEX, PACKAGED, SINGLE
+from hooked_av.families.checkpoint import INDEX, PACKAGED_FOLDER, SINGLE
 
-OMNI = PACKAGED["tiny-av"]
+OMNI = PACKAGED_FOLDER
 SALMONN = Path(__file__).parent.parent / "data" / "salmonn2plus"
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 EMBED = "model.embed_tokens.weight"

@@ -156,8 +156,8 @@ def test_probes_learn_what_the_stream_tells(model):
     late = torch.zeros_like(resid)
     rows, pairs = torch.arange(len(late))[:, None], batch.pairs.clamp(min=0)
     assert (batch.pairs != UNLEARNED).sum() >= 10
-    late[rows, batch.answer_rows, :10] = 5.0 * torch.nn.functional.one_hot(pairs[..., 0], 10)
-    late[rows, batch.answer_rows, 10:20] = 5.0 * torch.nn.functional.one_hot(pairs[..., 1], 10)
+    late[rows, batch.told_rows, :10] = 5.0 * torch.nn.functional.one_hot(pairs[..., 0], 10)
+    late[rows, batch.told_rows, 10:20] = 5.0 * torch.nn.functional.one_hot(pairs[..., 1], 10)
     resids = [resid.detach(), late]
     optimiser = torch.optim.Adam(probes.parameters(), lr=0.1)
     before = probes(model, resids, batch).item()

@@ -9,13 +9,13 @@ from support.tiny import some_digits
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 import hooked_av as av
-from hooked_av.families.checkpoint import PACKAGED
+from hooked_av.families.checkpoint import PACKAGED_FOLDER
 from hooked_av.tiny.evaluation import make_exams, take
 from hooked_av.tiny.samples import answer, read_samples, share_right
 from hooked_av.tiny.scenes import render
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FOLDER = PACKAGED["tiny-av"]
+FOLDER = PACKAGED_FOLDER
 N_QUESTIONS = 60
 EVERYTHING_ELSE = {"audio": "text | video | boundary", "video": "text | audio | boundary"}
 

@@ -24,7 +24,7 @@ from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
 from hooked_av.tiny.encoders import encode_seconds, encoder_batch, make_bank
 from hooked_av.tiny.evaluation import CONDITIONS, by_speaker, make_exams, take, text_alone
 from hooked_av.tiny.held_out import packaged_digits, read_held_out, write_packaged
-from hooked_av.tiny.packing import PackedAttend, packed_logits, question_tokens
+from hooked_av.tiny.packing import END, PackedAttend, packed_logits, question_tokens
 from hooked_av.tiny.questions import FAMILIES, NUMBERS, ORDINALS, SCENES, Question, ask, draw_scene
 from hooked_av.tiny.samples import FOLDER, MANIFEST, read_samples
 from hooked_av.tiny.scenes import FRAME_PIXELS, Appearance, Item, Scene, _faster, _warped, render
@@ -358,7 +358,9 @@ def packed_and_alone(model, kind: str, options: bool) -> tuple[torch.Tensor, tor
         for question in questions:
             inputs = model.prepare(clips, question=question.text, options=question.options)
             alone.append(model(inputs, logits_at="last")[0, -1])
-    return packed_logits(model, batch).flatten(0, 1), torch.stack(alone)
+    logits = packed_logits(model, batch)
+    answers = torch.tensor([[form not in ("", END) for form in forms] for forms in batch.forms])
+    return logits[answers], torch.stack(alone)
 
 
 @torch.no_grad()
@@ -385,8 +387,10 @@ def test_a_question_that_sees_another_would_be_noticed(model, monkeypatch):
 def test_question_tokens_are_the_end_of_the_prompt(model):
     question = every_question("arithmetic", 1, options=True)[0][1]
     inputs = model.prepare(question=question.text, options=question.options)
-    tokens = question_tokens(model.family.tokenizer, question.text, question.options)
-    assert inputs.input_ids[0, -len(tokens) :].tolist() == list(tokens)
+    asked, behind = question_tokens(model.family.tokenizer, question.text, question.options)
+    tokens = [*asked, *behind]
+    assert inputs.input_ids[0, -len(tokens) :].tolist() == tokens
+    assert model.family.tokenizer.decode(behind) == "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @torch.no_grad()

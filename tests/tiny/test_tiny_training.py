@@ -12,7 +12,7 @@ from support.tiny import VOICES, some_digits
 
 from hooked_av.cli.main import main
 from hooked_av.model.transformer import HookedAVTransformer
-from hooked_av.tiny import training
+from hooked_av.tiny import recipes, training
 from hooked_av.tiny.architecture import untrained
 from hooked_av.tiny.curriculum import Lesson
 from hooked_av.tiny.scenes import LEARNING
@@ -129,7 +129,7 @@ def test_each_stage_trains_its_own_part_only(tmp_path):
 
 
 def test_the_command_trains_and_writes_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "Recipe", lambda seed: replace(SHORT, seed=seed))
+    monkeypatch.setattr(recipes, "_STAGES", {"free": SHORT})
     out = tmp_path / "run"
     asked = ["train-tiny", "--out", str(out), "--speech", str(VOICES), "--no-voices", "--threads", "1"]
     result = CliRunner().invoke(main, [*asked, "--leave-out", "nobody"])
