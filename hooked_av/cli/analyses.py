@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from hooked_av.cli.commands import SAMPLES_FAILED, Command, ResumedCommand
 from hooked_av.cli.options import Form, Reader, options_of
 from hooked_av.interventions.routes import Route
+from hooked_av.tiny.routes import MODEL_NAMES
 
 if TYPE_CHECKING:
     from hooked_av.media.sampling import Sampling
@@ -213,6 +214,6 @@ def load_model(name: str) -> "HookedAVTransformer":
 
     from hooked_av.model.transformer import HookedAVTransformer
 
-    if name == TINY:
+    if name in MODEL_NAMES:
         torch.set_num_threads(1)  # a model this small is slower on several threads, many times so on a busy machine
     return HookedAVTransformer.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")

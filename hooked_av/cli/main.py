@@ -11,7 +11,8 @@ import click
 
 from hooked_av.cli.analyses import COMMANDS, TINY, check_sampling, load_model, merge, study
 from hooked_av.cli.commands import EXIT_CODES, Commands
-from hooked_av.cli.tiny import evaluate_tiny, make_tiny_clips, train_tiny
+from hooked_av.cli.tiny import benchmark_of_routes, evaluate_tiny, make_tiny_clips, train_tiny
+from hooked_av.tiny.routes import MODEL_NAMES
 
 if TYPE_CHECKING:
     from hooked_av.cli.demo import DemoResult, Origin
@@ -45,8 +46,8 @@ class DemoOptions:
 
     @property
     def clip(self) -> Path:
-        """The file that was named, or a clip of the package: digits for tiny-av, a film for all other models."""
-        return self.video or (TINY_CLIP if self.model == TINY else CLIP)
+        """The file that was named, or a clip of the package: digits for tiny-av's kind, a film for all other models."""
+        return self.video or (TINY_CLIP if self.model in MODEL_NAMES else CLIP)
 
     @property
     def asked(self) -> str:
@@ -179,6 +180,7 @@ for command in (*COMMANDS, merge, study):
     main.add_command(command)
 main.add_command(train_tiny)
 main.add_command(evaluate_tiny)
+main.add_command(benchmark_of_routes)
 main.add_command(make_tiny_clips)
 
 if __name__ == "__main__":

@@ -102,6 +102,37 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
             table.to_csv(out / f"{name}.csv", index=False)
 
 
+@click.command("route-benchmark", cls=Command)
+@click.option("--model", "models", multiple=True, metavar="NAME",
+              help="A model of tiny-av's kind; give several (default: all whose routes are known).")  # fmt: skip
+@click.option("--form", "forms", multiple=True, metavar="FORM",
+              help='A form of question, such as "visual" or "visual, options"; give several.')  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=2), default=12, show_default=True, metavar="N",
+              help="Questions of each form.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Write the table (CSV), the figure (SVG) and the result there.")  # fmt: skip
+def benchmark_of_routes(models: tuple[str, ...], forms: tuple[str, ...], samples: int, out: Path | None) -> None:
+    """Ask every method for routes that are known, and print what is right."""
+    import pandas as pd
+    import torch
+
+    from hooked_av.plots.page import check_folder
+    from hooked_av.study.route_benchmark import FORMS, MODELS, route_benchmark
+
+    if out is not None:
+        check_folder(out)
+    torch.set_num_threads(1)  # a model this small is slower on several threads
+    found = route_benchmark(models or MODELS, forms or FORMS, samples=samples, progress=True)
+    table = found.to_frame()
+    with pd.option_context("display.width", 200, "display.max_rows", None, "display.float_format", "{:.2f}".format):
+        click.echo(table.to_string(index=False))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "routes.csv", index=False)
+        found.plot().savefig(out / "routes.svg")
+        found.save(out / "routes.safetensors")
+
+
 @click.command("make-tiny-clips", cls=Command, hidden=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Where the clips go.")
 def make_tiny_clips(out: Path) -> None:

@@ -58,7 +58,8 @@ def held_out_cases(
     found = []
     for sample in samples_of(make_exam(family, n_questions, options, seed), digits or packaged_digits("held_out")):
         case = sample.prepare(model)
-        inputs = _with_items(_with_parts(case.inputs), sample) if len(sample.media) > 1 else _with_parts(case.inputs)
+        inputs = with_parts(case.inputs)
+        inputs = _with_items(inputs, sample) if len(sample.media) > 1 else inputs
         asked: dict[str, Any] = {"question": sample.question, "options": sample.options}
         swapped = media_swaps(model, list(sample.media), **asked) if swaps else {}
         found.append(replace(case, inputs=inputs, swapped=swapped))
@@ -77,8 +78,8 @@ def queried_items(question: str, answer: str) -> tuple[int, ...]:
     return tuple(NUMBERS.index(name) - 1 for name in named)
 
 
-def _with_parts(inputs: AVInputs) -> AVInputs:
-    """The prompt cut into consecutive parts, so that routes between them can be told apart."""
+def with_parts(inputs: AVInputs) -> AVInputs:
+    """The prompt cut into consecutive parts, so that routes between them can be told apart: see `held_out_cases`."""
     spans, last = inputs.spans, int(inputs.spans["last"].positions[0])
     asked = np.concatenate([spans[name].positions for name in ("question", "options", "instruction") if name in spans])
     media = min(int(spans[name].positions[0]) for name in ("boundary", "audio", "video", "image") if name in spans)

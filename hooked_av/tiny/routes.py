@@ -36,3 +36,15 @@ ROUTES: Mapping[str, Route] = {
     "redundant": Route(frozenset({BEHIND}), True, "media are read by the question and behind it, either is enough"),
     "parallel": Route(frozenset({ITEMS}), False, "items never read each other"),
 }
+
+
+def model_name(route: str) -> str:
+    """The name by which the package loads a route's model.
+
+    >>> model_name("free"), model_name("direct")
+    ('tiny-av', 'tiny-av-direct')
+    """
+    return "tiny-av" if route == "free" else f"tiny-av-{route}"
+
+
+MODEL_NAMES = tuple(map(model_name, ROUTES))
