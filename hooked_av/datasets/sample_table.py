@@ -1,8 +1,9 @@
-"""The table of one sample as a Parquet file, which says whose it is and what made it; every page has a checksum."""
+"""The table of one sample as a Parquet file, which says whose it is and what made it; all of it has checksums."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hooked_av.errors import DatasetError
 Table = Any  # a pa.Table; pyarrow has no types
 RESULT = b"hooked_av.result"  # settings of the result itself
 _MADE_BY, _SAMPLE = b"hooked_av.made_by", b"hooked_av.sample"
+_CHECKSUM = b"hooked_av.checksum"  # of what the end of the file says; each page of values has one by Parquet itself
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,23 @@ class SampleTable:
         """Write it under another name first."""
         mine = {_MADE_BY: self.made_by, _SAMPLE: self.sample.encode()}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **mine})
+        table = table.replace_schema_metadata({**table.schema.metadata, _CHECKSUM: _checksum(table.schema)})
         pq.write_table(table, path, row_group_size=max(1, len(table)), write_page_checksum=True)
 
     def fault(self) -> str:
         """What is wrong with the file, as far as its end tells; nothing if it is the table that belongs here."""
         try:
-            about = pq.read_schema(self.path).metadata or {}
+            schema = pq.read_schema(self.path)
         except (OSError, ValueError, pa.ArrowException) as error:
             return f"no whole table ({type(error).__name__}: {error})"
+        about = schema.metadata or {}
         if about.get(_MADE_BY) != self.made_by:
             return "not made with the settings of its folder"
         if about.get(_SAMPLE) != self.sample.encode():
             other = about.get(_SAMPLE, b"?").decode(errors="replace")
             return f"the table of sample {other!r} in the place of {self.sample!r}"
+        if about.get(_CHECKSUM) != _checksum(schema):
+            return "damaged: the names of its columns, or its settings, are not those that were written"
         return ""
 
     def schema(self) -> Any:
@@ -58,6 +64,12 @@ class SampleTable:
             return pq.ParquetFile(self.path, page_checksum_verification=True).read()
         except (OSError, ValueError, pa.ArrowException) as error:
             raise unusable([f"{self.path}: damaged ({type(error).__name__}: {error})"]) from error
+
+
+def _checksum(schema: Any) -> bytes:
+    """Of names, types and all else that a schema says."""
+    about = sorted((name, text) for name, text in (schema.metadata or {}).items() if name != _CHECKSUM)
+    return sha256(repr([[(field.name, str(field.type)) for field in schema], about]).encode()).hexdigest().encode()
 
 
 def as_table(frame: pd.DataFrame, settings: Mapping[str, Any]) -> Table:

@@ -225,21 +225,26 @@ def takes_pairs(
     queries: Int64[Tensor, "batch=1 query"],
     keys: Int64[Tensor, "batch=1 key"],
     others: Sequence[AnyCut],
+    n_heads: int,
 ) -> bool:
-    """Whether a cut takes away some pair of these positions of one prompt, that none of the others takes.
+    """Whether a cut takes away some pair of these positions of one prompt, in a head in which no other takes it.
 
     It looks at blocks of query rows, the last ones first: they could read most, so the first block mostly tells.
     """
     if isinstance(cut, Cut) and not others:
         cut_rows, cut_keys = queries[members(queries, cut.queries)], keys[members(keys, cut.keys)]
         return bool(len(cut_rows) and len(cut_keys) and cut_keys.min() <= cut_rows.max())
-    others = [other for other in others if other.heads is None or (cut.heads and {*cut.heads} <= {*other.heads})]
+    heads = range(n_heads) if cut.heads is None else cut.heads
+    # heads are alike where the same others act in them
+    beside = {tuple(other for other in others if other.heads is None or head in other.heads) for head in heads}
     for block in reversed(queries.split(costs.CUT_BLOCK, dim=1) if queries.shape[1] else ()):
         taken = cut.blocked(block, keys) & (keys[:, None] <= block[..., None])
-        for other in others:
-            taken &= ~other.blocked(block, keys)
-        if bool(taken.any()):
-            return True
+        for some in beside:
+            left = taken.clone()
+            for other in some:
+                left &= ~other.blocked(block, keys)
+            if bool(left.any()):
+                return True
     return False
 
 

@@ -9,7 +9,7 @@ Axes: batch, pos (rows of the whole prompt, or those that are left).
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,17 @@ _MEDIA = ("audio", "video", "image")
 LayerCuts = Sequence[tuple[int, AnyCut]]
 Leaving = Mapping[int, Int64[Tensor, "batch span"]]
 Leaves = Sequence[tuple[int, str]]
+
+
+class Beside(NamedTuple):
+    """What a cut has beside it: other cuts of its layer, rows that have left; `n_heads` are those of the model."""
+
+    cuts: tuple[AnyCut, ...] = ()
+    gone: Sequence[Tensor] = ()
+    n_heads: int = 1  # of no account where there are no other cuts
+
+
+ALONE = Beside()
 
 
 def check_pairs(name: str, cuts: Iterable[AnyCut], run: Run) -> None:
@@ -62,12 +73,13 @@ def _between_media(cut: Cut, run: Run) -> bool:
     return all(bool(np.isin(own, known).all()) for own, known in zip(touched, rows, strict=True))
 
 
-def check_company(specs: Sequence[tuple[Any, LayerCuts, Leaves]], leaving: Leaving, run: Run) -> None:
+def check_company(specs: Sequence[tuple[Any, LayerCuts, Leaves]], leaving: Leaving, run: Run, n_heads: int) -> None:
     """Report specs that others leave nothing to do: rows that left before, pairs that are cut already."""
     before: dict[int, tuple[AnyCut, ...]] = {}
     for number, (spec, cuts, leaves) in enumerate(specs):
         if cuts and (leaving or before):
-            _check_cuts(str(spec), cuts, before, leaving, run)
+            beside = {n: Beside(before.get(n, ()), _gone(leaving, n), n_heads) for n, _ in cuts}
+            _check_cuts(str(spec), cuts, beside, run)
         for layer, cut in cuts:
             before[layer] = (*before.get(layer, ()), cut)
         others = [leave for other, (_, _, some) in enumerate(specs) if other != number for leave in some]
@@ -76,13 +88,11 @@ def check_company(specs: Sequence[tuple[Any, LayerCuts, Leaves]], leaving: Leavi
             _report(str(spec), [False] * len(run.row_spans), "its rows have left before")
 
 
-def _check_cuts(
-    name: str, cuts: LayerCuts, before: Mapping[int, tuple[AnyCut, ...]], leaving: Leaving, run: Run
-) -> None:
+def _check_cuts(name: str, cuts: LayerCuts, beside: Mapping[int, Beside], run: Run) -> None:
     """Report cuts with nothing left to take, in prompts where they would act alone."""
     alone = _acting([cut for _, cut in cuts], run)
-    there = [_acting([cut], run, (), _gone(leaving, layer)) for layer, cut in cuts]
-    uncut = [_acting([cut], run, before.get(layer, ()), _gone(leaving, layer)) for layer, cut in cuts]
+    there = [_acting([cut], run, beside[layer]._replace(cuts=())) for layer, cut in cuts]
+    uncut = [_acting([cut], run, beside[layer]) for layer, cut in cuts]
     for found, why in (
         (there, "drop_tokens takes away its rows before"),
         (uncut, "other interventions cut the same, or take away its rows"),
@@ -125,18 +135,16 @@ def _gone(leaving: Leaving, layer: int) -> list[Tensor]:
     return [rows for since, rows in leaving.items() if since <= layer]
 
 
-def _acting(cuts: Sequence[AnyCut], run: Run, others: Sequence[AnyCut] = (), gone: Sequence[Tensor] = ()) -> list[bool]:
+def _acting(cuts: Sequence[AnyCut], run: Run, beside: Beside = ALONE) -> list[bool]:
     """For each prompt: whether one of the cuts takes away a pair that is there, and that no other takes."""
-    if gone:  # the rows differ from plan to plan
-        found = [_takes(cut, run, others, gone) for cut in cuts]
+    if beside.gone:  # the rows differ from plan to plan
+        found = [_takes(cut, run, beside) for cut in cuts]
     else:  # cells of a sweep share their cuts
-        found = [run.once(("acts", cut, tuple(others)), partial(_takes, cut, run, others)) for cut in cuts]
+        found = [run.once(("acts", cut, beside.cuts), partial(_takes, cut, run, beside)) for cut in cuts]
     return [any(prompt) for prompt in zip(*found, strict=True)] or [False] * len(run.row_spans)
 
 
-def _takes(
-    cut: AnyCut, run: Run, others: Sequence[AnyCut] = (), gone: Sequence[Tensor] = (), within: range | None = None
-) -> list[bool]:
+def _takes(cut: AnyCut, run: Run, beside: Beside = ALONE, within: range | None = None) -> list[bool]:
     """The same of one cut, in queries of all positions or of some."""
     everywhere = range(run.row_spans[0].n_pos)
     starts = run.once("starts", lambda: [min(int(s.positions[0]) for s in spans.values()) for spans in run.row_spans])
@@ -144,11 +152,11 @@ def _takes(
     for number, start in enumerate(starts):
         one = slice(number, number + 1)
         left = torch.arange(start, everywhere.stop, device=run.device)[None]
-        for some in gone:
+        for some in beside.gone:
             left = left[:, ~members(left, some[one])[0]]
         asked = within or everywhere
         queries = left[:, (left[0] >= asked.start) & (left[0] < asked.stop)]
-        found.append(takes_pairs(cut.of(one), queries, left, [other.of(one) for other in others]))
+        found.append(takes_pairs(cut.of(one), queries, left, [other.of(one) for other in beside.cuts], beside.n_heads))
     return found
 
 

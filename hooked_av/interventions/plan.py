@@ -60,7 +60,7 @@ class Plan:
                 report_repeated(spec, [other for other, _, _ in said if isinstance(other, Edit)], run)
             said.append((spec, own_cuts, own_leaves))
         plan = cls({layer: tuple(some) for layer, some in cuts.items()}, _leaving(leaves, run), tuple(edits))
-        check_company(said, plan.leaving, run)
+        check_company(said, plan.leaving, run, cfg.n_heads)
         _check_still_there(plan, run)
         return plan
 

@@ -20,6 +20,7 @@ from hooked_av.errors import MediaError
 from hooked_av.media.complete import check_complete
 from hooked_av.media.decode_pictures import EDGE_SECONDS, FileFrames, Picture, decoded, upright_rgb
 from hooked_av.media.decode_sound import SAMPLING_RATE_HZ, SoundTrack, check_rate, sound_frames
+from hooked_av.media.packets import Packets, codec_name, demuxed, tick_seconds
 from hooked_av.media.source_file import SourceFile, cut_off, media_error, opened, unreadable
 from hooked_av.whole_files import appearing
 
@@ -45,16 +46,6 @@ class FileIndex:
         return max(part.end_seconds for part in (self.picture, self.track) if part)
 
 
-@dataclass
-class _Packets:
-    """What demuxing tells of one stream, without decoding it; ticks are in its time base."""
-
-    ticks: list[int]
-    keyframe_ticks: list[int]
-    end_tick: int = 0
-    last_is_whole: bool = True
-
-
 def nothing_in(what: str, got: str) -> MediaError:
     return media_error(
         f"neither picture nor sound in {what}", "at least one of the two", got, "give frames, a waveform or both"
@@ -71,10 +62,11 @@ def index_of(file: SourceFile) -> FileIndex:
         video, audio = next(films, None), next(iter(container.streams.audio), None)
         if video is None and audio is None:
             raise nothing_in(str(file.path), f"a {container.format.name} file with other streams only")
+        if any(stream is not None and codec_name(stream) is None for stream in (video, audio)):
+            raise unreadable(file.path, "media of a codec that FFmpeg knows", "media of no codec")
         _check_frame_size(file, *((video.width, video.height) if video else (0, 0)))
-        packets = _demuxed(container)
-        ends_seconds = [packets[stream.index].end_tick * _tick_seconds(stream) for stream in container.streams]
-        check_complete(file, container, max(ends_seconds), all(seen.last_is_whole for seen in packets.values()))
+        packets = demuxed(container)
+        check_complete(file, container, packets)
         frame, sound = _first_decoded(file, video), _first_decoded(file, audio)
         for stream, first in ((video, frame), (audio, sound)):
             if stream is not None and first is None and packets[stream.index].ticks:
@@ -90,24 +82,6 @@ def index_of(file: SourceFile) -> FileIndex:
     return FileIndex(file, picture, track)
 
 
-def _demuxed(container: InputContainer) -> dict[int, _Packets]:
-    packets = {stream.index: _Packets([], []) for stream in container.streams}
-    for packet in container.demux():
-        seen = packets[packet.stream_index]
-        if packet.size:  # the last one of all is an empty one
-            seen.last_is_whole = not packet.is_corrupt
-        tick = packet.dts if packet.pts is None else packet.pts
-        if tick is None:
-            continue
-        seen.end_tick = max(seen.end_tick, tick + (packet.duration or 0))
-        # Edit lists hide packets (`is_discard`), VP8 says so in a bit of the frame header.
-        hidden = packet.is_discard or (packet.stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10)
-        if not hidden:
-            seen.ticks.append(tick)
-            seen.keyframe_ticks += [tick] * packet.is_keyframe
-    return packets
-
-
 def _first_decoded(file: SourceFile, stream: Stream | None) -> "av.VideoFrame | av.AudioFrame | None":
     if stream is None:
         return None
@@ -116,16 +90,16 @@ def _first_decoded(file: SourceFile, stream: Stream | None) -> "av.VideoFrame | 
 
 
 def _picture_in(
-    file: SourceFile, stream: av.VideoStream, first: av.VideoFrame, packets: _Packets, zero_seconds: float
+    file: SourceFile, stream: av.VideoStream, first: av.VideoFrame, packets: Packets, zero_seconds: float
 ) -> Picture:
     if not packets.ticks:
         expected, next_step = "a film in a container (mp4, mkv, ...)", "say its rate: ffmpeg -r 25 -i FILE out.mp4"
         raise media_error(f"the frames of {file.path} have no times", expected, "a raw stream", next_step)
     ticks = np.unique(np.array(packets.ticks, np.int64))
-    seconds = ticks * _tick_seconds(stream) - zero_seconds
+    seconds = ticks * tick_seconds(stream) - zero_seconds
     n_gaps = len(ticks) - 1
     fps = float(n_gaps / (seconds[-1] - seconds[0])) if n_gaps else float(stream.average_rate or 1)
-    end_seconds = max(packets.end_tick * _tick_seconds(stream) - zero_seconds, seconds[-1] + EDGE_SECONDS)
+    end_seconds = max(packets.end_tick * tick_seconds(stream) - zero_seconds, seconds[-1] + EDGE_SECONDS)
     height, width, _ = upright_rgb(first).shape
     source = FileFrames(
         file=file,
@@ -140,10 +114,10 @@ def _picture_in(
 
 
 def _track_in(
-    container: InputContainer, stream: av.AudioStream, first: av.AudioFrame, packets: _Packets, zero_seconds: float
+    container: InputContainer, stream: av.AudioStream, first: av.AudioFrame, packets: Packets, zero_seconds: float
 ) -> SoundTrack:
     check_rate(first.sample_rate, f"{first.sample_rate} Hz in the file")
-    first_seconds, end_seconds = first.time or 0.0, packets.end_tick * _tick_seconds(stream)
+    first_seconds, end_seconds = first.time or 0.0, packets.end_tick * tick_seconds(stream)
     exact = "mov" in container.format.name
     start_seconds = first_seconds - zero_seconds
     return SoundTrack(
@@ -154,10 +128,6 @@ def _track_in(
         end_seconds=end_seconds - zero_seconds,
         seeks_exactly=exact,
     )
-
-
-def _tick_seconds(stream: Stream) -> float:
-    return float(stream.time_base or 0)
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------

@@ -73,12 +73,15 @@ class SourceFile:
 
 
 @contextmanager
-def opened(source: SourceFile) -> Generator[InputContainer, None, None]:
-    """PyAV's own errors leave here as ours, whether they come from opening, demuxing or decoding."""
+def opened(source: SourceFile, **more: str) -> Generator[InputContainer, None, None]:
+    """PyAV's own errors leave here as ours, whether they come from opening, demuxing or decoding.
+
+    `more`: options of FFmpeg's.
+    """
     source.check_unchanged()
     try:
         # An absolute path cannot be taken for a protocol, as "a:b.mp4" would be.
-        with av.open(str(source.path), options=OPEN_OPTIONS, metadata_errors="replace") as container:
+        with av.open(str(source.path), options=OPEN_OPTIONS | more, metadata_errors="replace") as container:
             yield container
     except (FFmpegError, UnknownCodecError) as error:
         source.check_unchanged()

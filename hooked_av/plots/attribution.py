@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from hooked_av.plots.effects import colour_scale, draw_effects, few_ticks, peak_of
 from hooked_av.plots.patching import contrast_words
@@ -46,6 +47,7 @@ def _draw_comparison(axes: Axes, estimate: Any) -> None:
     low, high = min(exact.min(), estimated.min()), max(exact.max(), estimated.max())
     axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1, label="estimate = exact")
     axes.scatter(exact, estimated, s=16, facecolor="none", edgecolor=BLUE, linewidth=0.9, label="one cell")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlabel("exact effect of the patch")
     axes.set_ylabel("estimated effect")
     axes.set_title(f"correlation r = {estimate.correlation:.2f}")

@@ -21,7 +21,7 @@ _HATCHES = {"cut": "", "blank": "////", "other": "...."}
 _DROPS = {
     "probability": "drop of answer probability, percentage points",
     "log_prob": "drop of the answer's log probability, nats",
-    "logit_difference": "drop of the answer's logit difference",
+    "logit_difference": "drop of the logit difference of the answer to its alternative",
 }
 _CONTROL = "random cut of the same size"
 _STEP, _EDGE = 0.24, 1.05

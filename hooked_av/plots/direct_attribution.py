@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from hooked_av.plots.curves import distinct_looks, draw_curve, label_axes
+from hooked_av.plots.effects import colour_scale, draw_effects, few_ticks, peak_of
 from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, Drawing, figure_style, font_glyphs
-from hooked_av.plots.text import drawable, shortened
-
-_MARKED = 0.1  # of the largest: below it a negative cell carries no sign
+from hooked_av.plots.text import drawable, minus, shortened
 
 
 def plot_direct_attribution(found: Any) -> Drawing:
@@ -30,8 +28,9 @@ def plot_direct_attribution(found: Any) -> Drawing:
         _heads(figure, grid, found.heads)
         _sources(curves, found)
         names = [shortened(drawable(text, font_glyphs()), 20) for text in (found.answer, found.alternative)]
-        title = f"What is added to logit(“{names[0]}”) - logit(“{names[1]}”) = {found.logit_difference:.2f}"
-        figure.suptitle(f"{title} (embedding: {round(found.embed, 2) + 0.0:+.2f})", x=0.01, ha="left", fontsize=10.5)
+        numbers = f"{minus(f'{found.logit_difference:.2f}')} (embedding: {_signed(found.embed)})"
+        title = f"What is added to logit(“{names[0]}”) − logit(“{names[1]}”) = {numbers}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return figure
 
 
@@ -45,27 +44,30 @@ def _components(axes: Axes, found: Any) -> None:
 
 
 def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"]) -> None:
-    """Orange adds, blue takes away; cells that take away carry a minus, so that the grid can be read in grey."""
-    peak = float(np.abs(heads).max()) or 1.0
-    image = axes.imshow(
-        heads, cmap="PuOr_r", norm=TwoSlopeNorm(0, -peak, peak), aspect="auto", origin="lower", interpolation="nearest"
-    )
-    for layer, head in np.argwhere(heads < -_MARKED * peak):
-        colour = "white" if heads[layer, head] < -0.6 * peak else "black"
-        axes.text(head, layer, "–", ha="center", va="center", color=colour, fontsize=11, weight="bold")
-    label_axes(axes, "head", "layer", "logits added, by head (–: takes away)")
-    axes.grid(visible=False)
-    axes.margins(0)
-    figure.colorbar(image, ax=axes, pad=0.02)
+    """The cells of patching, without their numbers: there is no room for them."""
+    n_layers, n_heads = heads.shape
+    peak = peak_of(heads)
+    draw_effects(axes, heads, np.arange(n_heads + 1) - 0.5, peak=peak)
+    axes.set_xticks(few_ticks(n_heads, 8))
+    axes.set_yticks(few_ticks(n_layers))
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    axes.set_title("by head (striped: takes away)")
+    colour_scale(figure, [axes], peak, "logits added")
 
 
 def _sources(axes: Axes, found: Any) -> None:
     by_span = found.sources.sum(axis=1)
     layers = np.arange(len(by_span))
     for number, (name, look) in enumerate(zip(found.source_spans, distinct_looks(found.source_spans), strict=True)):
-        draw_curve(axes, layers, by_span[:, number], look, f"{name} {by_span[:, number].sum():+.2f}", None, number)
+        draw_curve(axes, layers, by_span[:, number], look, f"{name} {_signed(by_span[:, number].sum())}", None, number)
     axes.axhline(0, color=GREY, linewidth=0.8)
     label_axes(axes, "layer", "logits added by attention", "by span that is read, heads summed")
     axes.legend(
         frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=4, title="tokens that are read, sum"
     )
+
+
+def _signed(value: float) -> str:
+    """Two decimals; what rounds to zero is no negative number."""
+    return minus(f"{round(value, 2) + 0.0:+.2f}")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hooked_av.plots.metric import metric_of_answer, saturation_of
+from hooked_av.plots.metric import NAMES, metric_of_answer, saturation_of
 from hooked_av.plots.style import BLUE, GREY, PALE, Drawing, figure_style
 
 _LOOKS = {"clean": (PALE, ""), "these edges": (BLUE, "////"), "random edges": ("white", "....")}
@@ -37,7 +37,7 @@ def plot_effective_pathway(effective: Any) -> Drawing:
         axes[-1].set_ylim(0, 1.05)
         axes[-1].set_ylabel("probability, or share of samples" if len(panels) == 1 else "share of samples")
         if len(panels) > 1:
-            axes[0].set_ylabel(metric_of_answer(effective.metric, "the answer"))
+            axes[0].set_ylabel(metric_of_answer(effective.metric, "the answer", "its alternative"))
         axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         note = saturation_of(effective)
         figure.suptitle(_title(effective.edges) + (f"\n{note}" if note else ""), x=0.01, ha="left", fontsize=10.5)
@@ -57,7 +57,7 @@ def _bars(axes: Axes, summary: pd.DataFrame, measures: list[str]) -> None:
         above = [max(0.0, x - h) if x == x else 0.0 for h, x in zip(heights, high, strict=True)]
         axes.errorbar(places, heights, yerr=[below, above], fmt="none", ecolor="black", capsize=2, zorder=3)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xticks(range(len(measures)), [_MEASURES.get(name, name.replace("_", " ")) for name in measures])
+    axes.set_xticks(range(len(measures)), [_MEASURES.get(name) or NAMES[name] for name in measures])
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
 

@@ -3,6 +3,7 @@
 Axes: pathway, layer, edge (low, high).
 """
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ def plot_information_flow(flow: Any) -> Drawing:
             _draw(axes, flow, number)
             axes.tick_params(labelbottom=number + n_columns >= n_pathways, labelleft=number % n_columns == 0)
         figure.supxlabel("layer (centre of the window that is cut)" if flow.window > 1 else "layer", fontsize=9.5)
-        figure.supylabel(CHANGES[flow.metric], fontsize=9.5)
+        # A label in one line is longer than one row of panels is high.
+        label = fill(CHANGES[flow.metric], 24) if n_rows == 1 else CHANGES[flow.metric]
+        figure.supylabel(label, fontsize=9.5, ha="center")
         figure.suptitle(_title(flow), x=0.01, ha="left", fontsize=10.5)
         if is_compared:
             handles, labels = panels[0].get_legend_handles_labels()
@@ -78,7 +81,7 @@ def _title(flow: Any) -> str:
 def _measured(flow: Any) -> str:
     whose = "the right answer" if flow.follow == "gold" else "the clean answer"
     if len(flow.ids) > 1:
-        measured = metric_of_answer(flow.metric, whose)
+        measured = metric_of_answer(flow.metric, whose, "its alternative")
         return f"{measured} ({len(flow.ids)} samples, mean and 95 % interval)"
     answer = (flow.golds if flow.follow == "gold" else flow.answers)[0]
     measured = metric_of_answer(flow.metric, f"{whose} {_quoted(answer)}", _quoted(flow.alternatives[0]))

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from hooked_av.plots.text import minus
+
 CHANGES = {
     "probability": "change of answer probability, %",
     "log_prob": "change of the answer's log probability, nats",
     "logit_difference": "change of the logit difference",
 }
-_NAMES = {"probability": "probability", "log_prob": "log probability", "logit_difference": "logit difference"}
+NAMES = {"probability": "probability", "log_prob": "log probability", "logit_difference": "logit difference"}
 
 
 def metric_of_answer(metric: str, answer: str, alternative: str = "") -> str:
@@ -17,18 +19,18 @@ def metric_of_answer(metric: str, answer: str, alternative: str = "") -> str:
     ('log probability of the clean answer', 'logit difference of “two” to “one”')
     """
     to = f" to {alternative}" if alternative and metric == "logit_difference" else ""
-    return f"{_NAMES[metric]} of {answer}{to}"
+    return f"{NAMES[metric]} of {answer}{to}"
 
 
 def metric_value(metric: str, value: float) -> str:
-    """A number of a title; a probability near 1 does not become 1.
+    """A number of a title, with the minus of the axes; a probability near 1 does not become 1.
 
     >>> metric_value("probability", 0.75), metric_value("probability", 0.99996), metric_value("log_prob", -2.0)
-    ('p = 0.75', 'p = 1 − 4e-05', '-2')
+    ('p = 0.75', 'p = 1 − 4e−05', '−2')
     """
     if metric != "probability":
-        return f"{value:.3g}"
-    return f"p = 1 − {1 - value:.1g}" if 0.9995 <= value < 1 else f"p = {value:.3g}"
+        return minus(f"{value:.3g}")
+    return minus(f"p = 1 - {1 - value:.1g}" if 0.9995 <= value < 1 else f"p = {value:.3g}")
 
 
 def saturation(metric: str, n_saturated: int, n_samples: int) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
 
 from hooked_av.plots.effects import colour_scale, draw_effects, few_ticks, peak_of
+from hooked_av.plots.metric import CHANGES, NAMES, saturation
 from hooked_av.plots.style import Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
@@ -20,6 +21,7 @@ _COMPONENTS = {
     "mlp_out": "MLP output",
     "z": "heads (z)",
 }
+_CHANGES = {**CHANGES, "probability": "change of answer probability"}  # not in percent of what it was
 _CELL_INCHES = 0.3
 
 
@@ -61,7 +63,7 @@ def plot_back_patching(table: Any) -> Drawing:
     """A `BackPatching`: which layer's output is written over which earlier one's."""
     n_layers = len(table.changes)
     values = table.changes if table.is_one_prompt else table.effects
-    label = f"change of the {_metric(table)}" if table.is_one_prompt else EFFECT
+    label = _CHANGES[table.metric] if table.is_one_prompt else EFFECT
     figure = _grid(table, f"Back-patching at “{table.span}”", "layer that is overwritten", "layer that is read",
                    values=values, label=label)  # fmt: skip
     figure.axes[0].set_yticks(few_ticks(n_layers))
@@ -127,16 +129,18 @@ def over_time(
 
 
 def contrast_words(table: Any) -> str:
-    """What 0 and 1 are, and by which metric."""
+    """What 0 and 1 are, and by which metric; a line where its clean value can hardly move."""
+    note = saturation(table.metric, int(table.is_saturated), 1)
+    return _contrast(table) + (f"\n{note}" if note else "")
+
+
+def _contrast(table: Any) -> str:
+    name = NAMES[table.metric].capitalize()
     clean, corrupt = (f"“{shortened(drawable(answer, font_glyphs()), 16)}”" for answer in table.answers)
     if clean == corrupt or table.metric != "logit_difference":
-        return f"{_metric(table).capitalize()} of {clean}"
+        return f"{name} of {clean}"
     names = ("", "") if getattr(table, "is_one_prompt", False) else (" (clean)", " (corrupt)")
-    return f"{_metric(table).capitalize()}: {clean}{names[0]} against {corrupt}{names[1]}"
-
-
-def _metric(table: Any) -> str:
-    return table.metric.replace("_", " ")
+    return f"{name}: {clean}{names[0]} against {corrupt}{names[1]}"
 
 
 def _grid(

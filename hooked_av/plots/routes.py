@@ -42,7 +42,7 @@ def _title(sweep: Any) -> str:
     says = (
         ""
         if sweep.metric == "probability" and sweep.follow == "answer"
-        else f"; {of}: {metric_value(sweep.metric, sweep.metric_base)}"
+        else f"\n{of[0].upper()}{of[1:]}: {metric_value(sweep.metric, sweep.metric_base)}"
     )
     note = saturation(sweep.metric, int(sweep.is_saturated), 1)
     return f"Attention cut along one route. {clean}{says}" + (f"\n{note}" if note else "")

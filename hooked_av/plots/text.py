@@ -14,6 +14,15 @@ def visible(text: str) -> str:
     return "".join(_MARKS.get(c, c if c.isprintable() else _escape(c)) for c in text)
 
 
+def minus(numbers: str) -> str:
+    """Numbers with the sign that axes have.
+
+    >>> minus("-0.50")
+    '−0.50'
+    """
+    return numbers.replace("-", "−")
+
+
 def drawable(text: str, glyphs: frozenset[int]) -> str:
     r"""`visible`, with an escape for each character that a font does not have.
 

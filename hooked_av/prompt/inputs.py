@@ -115,14 +115,16 @@ class AVInputs:
         return (self[row] for row in range(self.batch))
 
     @door
-    def __getitem__(self, rows: int | slice | Sequence[int]) -> "AVInputs":
+    def __getitem__(self, rows: int | slice | Sequence[int] | Int64[Tensor, "row"]) -> "AVInputs":
         """Some prompts of a batch (of an int, a batch of one), with their media, still padded as they were.
+
+        Row numbers may be a tensor: TransformerLens's `fit_das` draws its batches so.
 
         Errors: `InputsError` for rows that there are not, and for media that cannot be told apart by row.
 
         >>> both = stack_inputs([AVInputs.from_tokens(torch.arange(n)[None]) for n in (2, 3)], pad_token_id=9)
-        >>> both[0].input_ids.tolist(), both[::-1].shape, len(both)
-        ([[9, 0, 1]], torch.Size([2, 3]), 2)
+        >>> both[0].input_ids.tolist(), both[::-1].shape, len(both[torch.tensor([1])])
+        ([[9, 0, 1]], torch.Size([2, 3]), 1)
         """
         chosen = self._chosen(rows)
         if chosen == list(range(self.batch)):
@@ -162,12 +164,12 @@ class AVInputs:
             row_spans=(spans.without_padding(),),
         )
 
-    def _chosen(self, rows: int | slice | Sequence[int]) -> list[int]:
+    def _chosen(self, rows: int | slice | Sequence[int] | Int64[Tensor, "row"]) -> list[int]:
         every = range(self.batch)
         if isinstance(rows, slice):
             chosen = list(every[rows])
         else:
-            asked = [index(row) for row in rows] if isinstance(rows, Sequence) else [index(rows)]
+            asked = [index(row) for row in rows] if isinstance(rows, Sequence | Tensor) else [index(rows)]
             chosen = [row + self.batch if row < 0 else row for row in asked]
         if not chosen or not set(chosen) <= set(every):
             raise InputsError(

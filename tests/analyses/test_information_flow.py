@@ -177,7 +177,7 @@ def test_a_saturated_answer_still_moves_in_logits_and_the_figure_says_where_to_l
     other = tight.with_metric("logit_difference")
     np.testing.assert_allclose(other.change, -10)
     assert "p is near 1" not in other.plot().get_suptitle()
-    assert other.plot().get_supylabel() == "change of the logit difference"
+    assert " ".join(other.plot().get_supylabel().split()) == "change of the logit difference"
 
 
 def test_log_probabilities_are_exact_where_p_rounds_to_one():

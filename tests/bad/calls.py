@@ -11,6 +11,7 @@ import hooked_av as av
 from bad import Bad
 
 MLP = "blocks.0.hook_mlp_out"
+IDS = torch.tensor([0, 2])
 
 
 class Unknown:
@@ -71,8 +72,8 @@ PROMPTS = [
     *_rows("fps", "fps", lambda at, v: av.Sampling(fps=v), "4", [4], True),
     *_rows("max_frames", "max_frames", lambda at, v: av.Sampling(max_frames=v), 2.5, "many"),
     *_rows("a batch of", "prompts", lambda at, v: at.model.batch(v), ["a"], "a", None, [None], 5),
-    *_rows("rows of a batch", "no such rows", lambda at, v: at.model.batch([at.inputs] * 2)[v], 2, -3, [0, 5], []),
-    *_rows("a row called", "", lambda at, v: at.inputs[v], "last", 0.5, None, ["a"]),
+    *_rows("rows of a batch", "no such rows", lambda at, v: at.model.batch([at.inputs] * 2)[v], 2, -3, [0, 5], [], IDS),
+    *_rows("a row called", "", lambda at, v: at.inputs[v], "last", 0.5, None, ["a"], IDS > 0, IDS[0]),
     *_rows("one number from", "not one position", lambda at, v: int(at.inputs.spans[v]), "question", "all", "text"),
     *_rows("an attribute", "no span", lambda at, v: getattr(at.inputs.spans, v), "adio", "item9", "Last"),
     *_rows("a span of one's own", "already", lambda at, v: at.inputs.with_span("all", v), [0], "last", "all"),

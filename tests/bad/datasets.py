@@ -179,6 +179,13 @@ def _flipped(out: Path):
     (out / TABLE).write_bytes(content)
 
 
+def _renamed(out: Path):
+    """A column has another name, in the end of the file."""
+    content = (out / TABLE).read_bytes()
+    assert content.count(b"layer") > 1
+    (out / TABLE).write_bytes(content.replace(b"layer", b"lager"))
+
+
 def _settings(**change: object):
     def damage(out: Path):
         path = out / "settings.json"
@@ -191,6 +198,7 @@ _DAMAGES = {
     "a table of another sample": (_copied("samples/000002.parquet", TABLE), f"{TABLE}: the table of sample 'c'"),
     "a copied table in a free place": (_copied(TABLE, OTHER), f"{OTHER}: the table of sample 'a'"),
     "a table beyond the last place": (_copied(TABLE, "samples/000007.parquet"), "no place among the 3 samples"),
+    "a column of another name": (_renamed, f"{TABLE}: damaged: the names"),
     "half of a table": (_rest(TABLE, 0.5), f"{TABLE}: no whole table"),
     "a table without its last bytes": (_rest(TABLE, 0.99), f"{TABLE}: no whole table"),
     "an empty table": (_rest(TABLE, 0), f"{TABLE}: no whole table"),

@@ -277,7 +277,9 @@ CHANGED = [
 
 VALUES = {"NaN": np.nan, "infinity": np.inf, "minus infinity": -np.inf, "1e6": 1e6, "-3": -3.0}
 HALVES = {"x.wav": "pcm_s16le", "x.aiff": "pcm_s16be", "x.au": "pcm_s16be", "x.caf": "pcm_s16le", "x.w64": "pcm_s16le",
-          "x.flac": "flac", "x.m4a": "aac", "x.mp3": "libmp3lame", "x.oga": "flac", "x.opus": "libopus"}  # fmt: skip
+          "x.flac": "flac", "x.m4a": "aac", "x.mp3": "libmp3lame", "x.oga": "flac", "x.opus": "libopus",
+          "x.ac3": "ac3", "x.eac3": "eac3", "x.mp2": "mp2"}  # fmt: skip
+HALF_FILMS = {"x.mpg": ("mpeg2video", "mp2"), "x.rm": ("rv10", "ac3"), "x.wmv": ("wmv2", "ac3")}
 SOUNDS = [
     *(
         Bad(f"float32 wav with {name}", load, "out of range", lambda at, v=v: wav(at, tone_with(v)))
@@ -354,6 +356,13 @@ def no_picture_decodes(at):
     return path
 
 
+def no_codec(at):
+    """A track whose codec is not said any more."""
+    path = film(at, "x.mov", audio=None)
+    path.write_bytes(path.read_bytes().replace(b"stsd", b"free"))
+    return path
+
+
 PICTURES = [
     Bad("a film whose size changes", lambda at, path: av.Clip.from_file(path).frames, "throughout", two_sizes),
     Bad("a film of which only the sound decodes", load, "a track of video", no_picture_decodes),
@@ -378,6 +387,16 @@ PICTURES = [
         Bad(f"half of a film in {name}", load, name, cut_short(partial(film, name=name)))
         for name in ("x.mp4", "x.mov", "x.mkv", "x.ts", "x.flv")
     ),
+    *(
+        Bad(
+            f"half of a film in {name}",
+            load,
+            name,
+            cut_short(partial(film, name=name, video=video, audio=audio, rate_hz=48_000)),
+        )
+        for name, (video, audio) in HALF_FILMS.items()
+    ),
+    Bad("half of a film whose codec is lost", load, "media of no codec", no_codec),
 ]
 
 

@@ -154,10 +154,10 @@ def test_attribution_is_the_arrays():
     heights = [[patch.get_height() for patch in container] for container in bars.containers]
     assert np.allclose(heights, [found.attn, found.mlp])
     assert len({container[0].get_hatch() for container in bars.containers}) == 2
-    assert np.array_equal(grid.images[0].get_array(), found.heads)
-    marked = {(round(text.get_position()[1]), round(text.get_position()[0])) for text in grid.texts}
+    assert np.array_equal(grid.collections[0].get_array().reshape(found.heads.shape), found.heads)
+    striped = {tuple(path.vertices.min(axis=0) + 0.5) for some in grid.collections[1:] for path in some.get_paths()}
     peak = np.abs(found.heads).max()
-    assert marked == {(int(layer), int(head)) for layer, head in np.argwhere(found.heads < -0.1 * peak)}
+    assert striped == {(head, layer) for layer, head in np.argwhere(found.heads < -0.04 * peak).tolist()}
     drawn = [line for label, line in curves_of(curves).items() if label.split()[0] in found.source_spans]
     assert np.allclose([line.get_ydata() for line in drawn], found.sources.sum(axis=1).T)
     title = found.plot()._suptitle.get_text()

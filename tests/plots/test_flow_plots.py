@@ -200,9 +200,12 @@ def test_bars_of_an_effective_pathway_are_its_summary(n_draws):
     assert right.get_ylabel() == "share of samples"
 
 
+@pytest.mark.parametrize("metric", ["probability", "log_prob"])
 @pytest.mark.parametrize("n_pathways", [1, 2, 3, 5])
-def test_legend_title_and_labels_of_a_map_do_not_overlap(n_pathways):
-    result = flow(window=3)
+def test_legend_title_and_labels_of_a_map_do_not_overlap(n_pathways, metric):
+    """The longest label, and the title of two lines, which says that p is near 1."""
+    result = flow(window=3).with_metric(metric)
+    result = replace(result, **{f"{name}_base": np.full(5, -1e-3) for name in LOG_P})
     some = replace(
         result,
         pathways=PATHWAYS[:n_pathways],

@@ -257,7 +257,7 @@ def test_curves_are_the_arrays():
         (line,) = [line for line in axes.lines if line.get_label() == "this pathway cut"]
         assert np.array_equal(line.get_ydata(), change)
         assert np.array_equal(line.get_xdata(), np.arange(9))
-    assert figure.get_supylabel() == "change of answer probability, %"
+    assert figure.get_supylabel() == "change of answer\nprobability, %"
     assert figure.get_supxlabel() == "layer (centre of the window that is cut)"
     assert not figure.legends  # nothing stands beside the curves
     for said in ("clean answer “␣three”", "3 layers", "p = 0.75"):

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from transformer_lens.utilities import get_act_name  # pyright: ignore[reportPrivateImportUsage]
 
-from hooked_av.analyses.metric import Metric
+from hooked_av.analyses.metric import SATURATED, Metric
 from hooked_av.analyses.patching.exchange import Exchange, in_heads
 from hooked_av.analyses.results import Result
 from hooked_av.analyses.several import several
@@ -46,6 +46,11 @@ class PatchEffects(Result):
     def effects(self) -> Float64[np.ndarray, "*axes"]:
         """(metric_patched - metric_corrupt) / (metric_clean - metric_corrupt)."""
         return (self.metric_patched - self.metric_corrupt) / (self.metric_clean - self.metric_corrupt)
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the metric is a probability that is above `SATURATED` in the clean run."""
+        return self.metric == "probability" and self.metric_clean > SATURATED
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
