@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hooked_av.analyses.flow.effective_pathway import EffectivePathway
-from hooked_av.study.measures import CLIP_TOKENS, ITEM_TOKENS, FamilyResults
+from hooked_av.study.measures import BEHIND, CLIP_TOKENS, ITEM_TOKENS, FamilyResults
 from hooked_av.study.rules import (
     FAILS,
     HOLDS,
@@ -12,12 +12,12 @@ from hooked_av.study.rules import (
     Says,
     Verdict,
     all_of,
-    any_of,
     free_from,
     in_proportion,
     needed,
     negated,
     suffices,
+    unless_either,
     used,
 )
 
@@ -151,18 +151,20 @@ def contributes(family: FamilyResults, modality: str) -> Verdict:
 
 
 def _of_clip(family: FamilyResults) -> Iterator[Said]:
-    parts = {name: route(family, name) for name in ("media → question", "question → last", "media → last")}
-    direct = "media → last is not needed"
-    named = [("media → question", parts["media → question"]), ("question → last", parts["question → last"])]
-    yield 1, SEQUENTIAL, all_of([*named, (direct, negated(parts["media → last"]))]), None
-    yield from ((1, f"{name} is needed", verdict, None) for name, verdict in named)
-    yield 1, direct, negated(parts["media → last"]), None
-    yield 1, "the sequential route alone is enough", alone(family, family.sequential), None
-    yield 1, "the direct route alone is enough", alone(family, family.direct), None
+    parts = [(name, route(family, name)) for name in ("media → question", f"question → {BEHIND}")]
+    direct, past = f"media → {BEHIND} is not needed", negated(route(family, f"media → {BEHIND}"))
+    ways = [
+        ("the sequential route", alone(family, family.sequential)),
+        ("the direct route", alone(family, family.direct)),
+    ]
+    yield 1, SEQUENTIAL, unless_either(all_of([*parts, (direct, past)]), ways), None
+    yield from ((1, f"{name} is needed", verdict, None) for name, verdict in parts)
+    yield 1, direct, past, None
+    yield from ((1, f"{name} alone is enough", verdict, None) for name, verdict in ways)
 
 
 def _of_items(family: FamilyResults, others: Mapping[str, FamilyResults]) -> Iterator[Said]:
-    own = any_of([(name, route(family, name)) for name in (f"queried item → {reader}" for reader in READERS)])
+    own = route(family, "queried item → text")
     apart = negated(route(family, "other items → text"))
     unmixed = negated(route(family, "queried item ↔ other items"))
     parts = [

@@ -41,8 +41,12 @@ _TEXT_ROUTES = (
     _route("prompt end → last", ("prompt_end", "last")),
 )
 _READERS = {"question": "asked", "prompt end": "prompt_end", "last": "last"}
+BEHIND = "prompt end or last"  # all rows behind the question: what is cut from one of them can still come by the other
+_BEHIND = ("prompt_end", "last")
 CLIP_ROUTES = (
     *(_route(f"media → {reader}", ("media", span)) for reader, span in _READERS.items()),
+    _route(f"media → {BEHIND}", *(("media", span) for span in _BEHIND)),
+    _route(f"question → {BEHIND}", *(("asked", span) for span in _BEHIND)),
     *(_route(f"{m} → {reader}", (m, _READERS[reader])) for m in ("audio", "video") for reader in ("question", "last")),
     *_TEXT_ROUTES,
     _route("audio → video", ("audio", "video")),
@@ -50,11 +54,13 @@ CLIP_ROUTES = (
 )
 ITEM_ROUTES = (
     *(_route(f"queried item → {reader}", ("queried_item", span)) for reader, span in _READERS.items()),
+    _route("queried item → text", *(("queried_item", span) for span in _READERS.values())),
     _route("other items → text", *(("other_items", span) for span in _READERS.values())),
     _route("queried item ↔ other items", ("queried_item", "other_items"), ("other_items", "queried_item")),
     *_TEXT_ROUTES,
 )
-MAPPED = tuple(route for route in CLIP_ROUTES if not route.name.startswith("media"))  # layer by layer
+# Layer by layer.
+MAPPED = tuple(route for route in CLIP_ROUTES if not route.name.startswith("media") and BEHIND not in route.name)
 # What stays, of all edges: the template and the media read what they always do; the text reads on as in "media → ...".
 _ALWAYS = (
     "prompt_begin->prompt_begin|media|asked|prompt_end|last",

@@ -202,13 +202,19 @@ def all_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
     return _joint(parts, FAILS if FAILS in says else UNKNOWN if UNKNOWN in says or not parts else HOLDS)
 
 
-def any_of(parts: Iterable[tuple[str, Verdict]]) -> Verdict:
-    """That some of it is so.
+def unless_either(verdict: Verdict, ways: Sequence[tuple[str, Verdict]]) -> Verdict:
+    """A verdict that rests on what is needed, unless each of several ways is enough.
 
-    >>> any_of([("a", Verdict("does not hold", "")), ("b", Verdict("holds", "95 %"))]).why
-    'b: 95 %'
+    Of two ways that are there, each enough, neither is needed: a cut of one shows nothing, and says nothing of absence.
+
+    >>> enough = Verdict("holds", "100 % stay")
+    >>> unless_either(Verdict("does not hold", ""), [("a", enough), ("b", enough)]).says
+    'cannot be said'
     """
-    return negated(all_of((name, negated(verdict)) for name, verdict in parts))
+    if any(one.says != HOLDS for _, one in ways):
+        return verdict
+    whole = all_of(ways)
+    return Verdict(UNKNOWN, f"each way alone is enough, so that no cut of one shows which is taken ({whole.why})")
 
 
 def _joint(parts: Sequence[tuple[str, Verdict]], says: Says) -> Verdict:

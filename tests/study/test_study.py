@@ -160,9 +160,9 @@ def test_statements_come_from_the_results(study):
     said = {(one.family, one.claim): one for one in study.statements}
     assert len(said) == len(study.statements)
     clip = study.results[0]
-    row = clip.whole.pathways.index("media → last")
+    row = clip.whole.pathways.index("media → prompt end or last")
     verdict = negated(needed(clip.whole.changes[:, row, 0], clip.whole.control_changes[:, 0, row, 0]))
-    one = said["auditory", "media → last is not needed"]
+    one = said["auditory", "media → prompt end or last is not needed"]
     assert (one.says, one.why) == (verdict.says, verdict.why)
     assert said[EVERY, "families and scales"].says == "cannot be said"
     assert said["spoken in item", "parallel streams"].finding == 2

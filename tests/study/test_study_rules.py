@@ -11,11 +11,11 @@ from hooked_av.study.rules import (
     Verdict,
     all_of,
     answers_enough,
-    any_of,
     free_from,
     in_proportion,
     needed,
     suffices,
+    unless_either,
     used,
 )
 
@@ -116,9 +116,6 @@ def test_joint_verdicts():
         "holds", "does not hold", "cannot be said",
     ]  # fmt: skip
     assert all_of([("x", open_), ("y", no)]) == Verdict("does not hold", "y: b")
-    assert any_of([("x", open_), ("y", yes)]) == Verdict("holds", "y: a")
-    assert any_of([("x", open_), ("y", no)]).says == "cannot be said"
-    assert any_of([("x", no), ("y", no)]) == Verdict("does not hold", "x, y: b")
 
 
 def test_estimates_leave_out_what_is_not_known():
@@ -137,3 +134,11 @@ def test_summaries_name_families_and_layers():
     assert summaries([replace(said[0], layer=0)])[0].text == "Holds for 1: a (from the start)"
     assert summaries(said[1:])[0].says == "does not hold"
     assert summaries(said[2:])[0].says == "cannot be said"
+
+
+def test_of_two_ways_that_are_each_enough_no_cut_says_which_is_taken():
+    yes, no, open_ = Verdict("holds", "a"), Verdict("does not hold", "b"), Verdict("cannot be said", "c")
+    for verdict in (yes, no, open_):
+        assert unless_either(verdict, [("x", yes), ("y", yes)]).says == "cannot be said"
+        for other in (no, open_):
+            assert unless_either(verdict, [("x", yes), ("y", other)]) == verdict
