@@ -9,22 +9,22 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from hooked_av.plots.curves import distinct_looks, draw_curve, label_axes
-from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, Drawing, figure_style, font_glyphs
+from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, Canvas, Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
 _MARKED = 0.1  # of the largest: below it a negative cell carries no sign
 
 
-def plot_direct_attribution(found: Any) -> Drawing:
+def plot_direct_attribution(found: Any, on: Canvas = Drawing) -> FigureBase:
     """A `DirectAttribution`.
 
     Left: attention and MLP of each layer. Middle: heads. Right: what attention brings from each span.
     """
     with figure_style():
-        figure = Drawing(figsize=(12.0, 3.7), layout="constrained")
+        figure = on(figsize=(12.0, 3.7), layout="constrained")
         bars, grid, curves = figure.subplots(1, 3, width_ratios=[1.25, 0.8, 1.25])
         _components(bars, found)
         _heads(figure, grid, found.heads)
@@ -44,7 +44,7 @@ def _components(axes: Axes, found: Any) -> None:
     axes.legend(frameon=False)
 
 
-def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"]) -> None:
+def _heads(figure: FigureBase, axes: Axes, heads: Float64[np.ndarray, "layer head"]) -> None:
     """Orange adds, blue takes away; cells that take away carry a minus, so that the grid can be read in grey."""
     peak = float(np.abs(heads).max()) or 1.0
     image = axes.imshow(
