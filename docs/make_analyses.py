@@ -23,12 +23,12 @@ Every analysis is a function of a model that returns a frozen result: `.plot()` 
 `.save(path)` and the type's `.load(path)` keep it, `.settings` says how it was made. In a notebook a result is its
 figure.
 
-`inputs` and `cases` may be a batch (`model.batch([...])`), of prompts of any length, with media and without. Analyses of
-`inputs` run one pass over it and give an `av.analyses.PerPrompt`: a sequence with the result of each prompt, the one that
-it gives alone. `found[0]` is the first prompt's, `found.to_frame()` one table with the column `prompt` in front,
-`found.plot()` their figures one under the other, `found.save(path)` and `PerPrompt.load(path, kind)` keep all of them. What
-differs from prompt to prompt is a list: `answer=["five", "three"]`, `tokens=[["five"], ["three", "one"]]`. Of `cases` a
-batch is its prompts, each a sample.
+`inputs` and `cases` may be a batch (`model.batch([...])`), of prompts of any length, with media and without. Analyses
+of `inputs` run one pass over it and give an `av.analyses.PerPrompt`: a sequence of what each prompt gives alone.
+`found[0]` is the first prompt's, `found.to_frame()` one table with the column `prompt` in front, `found.plot()` their
+figures one under the other, and `found.save(path)` and `PerPrompt.load(path, kind)` keep them. What differs from prompt
+to prompt is a list: `answer=["five", "three"]`, `tokens=[["five"], ["three", "one"]]`. Of `cases` a batch is its
+prompts, each a sample.
 
 This page is generated from the code (`python docs/make_analyses.py`); a test holds it to signatures, docstrings
 and results.
@@ -62,7 +62,7 @@ MEANINGS: Mapping[str, str] = {
     "exact": "the table of real patches that an estimate is compared with",
     "answer": "the token that is measured, as text or id",
     "alternative": "the token that it is measured against, as text or id",
-    "tokens": "single tokens whose probability and rank are followed; a list of lists has those of each prompt of a batch",
+    "tokens": "single tokens whose probability and rank are followed; of a batch, a list of lists has those of each",
     "top_k": "most probable tokens kept, a layer and position",
     "metric": "what is measured of an answer",
     "follow": "whose: the clean run's answer, or the right one",

@@ -454,7 +454,7 @@ def _damaged(content):
 
 
 def _batch(at):
-    return at.model.batch([at.inputs, at.model.prepare(question="And what do you see?")])
+    return at.model.batch([at.inputs, at.model.prepare(question="And what do you see in the end?")])
 
 
 BATCHES = [

@@ -276,7 +276,7 @@ def _(on):
 @line(
     "ActivationCache",
     "logit_lens",
-    why="`av.logit_lens` is the one that knows spans, media and batches of uneven prompts",
+    why="`av.logit_lens` is the one that knows spans, media and batches",
 )
 def _(on):
     close(on.cache.logit_lens().values[-1], on.logits[:, -1])

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from hooked_av.analyses.attention.parts import REST, Parts, indicator, parts_of
-from hooked_av.analyses.attention.rows import Reader, read_rows
+from hooked_av.analyses.attention.rows import PromptRows, read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
@@ -167,5 +167,5 @@ def mass_of(
         total[layer] += weights[:, rows] @ spent
 
     rows = torch.from_numpy(np.unique(np.concatenate(list(readers.values())))).to(model.device)
-    read_rows(model, inputs, [Reader(rows, read)])
+    read_rows(model, inputs, [PromptRows(rows, read)])
     return total.cpu().numpy()

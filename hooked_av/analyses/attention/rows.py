@@ -30,7 +30,7 @@ Rows = Int64[Tensor, " row"]
 Read = Callable[[int, Rows, Float[Tensor, "head row key"]], None]
 
 
-class Reader(NamedTuple):
+class PromptRows(NamedTuple):
     """What is read of one prompt: some query rows (sorted), of whose pattern `read(layer, rows, pattern)` is told."""
 
     rows: Rows
@@ -60,7 +60,7 @@ def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Pla
 def read_rows(
     model: "HookedAVTransformer",
     inputs: AVInputs,
-    readers: Sequence[Reader],
+    readers: Sequence[PromptRows],
     fwd_hooks: Sequence[tuple[str, Callable[..., None]]] = (),
 ) -> None:
     """Hand the pattern of some query rows of each prompt, in every layer, block by block to its reader.
@@ -90,7 +90,7 @@ def read_rows(
         model.run_with_hooks(inputs, fwd_hooks=hooks, logits_at="last")
 
 
-def _read_prompt(layer: int, q: Queries, k: Keys, reader: Reader, start: int, cuts: Sequence[AnyCut]) -> None:
+def _read_prompt(layer: int, q: Queries, k: Keys, reader: PromptRows, start: int, cuts: Sequence[AnyCut]) -> None:
     """One layer of one prompt; cuts count positions in the batch, where it begins at `start`."""
     keys = torch.arange(q.shape[2], device=q.device)
     for block in reader.rows.split(max(1, MAX_WEIGHTS // (q.shape[1] * q.shape[2]))):

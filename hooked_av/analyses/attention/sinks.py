@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from hooked_av.analyses.attention.parts import indicator, parts_of
-from hooked_av.analyses.attention.rows import Reader, Rows, read_rows
+from hooked_av.analyses.attention.rows import PromptRows, Rows, read_rows
 from hooked_av.analyses.per_prompt import PerPrompt, per_prompt, prompts_of
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.analyses.several import several
@@ -213,7 +213,7 @@ def _read(model: "HookedAVTransformer", inputs: AVInputs, dims: Sequence[int] | 
             chosen = normalised if dims is None else normalised[:, list(dims)]
             note.peak[layer] = chosen.amax(dim=-1)
 
-    every = [Reader(torch.arange(note.inputs.n_pos, device=model.device), note.read) for note in notes]
+    every = [PromptRows(torch.arange(note.inputs.n_pos, device=model.device), note.read) for note in notes]
     read_rows(model, inputs, every, [("blocks.*.hook_resid_pre", look)])
 
 
