@@ -44,6 +44,7 @@ def use(family):
 ANALYSES = {
     "lens of the last": lambda inputs, of: av.logit_lens(MODEL, inputs, tokens=[" three", " one"]),
     "lens of a span": lambda inputs, of: av.logit_lens(MODEL, inputs, at="question|last", tokens=of(FOLLOWED)),
+    "lens of an even span": lambda inputs, of: av.logit_lens(MODEL, inputs, at="assistant", tokens=of(FOLLOWED)),
     "lens of all": lambda inputs, of: av.logit_lens(MODEL, inputs, at="all", top_k=2, convention="layer_input"),
     "trace": lambda inputs, of: av.answer_trace(MODEL, inputs, " three"),
     "trace of each": lambda inputs, of: av.answer_trace(MODEL, inputs, of(FOLLOWED)),
