@@ -9,9 +9,10 @@ from dataclasses import fields
 from importlib import import_module
 from inspect import Parameter, getdoc, isfunction, signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import hooked_av as av
+from hooked_av.analyses.per_prompt import PerPrompt
 from hooked_av.analyses.results import Result
 from hooked_av.doors import plain_name
 
@@ -20,15 +21,24 @@ HEAD = """# Analyses
 
 Every analysis is a function of a model that returns a frozen result: `.plot()` draws it, `.to_frame()` is its table,
 `.save(path)` and the type's `.load(path)` keep it, `.settings` says how it was made. In a notebook a result is its
-figure. This page is generated from the code (`python docs/make_analyses.py`); a test holds it to signatures, docstrings
+figure.
+
+`inputs` and `cases` may be a batch (`model.batch([...])`), of prompts of any length, with media and without. Analyses
+of `inputs` run one pass over it and give an `av.analyses.PerPrompt`: a sequence of what each prompt gives alone.
+`found[0]` is the first prompt's, `found.to_frame()` one table with the column `prompt` in front, `found.plot()` their
+figures one under the other, and `found.save(path)` and `PerPrompt.load(path, kind)` keep them. What differs from prompt
+to prompt is a list: `answer=["five", "three"]`, `tokens=[["five"], ["three", "one"]]`. Of `cases` a batch is its
+prompts, each a sample.
+
+This page is generated from the code (`python docs/make_analyses.py`); a test holds it to signatures, docstrings
 and results.
 
 Arguments are written with `=` where they have a default. A name means the same in every analysis: the list is below.
 """
 MEANINGS: Mapping[str, str] = {
-    "inputs": "one prompt (`model.prepare`)",
+    "inputs": "one prompt (`model.prepare`), or a batch of them (`model.batch`)",
     "case": "one prompt, or one `av.Case` with its right answer",
-    "cases": "one prompt, one `av.Case`, or any number of either, one by one",
+    "cases": "one prompt, a batch, one `av.Case`, or any number of prompts and cases, one by one",
     "clean": "the prompt that activations come from",
     "corrupt": "the prompt that they are brought into, of the same layout (`av.make_pair`)",
     "at": "the positions that are read: a span, span algebra, or positions",
@@ -52,7 +62,7 @@ MEANINGS: Mapping[str, str] = {
     "exact": "the table of real patches that an estimate is compared with",
     "answer": "the token that is measured, as text or id",
     "alternative": "the token that it is measured against, as text or id",
-    "tokens": "single tokens whose probability and rank are followed",
+    "tokens": "single tokens whose probability and rank are followed; of a batch, a list of lists has those of each",
     "top_k": "most probable tokens kept, a layer and position",
     "metric": "what is measured of an answer",
     "follow": "whose: the clean run's answer, or the right one",
@@ -72,7 +82,11 @@ MEANINGS: Mapping[str, str] = {
     "progress": "show a bar",
 }
 # The same name, with more than elsewhere: (analysis, argument) -> what is more.
-WIDER = {("logit_lens", "inputs"): "text and token ids, too"}
+WIDER = {
+    ("logit_lens", "inputs"): "text and token ids, too",
+    ("direct_logit_attribution", "answer"): "a list of one for each prompt of a batch, too",
+    ("direct_logit_attribution", "alternative"): "a list of one for each prompt of a batch, too",
+}
 
 # Tables that a type makes by itself, not from `columns` or `axes`.
 OWN_TABLES = {"DirectAttribution": ["component", "layer", "contribution"]}
@@ -85,9 +99,15 @@ def analyses() -> dict[str, Callable[..., Result]]:
 
 
 def result_of(function: Callable[..., Any]) -> type[Result] | None:
-    """The type of what an analysis returns; None for another function."""
-    returned = signature(function).return_annotation
-    return returned if isinstance(returned, type) and issubclass(returned, Result) else None
+    """The type of what an analysis returns, of a batch for each prompt; None for another function."""
+    annotation = signature(function).return_annotation
+    returned = [one for one in (get_args(annotation) or [annotation]) if isinstance(one, type)]
+    return next((one for one in returned if issubclass(one, Result)), None)
+
+
+def takes_a_batch(function: Callable[..., Any]) -> bool:
+    """Whether a batch gives a `PerPrompt`."""
+    return any(get_origin(one) is PerPrompt for one in get_args(signature(function).return_annotation))
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -127,7 +147,8 @@ def _row(name: str, function: Callable[..., Any]) -> str:
     assert result is not None
     given = (f"`{n}{'' if one.default is Parameter.empty else '='}`" for n, one in arguments(function).items())
     table = ", ".join(f"`{column}`" for column in columns(result))
-    cells = (f"`av.{name}`", _first_line(function), ", ".join(given), f"`{result.__name__}`", table, _figure(result))
+    found = f"`{result.__name__}`" + (f", `PerPrompt[{result.__name__}]`" if takes_a_batch(function) else "")
+    cells = (f"`av.{name}`", _first_line(function), ", ".join(given), found, table, _figure(result))
     return f"| {' | '.join(cells)} |"
 
 

@@ -23,12 +23,20 @@ def draw(what: Any) -> Any:
     >>> draw(Two())
     'a picture of 2'
     """
-    figure = getattr(type(what), "figure", None)
+    return figure_of(type(what))(what)
+
+
+def figure_of(kind: type) -> Callable[..., Any]:
+    """The function that draws things of a class.
+
+    Errors: as of `draw`.
+    """
+    figure = getattr(kind, "figure", None)
     if isinstance(figure, str):
-        figure = _imported(type(what), figure)
+        figure = _imported(kind, figure)
     if not callable(figure):
-        raise _no_figure(type(what), "none" if figure is None else repr(figure))
-    return figure(what)
+        raise _no_figure(kind, "none" if figure is None else repr(figure))
+    return figure
 
 
 def _imported(kind: type, name: str) -> Any:

@@ -18,4 +18,5 @@ from .patching.paths import PathPatching as PathPatching
 from .patching.positions import PositionPatching as PositionPatching
 from .patching.spans import HeadPatching as HeadPatching
 from .patching.spans import SpanPatching as SpanPatching
+from .per_prompt import PerPrompt as PerPrompt
 from .results import Result as Result

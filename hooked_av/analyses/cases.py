@@ -39,9 +39,9 @@ class Case:
 
 
 def as_cases(given: Any) -> Iterator[Case]:
-    """One prompt, one case, or any iterable of either, as cases; they are taken one by one, never held together.
+    """One prompt, a batch, one case, or any iterable of prompts and cases, as cases; they are taken one by one.
 
-    Errors: `InputsError` for anything else, for a batch, and for no case at all.
+    Errors: `InputsError` for anything else, a batch inside a list among them, and for no case at all.
 
     >>> import hooked_av as av
     >>> model = av.random_omni(n_layers=2)
@@ -49,7 +49,7 @@ def as_cases(given: Any) -> Iterator[Case]:
     >>> [case.id for case in as_cases([inputs, Case(inputs, answer=" three", id="second")])]
     ['0', 'second']
     """
-    several = [given] if isinstance(given, (AVInputs, Case)) else given
+    several = given.prompts if isinstance(given, AVInputs) else [given] if isinstance(given, Case) else given
     if isinstance(several, (str, dict)) or not isinstance(several, Iterable):
         raise _not_cases(type(given).__name__)
     number = -1
@@ -110,7 +110,7 @@ def _name(inputs: Any) -> str:
 def _not_cases(got: str) -> InputsError:
     return InputsError(
         "nothing to analyse here",
-        expected="one prompt (AVInputs), one av.Case, or several of them",
+        expected="one prompt (AVInputs), a batch, one av.Case, or several prompts and cases",
         got=got,
         next_step="make prompts with model.prepare(...), one at a time, and give them as a list",
     )

@@ -18,7 +18,6 @@ Its table has the columns layer, expert (by name), gates and shares. `columns` s
 names, where that is not enough.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -29,14 +28,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from hooked_av.analyses.result_files import not_a_result, read_arrays, tuples, write_arrays
 from hooked_av.doors import door
 from hooked_av.errors import InputsError, nearest
 from hooked_av.named_figures import Figure, draw
 from hooked_av.prompt.inputs import AVInputs
-from hooked_av.whole_files import appearing
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -180,13 +177,7 @@ class Result:
 
         Errors: `InputsError` where it cannot be written.
         """
-        path = Path(path)
-        arrays = self._arrays()
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
-        header = {"result": type(self).__name__, "fields": json.dumps(plain, default=plain_value)}
-        with appearing(path, InputsError) as part:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part, metadata=header)
-        return path
+        return write_arrays(Path(path), type(self).__name__, *self.to_parts())
 
     @classmethod
     @door
@@ -195,19 +186,23 @@ class Result:
 
         Errors: `InputsError` for a file that is not a saved result of this type.
         """
+        return cls.from_parts(*read_arrays(path, cls.__name__), cls.__name__)
+
+    def to_parts(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Its array fields, and the others: what a file keeps."""
+        arrays = self._arrays()
+        return arrays, {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+
+    @classmethod
+    def from_parts(cls: type[R], arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any], saved: str) -> R:
+        """The result of what `to_parts` gave, read from a file.
+
+        Errors: `InputsError`, about what was `saved`, where these are not its fields.
+        """
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                header = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise _not_a_result(cls, f"{type(error).__name__}: {error}") from error
-        if header.get("result") != cls.__name__:
-            raise _not_a_result(cls, header.get("result", "a safetensors file without a result"))
-        try:
-            plain = {name: _tuples(value) for name, value in json.loads(header["fields"]).items()}
-            return cls(**arrays, **plain)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of JSON, and of fields that it has not
-            raise _not_a_result(cls, f"{type(error).__name__}: {error}") from error
+            return cls(**arrays, **{name: tuples(value) for name, value in plain.items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # fields that it has not
+            raise not_a_result(saved, f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -262,29 +257,9 @@ def model_settings(model: "HookedAVTransformer") -> dict[str, Any]:
     }
 
 
-def _not_a_result(cls: type, got: str) -> InputsError:
-    return InputsError(
-        f"not a saved {cls.__name__}",
-        expected=f"a file written by {cls.__name__}.save",
-        got=got,
-        next_step="load it with the type that saved it",
-    )
-
-
 def _in_words(value: Any) -> str:
     """A setting, short: of many items, how many."""
     if isinstance(value, (list, tuple)) and len(str(value)) > _MADE_WIDTH // 3:
         return f"({len(value)})"
     plain = " ".join(map(str, value.values())) if isinstance(value, Mapping) else str(value)
     return " ".join(plain.split())
-
-
-def plain_value(value: Any) -> Any:
-    """What JSON writes in place of a value that it does not know."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def run_demo(
             pathways = [(modality, reader) for reader in READERS for modality in held]
             curves = knockout_curves(model, inputs, pathways, window=window, progress=progress)
         with stage("logit lens", seconds, progress):
-            lens = logit_lens(model, inputs, at="last")
+            lens = cast(LogitLens, logit_lens(model, inputs, at="last"))  # of one prompt
     return DemoResult(
         clip=clip,
         inputs=inputs,

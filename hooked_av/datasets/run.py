@@ -40,8 +40,8 @@ GIVE_UP_AFTER = 20
 OURS = ("sample", "task", "group", "gold")  # columns that say what a sample is
 
 
-def of_inputs(function: Analysis) -> Analysis:
-    """An analysis that takes a prompt, as one that takes a case."""
+def of_inputs(function: Callable[..., Any]) -> Analysis:
+    """An analysis that takes a prompt (or a batch, for results of each), as one that takes a case."""
 
     @wraps(function)
     def run(model: "HookedAVTransformer", case: SampleCase, **arguments: Any) -> Result:

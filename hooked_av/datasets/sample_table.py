@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hooked_av.analyses.results import plain_value
+from hooked_av.analyses.result_files import plain_value
 from hooked_av.errors import DatasetError
 
 Table = Any  # a pa.Table; pyarrow has no types

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hooked_av.analyses.results import plain_value
+from hooked_av.analyses.result_files import plain_value
 from hooked_av.datasets.whole_files import writing
 from hooked_av.errors import DatasetError
 from hooked_av.whole_files import part_of

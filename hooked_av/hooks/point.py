@@ -410,7 +410,8 @@ def uneven_keys(name: str) -> SpanError:
         f"attention at {name} has another number of keys in each prompt of the batch",
         expected="as many tokens of the span of keys in every prompt; queries may differ in number",
         got="more in some than in others",
-        next_step="cache such prompts one by one: [model.run_with_cache(one, ...) for one in inputs]",
+        next_step="cache such prompts one by one: [model.run_with_cache(one, ...) for one in inputs]; or leave out "
+        "'<-keys', and take each prompt's own: cache['NAME@QUERIES'][row][..., inputs.row_spans[row][KEYS]]",
     )
 
 

@@ -96,7 +96,8 @@ class Run:
                 f"span {selector!r} has a different length in each prompt of the batch",
                 expected="equal lengths",
                 got=self._uneven[selector],
-                next_step="run such prompts one by one: [model(one, ...) for one in inputs]",
+                next_step="run such prompts one by one: [model(one, ...) for one in inputs]; a cache takes all: "
+                f"names_filter='hook_logits@{selector}', then cache.rows('hook_logits', '{selector}')",
             )
         return found
 

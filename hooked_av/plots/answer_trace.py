@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hooked_av.plots.lens import convention_words
@@ -18,6 +19,7 @@ from hooked_av.plots.style import (
     PURPLE,
     SKY,
     VERMILLION,
+    Canvas,
     Drawing,
     Look,
     figure_style,
@@ -36,13 +38,13 @@ _LOOKS = (
 )
 
 
-def plot_answer_trace(trace: Any) -> Drawing:
+def plot_answer_trace(trace: Any, on: Canvas = Drawing) -> FigureBase:
     """An `AnswerTrace`.
 
     Left: probability; right: rank among all tokens, 1 on top. Options differ in line and marker.
     """
     with figure_style():
-        figure = Drawing(figsize=(9.6, 3.6), layout="constrained")
+        figure = on(figsize=(9.6, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         for number, option in enumerate(trace.options):
             name = shortened(drawable(option, font_glyphs()), 20)

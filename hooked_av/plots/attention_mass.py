@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from matplotlib.figure import FigureBase
 
 from hooked_av.plots.curves import distinct_looks, draw_curve, label_axes
-from hooked_av.plots.style import BLACK, Drawing, figure_style
+from hooked_av.plots.style import BLACK, Canvas, Drawing, figure_style
 
 
 def plot_attention_mass(mass: Any) -> Drawing:
@@ -39,7 +40,7 @@ def _samples(n: int) -> str:
     return f" and {n} samples (95 % intervals)" if n > 1 else ""
 
 
-def plot_sinks(sinks: Any) -> Drawing:
+def plot_sinks(sinks: Any, on: Canvas = Drawing) -> FigureBase:
     """A `Sinks`.
 
     Every token at its position: its largest activation and the most attention that it receives, over layers.
@@ -50,7 +51,7 @@ def plot_sinks(sinks: Any) -> Drawing:
     ]
     n_sinks = [int(sinks.is_sink(by).any(axis=0).sum()) for by in ("massive", "received")]
     with figure_style():
-        figure = Drawing(figsize=(8.6, 4.8), layout="constrained")
+        figure = on(figsize=(8.6, 4.8), layout="constrained")
         panels = figure.subplots(2, 1, sharex=True)
         for axes, (label, values, threshold), n in zip(panels, rows, n_sinks, strict=True):
             _points(axes, values, sinks)

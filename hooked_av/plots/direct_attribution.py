@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from hooked_av.plots.curves import distinct_looks, draw_curve, label_axes
 from hooked_av.plots.effects import colour_scale, draw_effects, few_ticks, peak_of
-from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, Drawing, figure_style, font_glyphs
+from hooked_av.plots.style import BLACK, BLUE, GREY, ORANGE, Canvas, Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, minus, shortened
 
 
-def plot_direct_attribution(found: Any) -> Drawing:
+def plot_direct_attribution(found: Any, on: Canvas = Drawing) -> FigureBase:
     """A `DirectAttribution`.
 
     Left: attention and MLP of each layer. Middle: heads. Right: what attention brings from each span.
     """
     with figure_style():
-        figure = Drawing(figsize=(12.0, 3.7), layout="constrained")
+        figure = on(figsize=(12.0, 3.7), layout="constrained")
         bars, grid, curves = figure.subplots(1, 3, width_ratios=[1.25, 0.8, 1.25])
         _components(bars, found)
         _heads(figure, grid, found.heads)
@@ -43,7 +43,7 @@ def _components(axes: Axes, found: Any) -> None:
     axes.legend(frameon=False)
 
 
-def _heads(figure: Figure, axes: Axes, heads: Float64[np.ndarray, "layer head"]) -> None:
+def _heads(figure: FigureBase, axes: Axes, heads: Float64[np.ndarray, "layer head"]) -> None:
     """The cells of patching, without their numbers: there is no room for them."""
     n_layers, n_heads = heads.shape
     peak = peak_of(heads)

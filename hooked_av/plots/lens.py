@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import FigureBase
 
-from hooked_av.plots.style import Drawing, figure_style, font_glyphs
+from hooked_av.plots.style import Canvas, Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
 MAX_COLUMNS = 12
@@ -23,7 +24,7 @@ _CONVENTIONS = {
 }
 
 
-def plot_logit_lens(lens: Any) -> Drawing:
+def plot_logit_lens(lens: Any, on: Canvas = Drawing) -> FigureBase:
     """A `LogitLens`.
 
     Rows are layers, the last one on top. Columns: the best tokens of one position, or the best token of each.
@@ -38,7 +39,7 @@ def plot_logit_lens(lens: Any) -> Drawing:
     probabilities, names = probabilities[:, shown], names[shown]
     n_layers, n_columns = probabilities.shape
     with figure_style():
-        figure = Drawing(
+        figure = on(
             figsize=(1.4 + _COLUMN_INCHES * max(3, n_columns), 1.0 + _ROW_INCHES * n_layers), layout="constrained"
         )
         axes = figure.subplots()

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float32
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.figure import FigureBase
 
 from hooked_av.plots.effects import few_ticks
 from hooked_av.plots.lens import convention_words
 from hooked_av.plots.patching import over_time
-from hooked_av.plots.style import Drawing, figure_style, font_glyphs
+from hooked_av.plots.style import Canvas, Drawing, figure_style, font_glyphs
 from hooked_av.plots.text import drawable, shortened
 
 MAX_GROUPS, MAX_LAYERS = 6, 4
@@ -22,7 +23,7 @@ _WIDTH, _CELL_INCHES = 11.0, 0.72
 _LETTER_EMS = 0.62  # width of a letter in font sizes
 
 
-def plot_media_lens(lens: Any) -> Drawing:
+def plot_media_lens(lens: Any, on: Canvas = Drawing) -> FigureBase:
     """A `MediaLens`.
 
     Above, the frames with the best token of each cell, for some layers; below, layers over the time of the sound.
@@ -34,7 +35,7 @@ def plot_media_lens(lens: Any) -> Drawing:
     layers = _some(len(lens.top_texts), MAX_LAYERS)[::-1]  # the last one on top
     with figure_style():
         heights = ([_frames_inches(lens, seen, len(layers))] if len(seen) else []) + ([3.4] if len(heard) else [])
-        figure = Drawing(figsize=(_WIDTH, sum(heights) + 0.5), layout="constrained")
+        figure = on(figsize=(_WIDTH, sum(heights) + 0.5), layout="constrained")
         parts = list(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)).ravel())
         if len(seen):
             _draw_frames(parts.pop(0), lens, seen, layers)

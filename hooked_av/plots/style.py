@@ -4,7 +4,7 @@ Nothing is told apart by colour alone: curves differ in line and marker, kinds o
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -74,6 +74,9 @@ class Drawing(Figure):
 
     def _repr_svg_(self) -> str:
         return svg_text(self)
+
+
+Canvas = Callable[..., FigureBase]  # of figsize and layout: a new figure, or a part of one that is there
 
 
 @contextmanager

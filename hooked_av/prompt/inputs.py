@@ -149,10 +149,11 @@ class AVInputs:
         >>> [one.input_ids.tolist() for one in both.prompts]
         [[[0, 1]], [[0, 1, 2]]]
         """
-        return tuple(row._without_padding() for row in self)
+        return tuple(row.without_padding() for row in self)
 
-    def _without_padding(self) -> "AVInputs":
-        (spans,) = self.row_spans
+    def without_padding(self) -> "AVInputs":
+        """One row of a batch as the prompt was before it was padded."""
+        spans = self.spans
         if len(spans.extent) == self.n_pos:
             return self
         own = slice(spans.extent.start, spans.extent.stop)

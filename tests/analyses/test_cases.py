@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import hooked_av as av
 from hooked_av.analyses import bootstrap
@@ -39,9 +40,19 @@ def test_what_is_no_case_is_refused(given):
         list(as_cases(given))
 
 
-def test_a_batch_is_refused(inputs):
-    with pytest.raises(av.errors.InputsError, match="a batch of 2 prompts"):
-        list(as_cases(stack_inputs([inputs, inputs], pad_token_id=0)))
+def test_a_batch_is_its_prompts(inputs):
+    longer = av.AVInputs.from_tokens(torch.arange(40)[None])
+    cases = list(as_cases(stack_inputs([inputs, longer], pad_token_id=0)))
+    assert [case.id for case in cases] == ["0", "1"]
+    assert [case.inputs.n_pos for case in cases] == [inputs.n_pos, 40]
+    assert torch.equal(cases[0].inputs.input_ids, inputs.input_ids)
+
+
+def test_a_batch_among_cases_is_refused(inputs):
+    batch = stack_inputs([inputs, inputs], pad_token_id=0)
+    for given in ([inputs, batch], av.Case(batch)):
+        with pytest.raises(av.errors.InputsError, match="a batch of 2 prompts"):
+            list(as_cases(given))
 
 
 def test_intervals_cover_the_mean_about_as_often_as_they_say():

@@ -141,11 +141,6 @@ def test_hooks_on_the_final_norm_do_not_see_the_lens():
     assert len(fired) == 1, "once, in the forward pass"
 
 
-def test_a_batch_is_refused():
-    with pytest.raises(InputsError, match="a batch of 2"):
-        av.logit_lens(MODEL, MODEL.batch([INPUTS, INPUTS]))
-
-
 def test_text_tokens_go_both_ways():
     assert MODEL.to_tokens("Hello world").tolist() == [[9707, 1879]]
     assert MODEL.to_str_tokens("Hello world") == ["Hello", " world"]

@@ -194,7 +194,7 @@ def test_a_layer_of_a_large_model_is_read_in_bounded_memory(dtype):
 
     with torch.device("meta"):
         decoder = HookedDecoder(config).to(dtype)
-        resid, ids = torch.empty(1000, 3584, dtype=dtype), torch.zeros(26, dtype=torch.int64)
+        resid, ids = torch.empty(1000, 3584, dtype=dtype), torch.zeros(1000, 26, dtype=torch.int64)
     decoder.cfg = config
     with torch.no_grad(), PeakBytes() as memory:
         parts = read_rows(decoder, resid, ids, 5, LensConvention())

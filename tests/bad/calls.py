@@ -454,6 +454,49 @@ def _damaged(content):
     return make
 
 
+def _batch(at):
+    return at.model.batch([at.inputs, at.model.prepare(question="And what do you see in the end?")])
+
+
+BATCHES = [
+    *_rows("a lens of a batch at", "", lambda at, v: av.logit_lens(at.model, _batch(at), v), [3], "adio", "audio"),
+    *_rows(
+        "tokens of a batch",
+        "",
+        lambda at, v: av.answer_trace(at.model, _batch(at), v),
+        [["a"], ["a"], ["a"]],
+        [["a"], 5],
+        [["a"], ["two words"]],
+    ),
+    *_rows(
+        "answers of a batch",
+        "",
+        lambda at, v: av.direct_logit_attribution(at.model, _batch(at), *v),
+        (["a"], "b"),
+        (["a", "b"], "b"),
+        (["a", None], "b"),
+        ("a", ["b", "two words"]),
+    ),
+    Bad("media of a batch with text", lambda at, _: av.media_lens(at.model, _batch(at)), "no media"),
+    Bad(
+        "a sweep of a batch", lambda at, _: av.route_sweep(at.model, _batch(at), "system->last"), "one prompt at a time"
+    ),
+    Bad("a batch among cases", lambda at, _: av.attention_mass(at.model, [_batch(at)]), "a batch of 2"),
+    *_rows("results of a batch", "", lambda at, v: av.analyses.PerPrompt(v), (), None, 5, ["text"]),
+    Bad(
+        "results of a batch of several types",
+        lambda at, _: av.analyses.PerPrompt([av.logit_lens(at.model, at.inputs), av.find_sinks(at.model, at.inputs)]),
+        "not the results of a batch",
+    ),
+    Bad(
+        "results of a batch from a file of one",
+        lambda at, path: av.analyses.PerPrompt.load(path, av.analyses.LogitLens),
+        "not a saved PerPrompt",
+        _saved,
+    ),
+    Bad("results of no kind", lambda at, path: av.analyses.PerPrompt.load(path, None), "kind", _saved),
+]
+
 RESULTS = [
     Bad("a result of another kind", lambda at, path: av.analyses.InformationFlow.load(path), "not a saved", _saved),
     Bad("a result that is not there", lambda at, _: av.analyses.LogitLens.load("nowhere"), "not a saved LogitLens"),
@@ -478,4 +521,4 @@ RESULTS = [
     Bad("a column unknown", lambda at, _: av.logit_lens(at.model, at.inputs).tabulate("nothing"), "column"),
 ]
 
-ROWS = [*PROMPTS, *RUNS, *HOOKS, *INTERVENTIONS, *REPLAYS, *GENERATION, *ANALYSES, *RESULTS]
+ROWS = [*PROMPTS, *RUNS, *HOOKS, *INTERVENTIONS, *REPLAYS, *GENERATION, *ANALYSES, *BATCHES, *RESULTS]

@@ -272,6 +272,21 @@ def test_what_has_no_meaning_in_such_a_batch_is_refused(call, kind, says):
         call()
 
 
+@torch.no_grad()
+def test_what_refusals_of_uneven_spans_name_is_a_way():
+    batch, keys = MODEL.batch(PROMPTS), f"{PATTERN}@last"
+    _, cache = MODEL.run_with_cache(batch, names_filter=["hook_logits@audio", keys])
+    logits = cache.rows("hook_logits", "audio")
+    for row, prompt in enumerate(PROMPTS):
+        if "audio" not in prompt.spans:
+            continue
+        own, one = MODEL.run_with_cache(prompt, names_filter=f"{keys}<-audio", logits_at="audio")
+        rounding = {"rtol": 1e-4, "atol": 10 * FAMILY.rounding}
+        torch.testing.assert_close(logits.activations[logits.sample == row], own[0], **rounding)
+        found = cache[keys][row][..., batch.row_spans[row]["audio"]]
+        torch.testing.assert_close(found, one[f"{keys}<-audio"][0], **rounding)
+
+
 @pytest.mark.parametrize("spec", ["audio->last|generated", "all->generated@1"])
 def test_answers_of_a_batch_are_those_of_its_prompts(spec):
     both = MODEL.generate(MODEL.batch(PROMPTS), max_new_tokens=3, stop_tokens=(), interventions=spec)

@@ -304,7 +304,11 @@ def _(on):
     close(found[2::2], torch.tensor(ours.mlp))
 
 
-@line("ActivationCache", "logit_lens", why="`av.logit_lens` is the one that knows spans and media")
+@line(
+    "ActivationCache",
+    "logit_lens",
+    why="`av.logit_lens` is the one that knows spans, media and batches",
+)
 def _(on):
     close(on.cache.logit_lens().values[-1], on.logits[:, -1])
 

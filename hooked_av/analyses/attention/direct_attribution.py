@@ -7,7 +7,7 @@ output and every MLP output; an attention output is a sum over heads, and a head
 Axes: layer, head; source (span that is read); pos; kv_head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,18 +18,21 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from hooked_av.analyses.attention.parts import indicator, parts_of
+from hooked_av.analyses.attention.parts import Parts, indicator, parts_of
 from hooked_av.analyses.attention.rows import check_plain_attention
 from hooked_av.analyses.patching.contrast import token_id
+from hooked_av.analyses.per_prompt import PerPrompt, naming_the_prompt, one_of_each, per_prompt, prompts_of
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import HookError, InputsError
 from hooked_av.hooks.point import HookPoint
-from hooked_av.prompt.inputs import AVInputs, check_alone
+from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
+
+Answer = str | int | Sequence[str | int]  # of all prompts, or a list of one for each
 
 # Of the sum of the sizes of all parts: how far a sum may miss what it stands for.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -83,25 +86,26 @@ class DirectAttribution(Result):
 def direct_logit_attribution(
     model: "HookedAVTransformer",
     inputs: AVInputs,
-    answer: str | int,
-    alternative: str | int,
+    answer: Answer,
+    alternative: Answer,
     *,
     sources: str | Sequence[str] | None = None,
     tolerance: float | None = None,
-) -> DirectAttribution:
+) -> DirectAttribution | PerPrompt[DirectAttribution]:
     """Which layers, heads and source spans write the answer into the last position?
 
     Only the direct path to the logits counts: what a part does through later layers is theirs.
 
     Args:
-        inputs: one prompt; of a batch, each of `batch.prompts`.
-        answer, alternative: single tokens, as text or id; what is shared out is logit(answer) - logit(alternative).
+        inputs: a prompt, or a batch, whose prompts share one pass; it gives a `PerPrompt`.
+        answer, alternative: single tokens, as text or id; what is shared out is logit(answer) - logit(alternative). Of
+            a batch one for all prompts, or a list of one for each.
         sources: spans without common tokens (None: the usual ones); what no span holds is "other".
         tolerance: largest error of the sum, as a share of the sizes of all parts (None: by the model's precision).
 
     Errors: `HookError` if the parts do not sum to the logit difference, or heads not to their layer, or sources not to
-    their head; `SpanError` for spans that share tokens; `InputsError` for a batch, a text of several tokens, or two
-    answers that are the same.
+    their head; `SpanError` for spans that share tokens; `InputsError` for a text of several tokens, two answers
+    that are the same, and a list that has not one for each prompt.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -113,29 +117,47 @@ def direct_logit_attribution(
     ((8, 4, 6), True)
     """
     inputs = inputs.to(model.device)
-    check_alone(inputs, "av.direct_logit_attribution")
     check_plain_attention(model, inputs)
-    ids = [token_id(model, token) for token in (answer, alternative)]
-    if ids[0] == ids[1]:
-        raise InputsError(
-            f"answer and alternative are both {model.to_string(ids[0])!r}, so their logit difference is always zero",
-            expected="two different tokens",
-            got=f"{answer!r} and {alternative!r}",
-            next_step="name the answer, and one that it is to be told from",
+    ids = _ids(model, inputs, answer, alternative)
+    parts: list[Parts] = []
+    for row, one in enumerate(prompts_of(inputs)):
+        with naming_the_prompt(row, inputs):
+            parts.append(parts_of(one, None if sources is None else several(sources)))
+    path = _Path(model, inputs, ids, parts)
+    differences = path.run()
+    tolerance = TOLERANCE[model.cfg.dtype] if tolerance is None else tolerance
+    found: list[DirectAttribution] = []
+    for row, one in enumerate(prompts_of(inputs)):
+        answer_text, alternative_text = (model.to_string(token) for token in ids[row])
+        attribution = DirectAttribution(
+            **path.arrays(row),
+            source_spans=tuple(parts[row]),
+            answer=answer_text,
+            alternative=alternative_text,
+            logit_difference=differences[row],
+            settings=run_settings(model, one, answer_ids=ids[row]),
         )
-    parts = parts_of(inputs, None if sources is None else several(sources))
-    path = _Path(model, ids, indicator(parts, inputs.n_pos, model.device))
-    logits = path.run(inputs)[ids].cpu().double()
-    found = DirectAttribution(
-        **path.arrays(),
-        source_spans=tuple(parts),
-        answer=model.to_string(ids[0]),
-        alternative=model.to_string(ids[1]),
-        logit_difference=float(logits[0] - logits[1]),
-        settings=run_settings(model, inputs, answer_ids=ids),
-    )
-    _check_sums(found, TOLERANCE[model.cfg.dtype] if tolerance is None else tolerance)
-    return found
+        with naming_the_prompt(row, inputs):
+            _check_sums(attribution, tolerance)
+        found.append(attribution)
+    return per_prompt(found)
+
+
+def _ids(model: "HookedAVTransformer", inputs: AVInputs, answer: Answer, alternative: Answer) -> list[list[int]]:
+    """Answer and alternative of each prompt."""
+    pairs = list(zip(one_of_each(answer, inputs), one_of_each(alternative, inputs), strict=True))
+    ids = [[token_id(model, token) for token in pair] for pair in pairs]
+    for row, (pair, (one, other)) in enumerate(zip(pairs, ids, strict=True)):
+        with naming_the_prompt(row, inputs):
+            if one == other:
+                raise InputsError(
+                    f"answer and alternative are both {model.to_string(one)!r}, so their logit difference is always "
+                    "zero",
+                    expected="two different tokens",
+                    got=f"{pair[0]!r} and {pair[1]!r}",
+                    next_step="name the answer, and one that it is to be told from",
+                )
+    return ids
 
 
 @dataclass(eq=False)
@@ -143,18 +165,23 @@ class _Path:
     """One pass: what the direct path sees at the last position, layer by layer, before the norm's scale is known."""
 
     model: "HookedAVTransformer"
-    ids: list[int]
-    table: Float[Tensor, "pos source"]
-    seen: dict[str, list[Tensor]] = field(default_factory=dict)
+    inputs: AVInputs
+    ids: list[list[int]]
+    parts: Sequence[Mapping[str, np.ndarray]]  # name of a source -> its positions, of each prompt
+    seen: dict[str, list[Any]] = field(default_factory=dict)  # a tensor or a list a layer, with an entry a prompt
 
     def __post_init__(self) -> None:
-        rows, gain = self.model.unembed.weight.detach()[self.ids].float(), self.model.ln_final.weight.detach().float()
-        self.direction = (rows[0] - rows[1]) * gain
+        gain, device = self.model.ln_final.weight.detach().float(), self.model.device
+        rows = self.model.unembed.weight.detach()[torch.tensor(self.ids, device=device)].float()
+        self.direction = (rows[:, 0] - rows[:, 1]) * gain
         self.values = gain.new_empty(0)  # of the layer that is running
+        self.extents = [slice(spans.extent.start, spans.extent.stop) for spans in self.inputs.row_spans]
+        sized = zip(self.parts, self.inputs.row_spans, strict=True)
+        self.tables = [indicator(parts, len(spans.extent), device) for parts, spans in sized]
 
     @torch.no_grad()
-    def run(self, inputs: AVInputs) -> Float[Tensor, " d_vocab"]:
-        """The logits of the last position; everything is noted on the way."""
+    def run(self) -> list[float]:
+        """The logit difference of each prompt; everything is noted on the way."""
         hooks: list[tuple[str, Callable[..., None]]] = [
             ("hook_inputs_embed@last", self._project("embed")),
             ("blocks.*.hook_attn_out@last", self._project("attn")),
@@ -162,41 +189,49 @@ class _Path:
             ("blocks.*.attn.hook_v", self._keep_values),
             ("blocks.*.attn.hook_pattern@last", self._read_sources),
             ("blocks.*.attn.hook_z@last", self._read_heads),
-            ("ln_final.hook_scale@last", lambda scale, hook: self._note("scale", scale[0, 0, 0])),
+            ("ln_final.hook_scale@last", lambda scale, hook: self._note("scale", scale[:, 0, 0])),
         ]
-        return self.model.run_with_hooks(inputs, fwd_hooks=hooks, logits_at="last")[0, -1]
+        logits = self.model.run_with_hooks(self.inputs, fwd_hooks=hooks, logits_at="last")[:, -1]
+        pairs = logits.gather(1, torch.tensor(self.ids, device=logits.device)).cpu().double()
+        return (pairs[:, 0] - pairs[:, 1]).tolist()
 
-    def arrays(self) -> dict[str, Any]:
-        """The parts, divided by the scale."""
-        stacked = {name: torch.stack(some).cpu().double().numpy() for name, some in self.seen.items()}
+    def arrays(self, row: int) -> dict[str, Any]:
+        """The parts of one prompt, divided by the scale."""
+        stacked = {
+            name: torch.stack([layer[row] for layer in some]).cpu().double().numpy() for name, some in self.seen.items()
+        }
         scale = float(stacked.pop("scale")[0])
         embed = float(stacked.pop("embed")[0]) / scale
         return {name: array / scale for name, array in stacked.items()} | {"embed": embed, "scale": scale}
 
-    def _note(self, name: str, value: Tensor) -> None:
+    def _note(self, name: str, value: Any) -> None:
         self.seen.setdefault(name, []).append(value)
 
     def _project(self, name: str) -> Callable[..., None]:
-        return lambda rows, hook: self._note(name, rows[0, 0].float() @ self.direction)
+        return lambda rows, hook: self._note(name, (rows[:, 0].float() * self.direction).sum(dim=-1))
 
     def _keep_values(self, v: Tensor, hook: HookPoint) -> None:
-        self.values = v[0]
+        self.values = v
 
-    def _out(self, hook: HookPoint) -> Float[Tensor, "head d_head"]:
+    def _out(self, hook: HookPoint) -> Float[Tensor, "batch head d_head"]:
         """What the direction reads of each head's output."""
         layer = int(str(hook.name).split(".")[1])
         weights = self.model.blocks[layer].attn.W_O.float()
-        return einsum(weights, self.direction, "head d_head d_model, d_model -> head d_head")
+        return einsum(weights, self.direction, "head d_head d_model, batch d_model -> batch head d_head")
 
-    def _read_sources(self, pattern: Float[Tensor, "1 head 1 pos"], hook: HookPoint) -> None:
-        assert self.values is not None
-        out = rearrange(self._out(hook), "(kv_head q) d_head -> kv_head q d_head", kv_head=self.values.shape[1])
-        written = einsum(self.values.float(), out, "pos kv_head d_head, kv_head q d_head -> kv_head q pos")
-        weighted = pattern[0, :, 0].float() * rearrange(written, "kv_head q pos -> (kv_head q) pos")
-        self._note("sources", weighted @ self.table)
+    def _read_sources(self, pattern: Float[Tensor, "batch head 1 pos"], hook: HookPoint) -> None:
+        n_kv = self.values.shape[2]
+        out = rearrange(self._out(hook), "batch (kv_head q) d_head -> batch kv_head q d_head", kv_head=n_kv)
+        by_source = []
+        for row, (own, table) in enumerate(zip(self.extents, self.tables, strict=True)):
+            values = self.values[row, own].float()
+            written = einsum(values, out[row], "pos kv_head d_head, kv_head q d_head -> kv_head q pos")
+            weighted = pattern[row, :, 0, own].float() * rearrange(written, "kv_head q pos -> (kv_head q) pos")
+            by_source.append(weighted @ table)
+        self._note("sources", by_source)
 
-    def _read_heads(self, z: Float[Tensor, "1 1 head d_head"], hook: HookPoint) -> None:
-        self._note("heads", (z[0, 0].float() * self._out(hook)).sum(dim=-1))
+    def _read_heads(self, z: Float[Tensor, "batch 1 head d_head"], hook: HookPoint) -> None:
+        self._note("heads", (z[:, 0].float() * self._out(hook)).sum(dim=-1))
 
 
 def _check_sums(found: DirectAttribution, tolerance: float) -> None:

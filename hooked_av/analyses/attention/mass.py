@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from hooked_av.analyses.attention.parts import REST, Parts, indicator, parts_of
-from hooked_av.analyses.attention.rows import read_rows
+from hooked_av.analyses.attention.rows import PromptRows, read_rows
 from hooked_av.analyses.bootstrap import bootstrap_interval
 from hooked_av.analyses.cases import Case, over_cases
 from hooked_av.analyses.results import Result, run_settings
@@ -93,14 +93,14 @@ def attention_mass(
     Attention cuts that are open (`model.intervene`) count.
 
     Args:
-        cases: one prompt, one `Case`, or several of either.
+        cases: one prompt, a batch, one `Case`, or several of either.
         keys: spans that are read; they may overlap. None: the usual ones and "other" for the rest, so that each row
             sums to 1.
         queries: spans that read. None: audio, video, image, question and last, as far as the prompt has them.
         progress: show a bar over samples.
 
-    Errors: `SpanError` for a sample without one of the spans (None: those of the first sample), `InputsError` for a
-    batch, `InterventionError` while attention matrices are edited or tokens leave.
+    Errors: `SpanError` for a sample without one of the spans (None: those of the first sample), `InterventionError`
+    while attention matrices are edited or tokens leave.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -167,5 +167,5 @@ def mass_of(
         total[layer] += weights[:, rows] @ spent
 
     rows = torch.from_numpy(np.unique(np.concatenate(list(readers.values())))).to(model.device)
-    read_rows(model, inputs, rows, read)
+    read_rows(model, inputs, [PromptRows(rows, read)])
     return total.cpu().numpy()

@@ -1,20 +1,22 @@
 """Attention rows, a block at a time: every weight of every head is seen once, and none is kept.
 
 Weights come from the rotated queries and keys of one forward pass, so nothing of the size head x pos x pos exists.
+Prompts of a batch share the pass; rows and keys count from the first token of each.
 
 Axes: head; row (query rows of a block), key (keys up to the last of them).
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hooked_av.decoder.attention import pattern_of, scores_of
-from hooked_av.decoder.cut_masks import allowed_keys
-from hooked_av.errors import InputsError, InterventionError
+from hooked_av.decoder.cut_masks import Keys, Queries, allowed_keys
+from hooked_av.decoder.cuts import AnyCut
+from hooked_av.errors import InterventionError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.interventions.plan import Plan
 from hooked_av.prompt.inputs import AVInputs
@@ -28,18 +30,18 @@ Rows = Int64[Tensor, " row"]
 Read = Callable[[int, Rows, Float[Tensor, "head row key"]], None]
 
 
-def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Plan:
-    """One prompt, and nothing open that changes attention in a way that rotated queries and keys do not show.
+class PromptRows(NamedTuple):
+    """What is read of one prompt: some query rows (sorted), of whose pattern `read(layer, rows, pattern)` is told."""
 
-    Errors: `InputsError` for a batch; `InterventionError` for edits of scores or pattern, and for dropped tokens.
+    rows: Rows
+    read: Read
+
+
+def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Plan:
+    """Nothing is open that changes attention in a way that rotated queries and keys do not show.
+
+    Errors: `InterventionError` for edits of scores or pattern, and for dropped tokens.
     """
-    if inputs.batch != 1:
-        raise InputsError(
-            "attention is read prompt by prompt",
-            expected="one prompt",
-            got=f"a batch of {inputs.batch}",
-            next_step="go through them: for one in inputs.prompts",
-        )
     one = model.begin(inputs)
     plan = one.plan
     edited = {edit.point for edit in plan.edits}
@@ -58,29 +60,26 @@ def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Pla
 def read_rows(
     model: "HookedAVTransformer",
     inputs: AVInputs,
-    rows: Rows,
-    read: Read,
+    readers: Sequence[PromptRows],
     fwd_hooks: Sequence[tuple[str, Callable[..., None]]] = (),
 ) -> None:
-    """Hand the pattern of some query rows (sorted), in every layer, block by block to `read(layer, rows, pattern)`.
+    """Hand the pattern of some query rows of each prompt, in every layer, block by block to its reader.
 
     `fwd_hooks` look at the same pass.
     """
     plan = check_plain_attention(model, inputs)
-    size = max(1, MAX_WEIGHTS // (model.cfg.n_heads * inputs.n_pos))
-    keys = torch.arange(inputs.n_pos, device=model.device)
     held: dict[str, Tensor] = {}
 
     def keep_queries(q: Tensor, hook: HookPoint) -> None:
-        held["q"] = q[0].transpose(0, 1)
+        held["q"] = q.transpose(1, 2)
 
     def read_layer(k: Tensor, hook: HookPoint) -> None:
-        layer, q, own = int(str(hook.name).split(".")[1]), held.pop("q")[None], k.transpose(1, 2)
-        for block in rows.split(size):
-            n_keys = int(block[-1]) + 1
-            cuts = plan.cuts.get(layer, ())
-            allowed = allowed_keys(block[None], keys[None, :n_keys], inputs.starts, cuts, q.shape[1])
-            read(layer, block, pattern_of(scores_of(q[:, :, block], own[:, :, :n_keys], allowed))[0])
+        layer, q, k = int(str(hook.name).split(".")[1]), held.pop("q"), k.transpose(1, 2)
+        for row, (reader, spans) in enumerate(zip(readers, inputs.row_spans, strict=True)):
+            prompt = slice(row, row + 1)
+            own = prompt, slice(None), slice(spans.extent.start, spans.extent.stop)
+            cuts = [cut.of(prompt) for cut in plan.cuts.get(layer, ())]
+            _read_prompt(layer, q[own], k[own], reader, spans.extent.start, cuts)
 
     hooks = [
         *fwd_hooks,
@@ -89,3 +88,12 @@ def read_rows(
     ]
     with torch.no_grad():
         model.run_with_hooks(inputs, fwd_hooks=hooks, logits_at="last")
+
+
+def _read_prompt(layer: int, q: Queries, k: Keys, reader: PromptRows, start: int, cuts: Sequence[AnyCut]) -> None:
+    """One layer of one prompt; cuts count positions in the batch, where it begins at `start`."""
+    keys = torch.arange(q.shape[2], device=q.device)
+    for block in reader.rows.split(max(1, MAX_WEIGHTS // (q.shape[1] * q.shape[2]))):
+        n_keys = int(block[-1]) + 1
+        allowed = allowed_keys(start + block[None], start + keys[None, :n_keys], (start,), cuts, q.shape[1])
+        reader.read(layer, block, pattern_of(scores_of(q[:, :, block], k[:, :, :n_keys], allowed))[0])

@@ -10,7 +10,7 @@ Axes: layer, pos; reader (whose rows give the attention; the first is every row)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from hooked_av.analyses.attention.parts import indicator, parts_of
-from hooked_av.analyses.attention.rows import read_rows
+from hooked_av.analyses.attention.rows import PromptRows, Rows, read_rows
+from hooked_av.analyses.per_prompt import PerPrompt, per_prompt, prompts_of
 from hooked_av.analyses.results import Result, run_settings
 from hooked_av.analyses.several import several
 from hooked_av.doors import door
@@ -136,18 +137,18 @@ def find_sinks(
     threshold: float | None = None,
     received_threshold: float = RECEIVED,
     queries: str | Sequence[str] = ("audio", "video"),
-) -> Sinks:
+) -> Sinks | PerPrompt[Sinks]:
     """Which tokens are sinks, and of which modality?
 
     Args:
-        inputs: one prompt.
+        inputs: a prompt, or a batch, whose prompts share one pass; it gives a `PerPrompt`.
         dims: dimensions of the residual stream that are looked at (None: all). Published sinks sit in two or three
             dimensions of a model; `Sinks` of all of them shows where to look.
         threshold: a token whose largest |normalised h| there is above it is massive (None: `default_threshold`).
         received_threshold: a token that gets more than this share of later rows' attention collects attention.
         queries: spans whose attention is also kept apart, as far as the prompt has them.
 
-    Errors: `InputsError` for a batch, for dimensions that are not there, and for a threshold that nothing can exceed;
+    Errors: `InputsError` for dimensions that are not there, and for a threshold that nothing can exceed;
     `InterventionError` while attention matrices are edited or tokens leave.
 
     >>> import hooked_av as av
@@ -161,47 +162,59 @@ def find_sinks(
     inputs = inputs.to(model.device)
     threshold = default_threshold(model.cfg.d_model) if threshold is None else float(threshold)
     _check(model.cfg.d_model, dims, threshold, received_threshold)
-    parts = parts_of(inputs)
-    rows = {name: inputs.spans[name].positions for name in several(queries) if name in inputs.spans}
-    rows = {EVERY_ROW: np.arange(inputs.n_pos), **rows}
-    peak, received = _read(model, inputs, dims, indicator(rows, inputs.n_pos, model.device))
-    return Sinks(
-        peak=peak,
-        received=received,
-        part=indicator(parts, inputs.n_pos, model.device).argmax(dim=1).cpu().numpy(),
-        parts=tuple(parts),
-        readers=tuple(rows),
-        tokens=tuple(inputs.token_texts.get(token, str(token)) for token in inputs.input_ids[0].tolist()),
-        threshold=threshold,
-        received_threshold=float(received_threshold),
-        settings=run_settings(model, inputs, dims=None if dims is None else [int(d) for d in dims]),
-    )
+    notes = [_Notes(model, one, several(queries)) for one in prompts_of(inputs)]
+    _read(model, inputs, dims, notes)
+    settings = {"dims": None if dims is None else [int(d) for d in dims]}
+    thresholds = {"threshold": threshold, "received_threshold": float(received_threshold)}
+    return per_prompt([note.sinks(run_settings(model, note.inputs, **settings), **thresholds) for note in notes])
 
 
-def _read(
-    model: "HookedAVTransformer", inputs: AVInputs, dims: Sequence[int] | None, readers: Float32[Tensor, "pos reader"]
-) -> tuple[Float32[np.ndarray, "layer pos"], Float32[np.ndarray, "reader layer pos"]]:
-    """One pass: the peaks of what enters each layer, and what each token receives there."""
-    n_layers, n_pos = model.cfg.n_layers, inputs.n_pos
-    peak = torch.zeros(n_layers, n_pos, device=model.device)
-    received = torch.zeros(readers.shape[1], n_layers, n_pos, device=model.device)
+class _Notes:
+    """What a pass shows of one prompt."""
 
-    def look(resid: Tensor, hook: HookPoint) -> None:
-        x = resid[0].float()
-        normalised = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.cfg.eps)).abs()
-        chosen = normalised if dims is None else normalised[:, list(dims)]
-        peak[int(str(hook.name).split(".")[1])] = chosen.amax(dim=-1)
+    def __init__(self, model: "HookedAVTransformer", inputs: AVInputs, queries: Sequence[str]) -> None:
+        self.inputs, n_layers, n_pos = inputs, model.cfg.n_layers, inputs.n_pos
+        read = {name: inputs.spans[name].positions for name in queries if name in inputs.spans}
+        rows = {EVERY_ROW: np.arange(n_pos), **read}
+        self.readers, self.table = tuple(rows), indicator(rows, n_pos, model.device)
+        self.peak = torch.zeros(n_layers, n_pos, device=model.device)
+        self.received = torch.zeros(len(rows), n_layers, n_pos, device=model.device)
 
-    def read(layer: int, rows: Int64[Tensor, " row"], pattern: Float[Tensor, "head row key"]) -> None:
+    def read(self, layer: int, rows: Rows, pattern: Float[Tensor, "head row key"]) -> None:
+        """Add what some rows give to each token."""
         weights = pattern.float().mean(dim=0)
         weights[torch.arange(len(rows), device=rows.device), rows] = 0  # what a row gives to itself is not received
-        received[:, layer, : weights.shape[1]] += readers[rows].T @ weights
+        self.received[:, layer, : weights.shape[1]] += self.table[rows].T @ weights
 
-    every = torch.arange(n_pos, device=model.device)
-    read_rows(model, inputs, every, read, [("blocks.*.hook_resid_pre", look)])
-    n_later = readers.sum(dim=0, keepdim=True) - readers.cumsum(dim=0)
-    received /= n_later.T[:, None].masked_fill(n_later.T[:, None] == 0, torch.nan)
-    return peak.cpu().numpy(), received.cpu().numpy()
+    def sinks(self, settings: dict[str, Any], **thresholds: float) -> Sinks:
+        """The result, once the pass has run."""
+        parts, inputs = parts_of(self.inputs), self.inputs
+        n_later = (self.table.sum(dim=0, keepdim=True) - self.table.cumsum(dim=0)).T[:, None]
+        return Sinks(
+            peak=self.peak.cpu().numpy(),
+            received=(self.received / n_later.masked_fill(n_later == 0, torch.nan)).cpu().numpy(),
+            part=indicator(parts, inputs.n_pos, torch.device("cpu")).argmax(dim=1).numpy(),
+            parts=tuple(parts),
+            readers=self.readers,
+            tokens=tuple(inputs.token_texts.get(token, str(token)) for token in inputs.input_ids[0].tolist()),
+            settings=settings,
+            **thresholds,
+        )
+
+
+def _read(model: "HookedAVTransformer", inputs: AVInputs, dims: Sequence[int] | None, notes: Sequence[_Notes]) -> None:
+    """One pass: the peaks of what enters each layer, and what each token receives there."""
+
+    def look(resid: Tensor, hook: HookPoint) -> None:
+        layer = int(str(hook.name).split(".")[1])
+        for x, note, spans in zip(resid, notes, inputs.row_spans, strict=True):
+            x = x[spans.extent.start : spans.extent.stop].float()
+            normalised = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.cfg.eps)).abs()
+            chosen = normalised if dims is None else normalised[:, list(dims)]
+            note.peak[layer] = chosen.amax(dim=-1)
+
+    every = [PromptRows(torch.arange(note.inputs.n_pos, device=model.device), note.read) for note in notes]
+    read_rows(model, inputs, every, [("blocks.*.hook_resid_pre", look)])
 
 
 def _check(d_model: int, dims: Sequence[int] | None, threshold: float, received_threshold: float) -> None:

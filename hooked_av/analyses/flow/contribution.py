@@ -251,7 +251,7 @@ def modality_contribution(
 
     A sample without sound has no audio condition; the tables say how many samples each number rests on.
 
-    Errors: `InputsError` for a prompt without media, a swap of an unknown name, a batch, or no sample;
+    Errors: `InputsError` for a prompt without media, a swap of an unknown name, or no sample;
     `InterventionError` while attention matrices are edited or tokens leave.
 
     >>> import hooked_av as av

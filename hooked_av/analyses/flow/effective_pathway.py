@@ -124,7 +124,7 @@ def effective_pathway(
         progress: show a bar.
 
     Errors: `SpanError` for a sample without a route's spans; `InterventionError` for what is no route; `InputsError`
-    for a batch, no sample, or an answer that is not one token.
+    for no sample, or an answer that is not one token.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples

@@ -75,8 +75,8 @@ def information_flow(
     whole triangle costs up to one for each cut ("rows" is as cheap as the cut). Random cuts that leave a row without
     any key make it read zero; this is not reported here.
 
-    Errors: `SpanError` for a sample without a pathway's spans, `InputsError` for samples of different layouts, a batch,
-    no sample, or an answer that is not one token; `InterventionError` for a window that the model does not have, and
+    Errors: `SpanError` for a sample without a pathway's spans, `InputsError` for samples of different layouts, no
+    sample, or an answer that is not one token; `InterventionError` for a window that the model does not have, and
     for a sample in which a pathway can carry nothing ("question->audio": every key comes after every query).
 
     >>> import hooked_av as av

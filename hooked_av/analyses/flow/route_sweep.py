@@ -19,7 +19,7 @@ from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InterventionError
 from hooked_av.interventions.routes import Route
-from hooked_av.prompt.inputs import AVInputs
+from hooked_av.prompt.inputs import AVInputs, check_alone
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
@@ -163,6 +163,7 @@ def route_sweep(
     >>> route_sweep(model, inputs, ["system->question@0-1", "question->last"]).to_frame()["cut"].tolist()
     ['system->question@0-1', 'question->last']
     """
+    check_alone(case.inputs if isinstance(case, Case) else case, "av.route_sweep")
     (case,) = as_cases(case)
     cuts = several(cuts)
     if not cuts:

@@ -3,21 +3,27 @@
 Axes: layer, option.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from hooked_av.analyses.lenses.convention import LensConvention
-from hooked_av.analyses.lenses.logit_lens import read_layers
+from hooked_av.analyses.lenses.logit_lens import read_layers, with_place
+from hooked_av.analyses.per_prompt import (
+    Names,
+    PerPrompt,
+    names_of_each,
+    naming_the_prompt,
+    per_prompt,
+    prompts_of,
+)
 from hooked_av.analyses.results import Result, run_settings
-from hooked_av.analyses.several import several
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.former import formerly
-from hooked_av.prompt.inputs import AVInputs, check_alone
+from hooked_av.prompt.inputs import AVInputs
 from hooked_av.prompt.spans import PositionSet, Span
 
 if TYPE_CHECKING:
@@ -59,20 +65,21 @@ class AnswerTrace(Result):
 def answer_trace(
     model: "HookedAVTransformer",
     inputs: AVInputs,
-    tokens: str | Sequence[str] = (),
+    tokens: Names = (),
     *,
     at: str | Span | PositionSet = "last",
     convention: str = "final_norm",
-) -> AnswerTrace:
+) -> AnswerTrace | PerPrompt[AnswerTrace]:
     """After which layer does the model know its answer?
 
     Args:
-        tokens: single tokens whose probability and rank are followed ("three", "A"); none named: the five that the
-            model finds most probable in the end.
+        inputs: a prompt, or a batch, whose prompts share one pass; it gives a `PerPrompt`.
+        tokens: single tokens whose probability and rank are followed ("three", "A"); of a batch, a list of lists has
+            those of each prompt. None named: the five that the model finds most probable in the end.
         at: the position that is read, a span of one token.
         convention: as for `logit_lens`.
 
-    Errors: `InputsError` for a batch, for a text of several tokens, and for a span of several.
+    Errors: `InputsError` for a text of several tokens, and for a span of several; `SpanError` for an unknown span.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -83,18 +90,20 @@ def answer_trace(
     (0, (8, 2))
     """
     rule = LensConvention.parse(convention)
-    check_alone(inputs, "av.answer_trace")
-    if len(inputs.spans.resolve(at)) != 1:
-        raise InputsError(
-            "an answer is traced at one position",
-            expected="a span of one token",
-            got=f"{len(inputs.spans.resolve(at))} tokens ({at})",
-            next_step='take at="last"; av.logit_lens reads longer spans',
-        )
-    if not isinstance(at, str):
-        inputs, at = inputs.with_span("positions", at), "positions"
-    ids = [model.to_single_token(text) for text in several(tokens)] or _most_probable(model, inputs, at)
-    arrays = read_layers(model, inputs, at, ids, 1, rule)
+    inputs, at = with_place(inputs, at)
+    _check_one_position(inputs, at)
+    ids = [[model.to_single_token(text) for text in own] for own in names_of_each(tokens, inputs)]
+    if not all(ids):
+        ids = [own or best for own, best in zip(ids, _most_probable(model, inputs, at), strict=True)]
+    found = zip(prompts_of(inputs), ids, read_layers(model, inputs, at, ids, 1, rule), strict=True)
+    made = {"at": at, "convention": rule.name}
+    return per_prompt([_trace(model, own, arrays, run_settings(model, one, **made)) for one, own, arrays in found])
+
+
+def _trace(
+    model: "HookedAVTransformer", ids: list[int], arrays: dict[str, np.ndarray], settings: dict[str, Any]
+) -> AnswerTrace:
+    """Of one prompt, what was read at its one position."""
     best_ids = arrays["top_ids"][:, 0, 0]
     return AnswerTrace(
         probabilities=arrays["token_probabilities"][:, 0],
@@ -103,10 +112,25 @@ def answer_trace(
         best_probabilities=arrays["top_probabilities"][:, 0, 0],
         best_texts=tuple(model.to_string(int(token)) for token in best_ids),
         options=tuple(model.to_string(token) for token in ids),
-        settings=run_settings(model, inputs, at=at, convention=rule.name),
+        settings=settings,
     )
 
 
-def _most_probable(model: "HookedAVTransformer", inputs: AVInputs, at: str) -> list[int]:
-    best = read_layers(model, inputs, at, [], min(_MOST_PROBABLE, model.cfg.d_vocab), LensConvention())
-    return best["top_ids"][-1, 0].tolist()
+def _check_one_position(inputs: AVInputs, at: str) -> None:
+    for row, spans in enumerate(inputs.row_spans):
+        n_read = len(spans.resolve(at))
+        with naming_the_prompt(row, inputs):
+            if n_read != 1:
+                raise InputsError(
+                    "an answer is traced at one position",
+                    expected="a span of one token",
+                    got=f"{n_read} tokens ({at})",
+                    next_step='take at="last"; av.logit_lens reads longer spans',
+                )
+
+
+def _most_probable(model: "HookedAVTransformer", inputs: AVInputs, at: str) -> list[list[int]]:
+    """Of each prompt the tokens that the last layer finds most probable."""
+    n_best, nothing = min(_MOST_PROBABLE, model.cfg.d_vocab), [[]] * inputs.batch
+    best = read_layers(model, inputs, at, nothing, n_best, LensConvention())
+    return [arrays["top_ids"][-1, 0].tolist() for arrays in best]

@@ -7,25 +7,26 @@ Axes: layer, position (media tokens of one item), rank; edge (start, stop), axis
 frames), height, width, channel; bin (of the waveform).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from hooked_av.analyses.lenses.logit_lens import LogitLens, lens_fields
+from hooked_av.analyses.per_prompt import Names, PerPrompt, naming_the_prompt, per_prompt, prompts_of
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.media.clip import SAMPLING_RATE_HZ, Clip
 from hooked_av.plots.strip.time import envelope, thumbnail
-from hooked_av.prompt.inputs import AVInputs, check_alone
+from hooked_av.prompt.inputs import AVInputs
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
 MEDIA = ("audio", "video", "image")
 _THUMB_ROWS, _BINS = 96, 1200
+_ITEM = "positions"  # the span that is read, as the settings name it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,18 +64,20 @@ def media_lens(
     item: int = 0,
     *,
     top_k: int = 3,
-    tokens: str | Sequence[str] = (),
+    tokens: Names = (),
     convention: str = "final_norm",
-) -> MediaLens:
+) -> MediaLens | PerPrompt[MediaLens]:
     """What does each audio and video token stand for, layer by layer?
 
     Args:
+        inputs: a prompt, or a batch of prompts with media, which share one pass; it gives a `PerPrompt`.
         item: number of the media item, for prompts with several.
         top_k: tokens kept a layer and media token.
-        tokens: single tokens whose probability and rank are followed at every media token.
+        tokens: single tokens whose probability and rank are followed at every media token; of a batch, a list of lists
+            has those of each prompt.
         convention: as for `logit_lens`.
 
-    Errors: `InputsError` for a batch, and for an item that the prompt has not.
+    Errors: `InputsError` for an item that a prompt has not.
 
     >>> import hooked_av as av
     >>> from hooked_av.tiny.samples import read_samples
@@ -83,35 +86,49 @@ def media_lens(
     >>> lens.top_ids.shape, lens.frames.shape[0]
     ((8, 58, 3), 2)
     """
-    modalities = _modalities(inputs, item)
-    positions = sorted(modalities)
-    places = inputs.spans.places
-    clip = inputs.clips[0][item] if inputs.clips and item < len(inputs.clips[0]) else None
-    return MediaLens(
-        **lens_fields(model, inputs, positions, top_k=top_k, tokens=tokens, convention=convention),
-        modalities=tuple(modalities[position] for position in positions),
-        seconds=places.seconds[positions],
-        cells=places.cells[positions],
-        frames=_frames(clip, places.cells[positions, 0], places.seconds[positions, 0]),
-        **_sound(clip),
-        item=item,
+    prompts = prompts_of(inputs)
+    modalities: list[dict[int, str]] = []
+    for row, one in enumerate(prompts):
+        with naming_the_prompt(row, inputs):
+            modalities.append(_modalities(one, item))
+    own = [[*some] for some in modalities]
+    extents = [spans.extent for spans in inputs.row_spans]
+    read = [[extent[position] for position in some] for extent, some in zip(extents, own, strict=True)]
+    spans = tuple(spans.with_span(_ITEM, some) for spans, some in zip(inputs.row_spans, read, strict=True))
+    found = lens_fields(
+        model, replace(inputs, row_spans=spans), _ITEM, top_k=top_k, tokens=tokens, convention=convention
     )
+    parts = zip(prompts, modalities, found, strict=True)
+    return per_prompt([MediaLens(**fields, **_media_fields(one, some, item)) for one, some, fields in parts])
+
+
+def _media_fields(inputs: AVInputs, modalities: dict[int, str], item: int) -> dict[str, Any]:
+    """What a `MediaLens` of one prompt holds beside the lens."""
+    places, positions = inputs.spans.places, list(modalities)
+    clip = inputs.clips[0][item] if inputs.clips and item < len(inputs.clips[0]) else None
+    return {
+        "modalities": tuple(modalities.values()),
+        "seconds": places.seconds[positions],
+        "cells": places.cells[positions],
+        "frames": _frames(clip, places.cells[positions, 0], places.seconds[positions, 0]),
+        **_sound(clip),
+        "item": item,
+    }
 
 
 def _modalities(inputs: AVInputs, item: int) -> dict[int, str]:
-    """Position -> modality of the item's tokens."""
-    check_alone(inputs, "av.media_lens")
+    """Position -> modality of the item's tokens, in the order of the prompt."""
     items = inputs.spans.places.items
     known = [name for name in MEDIA if name in inputs.spans]
     found = {position: name for name in known for position in inputs.spans[name] if items[position] == item}
     if not found:
         raise InputsError(
             f"no media tokens of item {item}",
-            expected="one prompt, and the number of one of its media items",
+            expected="the number of one of its media items",
             got=f"{int(items.max(initial=-1)) + 1} items",
             next_step="count media items from 0; read text with av.logit_lens(model, inputs, at='question')",
         )
-    return found
+    return dict(sorted(found.items()))
 
 
 def _frames(clip: Clip | None, groups: np.ndarray, starts: np.ndarray) -> UInt8[np.ndarray, "group height width 3"]:
