@@ -26,11 +26,12 @@ from hooked_av.study.measures import OPTIONS, family_of
 from hooked_av.study.methods import BOTH, METHODS, READERS, WAYS, Evidence
 from hooked_av.study.rules import FAILS, HOLDS, UNKNOWN, Estimate, Says
 from hooked_av.tiny.evaluation import EVALUATION_SEED
+from hooked_av.tiny.routes import MODEL_NAMES
 
 if TYPE_CHECKING:
     from hooked_av.model.transformer import HookedAVTransformer
 
-MODELS = ("tiny-av", "tiny-av-sequential", "tiny-av-direct", "tiny-av-redundant")
+MODELS = MODEL_NAMES
 FORMS = ("visual", "auditory", "visual, options", "auditory, options")
 SEEN = 0.25  # share of the answer, beyond the control, from which on a way is seen
 SURVIVES = 0.9  # share of right answers that stay right by a way that is known to be enough

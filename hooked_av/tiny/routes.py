@@ -37,14 +37,6 @@ ROUTES: Mapping[str, Route] = {
     "parallel": Route(frozenset({ITEMS}), False, "items never read each other"),
 }
 
-
-def model_name(route: str) -> str:
-    """The name by which the package loads a route's model.
-
-    >>> model_name("free"), model_name("direct")
-    ('tiny-av', 'tiny-av-direct')
-    """
-    return "tiny-av" if route == "free" else f"tiny-av-{route}"
-
-
-MODEL_NAMES = tuple(map(model_name, ROUTES))
+# The models that come with the package, by route.
+SHIPPED: Mapping[str, str] = {"free": "tiny-av"}
+MODEL_NAMES = tuple(SHIPPED.values())

@@ -1,5 +1,6 @@
 """Routes of tiny-av's kind: what is cut in training is what the package's own cuts take away, in every layer."""
 
+import json
 import re
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -7,9 +8,12 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.tiny import some_digits
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 import hooked_av as av
+from hooked_av.families import checkpoint
 from hooked_av.families.checkpoint import PACKAGED, PACKAGED_FOLDER, Checkpoint, shard_files
 from hooked_av.tiny.architecture import untrained
 from hooked_av.tiny.cases import held_out_cases
@@ -19,7 +23,7 @@ from hooked_av.tiny.evaluation import EVALUATION_SEED, _parts, make_exam, take_u
 from hooked_av.tiny.packing import BEFORE_ITEMS, END, UNLEARNED, drill_slot, packed_logits
 from hooked_av.tiny.questions import draw_scene
 from hooked_av.tiny.recipes import beginning_of, recipe_of
-from hooked_av.tiny.routes import ASKED, BEHIND, ITEMS, ROUTES, UNCUT
+from hooked_av.tiny.routes import ASKED, BEHIND, ITEMS, MODEL_NAMES, ROUTES, UNCUT
 from hooked_av.tiny.truth import CUT_NAMES, truth_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,6 +160,34 @@ def test_the_truth_says_what_falls_under_a_cut(model):
 
 
 def test_variants_of_the_packaged_checkpoint_are_indexes_of_one_folder():
+    assert tuple(PACKAGED) == MODEL_NAMES
     assert PACKAGED["tiny-av"] is None
     assert Checkpoint(PACKAGED_FOLDER, "direct").index == "model.safetensors.index.direct.json"
     assert all(path.parent == PACKAGED_FOLDER for path in shard_files(Checkpoint(PACKAGED_FOLDER)))
+
+
+def test_a_variant_shares_the_files_of_its_folder(tmp_path, monkeypatch):
+    """One folder, two models: the same encoders, each its own decoder; transformers reads them by the same names."""
+    trained, other = av.HookedAVTransformer.from_pretrained("tiny-av"), untrained(5)
+    other.encoders.load_state_dict(trained.encoders.state_dict())
+    for name, model in (("one", trained), ("two", other)):
+        model.save_pretrained(tmp_path / name)
+    folder = tmp_path / "one"
+    tensors = {name: load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")}
+    (folder / "model.safetensors").unlink()
+    encoders = {key: value for key, value in tensors["one"].items() if "tower" in key or "visual" in key}
+    files = {"encoders.safetensors": encoders}
+    for name, whole in tensors.items():
+        files[f"{name}.safetensors"] = {key: value for key, value in whole.items() if key not in encoders}
+        parts = {key: file for file in ("encoders.safetensors", f"{name}.safetensors") for key in files[file]}
+        index = "model.safetensors.index.json" if name == "one" else "model.safetensors.index.two.json"
+        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    for file, part in files.items():
+        save_file(part, folder / file, metadata={"format": "pt"})
+    monkeypatch.setattr(checkpoint, "PACKAGED_FOLDER", folder)
+    monkeypatch.setattr(checkpoint, "PACKAGED", {"one": None, "two": "two"})
+    for name, wanted in (("one", trained), ("two", other)):
+        found = av.HookedAVTransformer.from_pretrained(name)
+        assert found.fingerprint() == wanted.fingerprint()
+    theirs = Thinker.from_pretrained(folder, variant="two")
+    assert torch.equal(theirs.lm_head.weight, other.decoder.unembed.weight)
