@@ -176,7 +176,7 @@ def _paths(model: "HookedAVTransformer", one: Contrast, source: Any) -> Float64[
         patch_path(model, clean=source, receiver=f"blocks.{at}.attn.hook_v", span="asked", **how) for at in layers
     ]
     direct = patch_path(model, clean=source, span="last", **how)
-    clean = model(one.case.inputs, logits_at="last")[0, -1]
+    clean = model(one.case.inputs, logits_at="last")[0, -1].detach()
     difference = clean[model.to_single_token(one.answer)] - clean[model.to_single_token(one.alternative)]
     whole = float(difference) - direct.metric_corrupt
     question = [np.nansum(table.metric_patched - table.metric_corrupt) / whole for table in values]

@@ -237,7 +237,7 @@ def _summary(evidence: Evidence) -> dict[str, np.ndarray]:
     seen, control = (
         np.take_along_axis(part, at[:, None, None], axis=-1)[..., 0] for part in (evidence.seen, evidence.control)
     )
-    beyond = [Estimate.of(row) for row in seen - control]
+    beyond = [Estimate.of(row) for row in seen - control.clip(min=0)]  # a control below nothing is no evidence
     return {
         "seen": seen.mean(axis=-1),
         "control": control.mean(axis=-1),
@@ -262,7 +262,8 @@ def _known(
         lost = right[0] - right[1:] >= MOVES
         up_to, from_on = lost[:n_layers], lost[n_layers:]
         if kept[way] >= SURVIVES and up_to.any() and from_on.any():
-            moves[:, way] = int(up_to.argmax()), int(np.flatnonzero(from_on)[-1])
+            # what is read twice is lost up to the second time, and from the first time on
+            moves[:, way] = sorted((int(up_to.argmax()), int(np.flatnonzero(from_on)[-1])))
     return kept, moves
 
 
