@@ -57,6 +57,7 @@ OBJECTS = {
     "case of a sample": (lambda: read_manifest(FOLDER / "manifest.jsonl")[0].prepare(model()), 1),
     "clip": (lambda: every_result.read_samples()[0].clip, 1),
     "strips of a batch": (lambda: BatchStrips((av.token_strip(inputs()),), 7), 1),
+    "results of a batch": (lambda: av.logit_lens(model(), batch(3)), 5),
     "patch": (lambda: av.patch("hook_embed", "last", torch.ones(1, 1, model().cfg.d_model)), 1),
 }
 
@@ -89,7 +90,7 @@ def test_results_are_three_lines_and_a_figure(name):
 
 
 def test_every_result_type_is_looked_at():
-    assert set(MAKERS) == set(av.analyses.__all__) - {"Result", "LensConvention"}
+    assert set(MAKERS) == set(av.analyses.__all__) - {"Result", "LensConvention", "PerPrompt"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
