@@ -44,8 +44,9 @@ test: lint  ## lint, types, and the tests that are not slow and need no browser
 test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not network"
 
-coverage: $(TEST)  ## the fast and the slow tests, and the lines of the package that they do not run
+coverage: $(TEST)  ## the fast and the slow tests; every line that they do not run must be listed, with its reason
 	$(PY) -m pytest -n $(WORKERS) -m "not browser and not network" --cov --cov-report=term
+	$(PY) tests/uncovered.py
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py

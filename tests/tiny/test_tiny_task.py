@@ -6,6 +6,7 @@ from dataclasses import replace
 from wave import open as open_wav
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from hooked_av.cli.main import main
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 from hooked_av.model.random import TOKENIZER_FOLDER
+from hooked_av.tiny import evaluation
 from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
@@ -440,6 +442,27 @@ def test_an_untrained_model_is_at_chance_for_every_speaker(model):
     table = by_speaker(model, some_digits(), 40)
     assert sorted(table["speaker"]) == sorted(set(some_digits().recordings.speakers))
     assert table["auditory"].max() < 0.4
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_writes_both_tables(tmp_path, monkeypatch):
+    """Of two families of questions; what the text alone gives has tests of its own."""
+    monkeypatch.setattr(evaluation, "FAMILIES", {name: FAMILIES[name] for name in ("auditory", "visual")})
+    monkeypatch.setattr(evaluation, "text_alone", lambda family, options: 0.125)
+    asked = ["evaluate-tiny", "--questions", "4", "--out", str(tmp_path / "new" / "exam")]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    forms, speakers = (pd.read_csv(tmp_path / "new" / "exam" / f"{name}.csv") for name in ("families", "speakers"))
+    assert forms.form.tolist() == ["auditory", "auditory, options", "visual", "visual, options"]
+    assert set(forms.columns) == {"form", "needs", "n", *CONDITIONS, "text alone"}
+    assert (forms.n >= 4).all()
+    assert (forms["as it is"] > forms["both"]).all()
+    assert sorted(speakers.speaker) == sorted(set(read_held_out().recordings.speakers))
+    for table in (forms, speakers):
+        assert all(f"{value:.3f}" in done.output for value in table.select_dtypes(float).to_numpy().ravel())
+    n_samples = len(read_samples())
+    share = float(re.search(rf"sample clips: (\S+) of {n_samples} questions", done.output)[1])  # pyright: ignore
+    assert share >= 0.9
 
 
 @torch.no_grad()
