@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def vector():
 
 # The name of what is handed out -> one of it.
 MAKERS = {
-    **every_result.MAKERS,
+    **{name: partial(every_result.made, name) for name in every_result.MAKERS},
     "AVInputs": inputs,
     "AVInputs, a batch": batch,
     "AVInputs, a row": lambda: batch()[1],

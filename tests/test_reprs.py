@@ -9,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import Float64
 from support import every_result
-from support.every_result import MAKERS, cases, inputs, model, pair
+from support.every_result import MAKERS, cases, inputs, made, model, pair
 
 import hooked_av as av
 from hooked_av.datasets.manifest import read_manifest
@@ -76,7 +76,7 @@ def test_objects_are_a_few_lines(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_results_are_three_lines_and_a_figure(name):
-    result = MAKERS[name]()
+    result = made(name)
     check_text(repr(result), 3)
     assert repr(result).startswith(f"{name} of tiny-av: ")
     html = result._repr_html_()
@@ -118,7 +118,7 @@ def test_results_of_a_users_own_are_short_too():
 
 
 def test_settings_are_escaped_and_short():
-    result = replace(MAKERS["HeadPatching"](), settings={"<b>": "<script>", "long": "x" * 5000})
+    result = replace(made("HeadPatching"), settings={"<b>": "<script>", "long": "x" * 5000})
     html = result._repr_html_()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from jaxtyping import Float64, Int64
+from support import every_result
 from support.every_result import MAKERS
 
 import hooked_av as av
@@ -32,7 +33,7 @@ def test_every_public_result_is_tested_here_and_has_a_figure():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_result_comes_back_as_it_was(name, tmp_path):
-    made = MAKERS[name]()
+    made = every_result.made(name)
     kind = getattr(av.analyses, name)
     assert type(made) is kind
     assert {"model", "weights", "dtype", "attention", "positions", "hooked_av"} <= set(made.settings)
@@ -109,7 +110,7 @@ def test_a_subclass_is_drawn_as_its_parent_is():
     class Mine(av.analyses.LogitLens):
         pass
 
-    lens = MAKERS["LogitLens"]()
+    lens = every_result.made("LogitLens")
     mine = Mine(**{field.name: getattr(lens, field.name) for field in fields(lens)})
     assert svg_text(mine.plot()) == svg_text(lens.plot())
 
