@@ -14,7 +14,7 @@ from support.every_result import MAKERS, cases, inputs, made, model, pair
 import hooked_av as av
 from hooked_av.datasets.manifest import read_manifest
 from hooked_av.plots.notebook import MAX_BYTES, picture_html
-from hooked_av.plots.strip.strip import BatchStrips
+from hooked_av.plots.strip.strip import BatchStrips, show_inputs
 from hooked_av.plots.style import Drawing
 from hooked_av.tiny.samples import FOLDER
 
@@ -139,3 +139,10 @@ def test_the_card_of_a_model_names_what_it_says():
     said = ("tiny-av", "8 layers", "d_model 128", "4 heads", "486 tokens", "float32 on cpu", "list(model.hook_dict)")
     assert [text for text in (*said, "torch.nn.Module.__repr__(model)") if text not in card] == []
     assert "(hook_q): " in torch.nn.Module.__repr__(model())
+
+
+def test_strips_of_a_batch_are_their_html():
+    strips = show_inputs(batch(2))
+    assert isinstance(strips, BatchStrips)
+    assert strips._repr_html_() == picture_html(strips) == strips.html
+    assert strips.html.count("<svg") == 2

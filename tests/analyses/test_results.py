@@ -1,6 +1,8 @@
 """Every result type, whatever it holds: it has a table, comes back from its file as it was, and is drawn from that."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +13,7 @@ from support import every_result
 from support.every_result import MAKERS
 
 import hooked_av as av
-from hooked_av.analyses.results import Result
+from hooked_av.analyses.results import Result, plain_value
 from hooked_av.errors import InputsError
 from hooked_av.plots.style import svg_text
 
@@ -126,3 +128,8 @@ def test_a_type_can_name_a_function_of_its_own_as_its_figure():
         pass
 
     assert gates(Drawn).plot() == gates(Child).plot() == "6 gates"
+
+
+def test_settings_that_json_does_not_know_are_written_as_what_they_hold():
+    assert plain_value(MappingProxyType({"a": 1})) == {"a": 1}
+    assert (plain_value(np.float32(0.5)), plain_value(Path("a"))) == (0.5, "a")

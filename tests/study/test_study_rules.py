@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hooked_av.study import findings
-from hooked_av.study.findings import Statement, shifts, summaries
+from hooked_av.study.findings import Statement, contributes, shifts, summaries
 from hooked_av.study.rules import (
     Estimate,
     Verdict,
@@ -181,3 +181,13 @@ def test_routing_shifts_where_another_route_is_needed(items, clip, verdict, monk
 
     monkeypatch.setattr(findings, "route", route)
     assert shifts(items, clip) == verdict
+
+
+def test_no_verdict_on_a_modality_from_too_few_samples():
+    assert used(np.ones(29), by_the_task=True).says == "cannot be said"
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_of_a_modality_that_no_sample_has_nothing_is_said():
+    family = SimpleNamespace(answered=Verdict("holds", ""), contribution=SimpleNamespace(conditions=("video cut",)))
+    assert contributes(family, "audio") == Verdict("cannot be said", "no sample has any audio")

@@ -19,7 +19,7 @@ from hooked_av.cli.main import main
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 from hooked_av.model.random import TOKENIZER_FOLDER
-from hooked_av.tiny import evaluation
+from hooked_av.tiny import digits, evaluation
 from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
@@ -477,3 +477,13 @@ def test_an_exam_counts_right_answers(model, monkeypatch):
     monkeypatch.setattr("hooked_av.tiny.evaluation.packed_logits", knows)
     n = sum(map(len, exam.questions))
     assert take(model, exam, some_digits()) == pytest.approx((n - 1) / n)
+
+
+def test_a_silent_recording_is_left_out_and_a_word_too_slow_for_its_second_stays_as_it_is():
+    assert len(digits._trimmed(np.zeros(100, np.float32))) == 0
+    word = some_digits().recordings.waves[0]
+    assert _faster(word, len(word) / SAMPLING_RATE_HZ) is word
+
+
+def test_how_often_is_not_asked_of_a_scene_that_was_drawn_for_something_else():
+    assert ask("counting, shown", Scene((Item((1, 8), (0, 5)),)), np.random.default_rng(0), options=False) is None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hooked_av.decoder.attention import pattern_of, scores_of
 from hooked_av.decoder.cut_masks import allowed_keys
-from hooked_av.errors import InputsError, InterventionError
+from hooked_av.errors import InterventionError
 from hooked_av.hooks.point import HookPoint
 from hooked_av.interventions.plan import Plan
 from hooked_av.prompt.inputs import AVInputs
@@ -29,17 +29,10 @@ Read = Callable[[int, Rows, Float[Tensor, "head row key"]], None]
 
 
 def check_plain_attention(model: "HookedAVTransformer", inputs: AVInputs) -> Plan:
-    """One prompt, and nothing open that changes attention in a way that rotated queries and keys do not show.
+    """Nothing may be open that changes attention in a way that rotated queries and keys do not show.
 
-    Errors: `InputsError` for a batch; `InterventionError` for edits of scores or pattern, and for dropped tokens.
+    Errors: `InterventionError` for edits of scores or pattern, and for dropped tokens.
     """
-    if inputs.batch != 1:
-        raise InputsError(
-            "attention is read prompt by prompt",
-            expected="one prompt",
-            got=f"a batch of {inputs.batch}",
-            next_step="go through them: for one in inputs.prompts",
-        )
     one = model.begin(inputs)
     plan = one.plan
     edited = {edit.point for edit in plan.edits}
