@@ -37,15 +37,17 @@ demo-salmonn: $(CORE)  ## the same on a checkpoint folder of video-SALMONN 2+ (s
 	$(PY) examples/make_salmonn_folder.py demo/random-salmonn
 	.venv/bin/hooked-av demo --model demo/random-salmonn --max-pixels 4704 --out demo/salmonn
 
+# Each worker begins with a stretch of the tests as they stand, so that few models and studies are made by two of them.
 test: lint  ## lint, types, and the tests that are not slow and need no browser
-	$(PY) -m pytest -n $(WORKERS) -m "not slow and not browser and not network"
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not network"
 
 # By file, so that one worker alone loads the language model (half a minute, half a gigabyte).
 test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not network"
 
-coverage: $(TEST)  ## the fast and the slow tests, and the lines of the package that they do not run
-	$(PY) -m pytest -n $(WORKERS) -m "not browser and not network" --cov --cov-report=term
+coverage: $(TEST)  ## the fast and the slow tests; every line that they do not run must be listed, with its reason
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not network" --cov --cov-report=term
+	$(PY) tests/uncovered.py
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py

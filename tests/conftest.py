@@ -1,6 +1,7 @@
 """Shapes in signatures are checked by jaxtyping and beartype under pytest only; test_shape_checks.py proves it."""
 
 import os
+from functools import cache
 
 import jaxtyping
 import pytest
@@ -10,6 +11,20 @@ import torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism; threads on top of them only wait for each other
 support.typecheck.install("hooked_av")
+
+
+def share_tokenizers() -> None:
+    """Random models have one tokenizer, read once: that takes longer than all their weights, and no test changes it."""
+    from hooked_av.model import random  # after the hook above
+
+    class Cached(random.AutoTokenizer):
+        from_pretrained = staticmethod(cache(random.AutoTokenizer.from_pretrained))
+
+    random.AutoTokenizer = Cached
+    random.vl_tokenizer = cache(random.vl_tokenizer)
+
+
+share_tokenizers()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.every_result import MAKERS, cases, inputs, model, pair
+from support.every_result import MAKERS, cases, inputs, made, model, pair
 
 import hooked_av as av
 from hooked_av.datasets.run import ANALYSES
@@ -66,7 +66,7 @@ def test_every_argument_is_explained(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_page_names_the_columns_of_tables(name):
-    result = MAKERS[name]()
+    result = made(name)
     table, said = list(result.to_frame().columns), columns(type(result))
     assert [column for column in table if column in said] == said
 
@@ -112,7 +112,7 @@ def test_positions_are_read_by_every_analysis_that_has_at():
 def test_former_names_of_arguments_go_on_working():
     with pytest.warns(DeprecationWarning, match=r"answer_trace\(options=...\) is now answer_trace\(tokens=...\)"):
         assert av.answer_trace(model(), inputs(), options=["five"]).options == ("five",)
-    flow = MAKERS["InformationFlow"]()
+    flow = made("InformationFlow")
     with pytest.warns(DeprecationWarning, match=r"is now from_frame\(frame=...\)"):
         assert av.analyses.InformationFlow.from_frame(table=flow.to_frame()).ids == flow.ids
     with pytest.warns(DeprecationWarning, match=r"is now information_flow\(follow=...\)"):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad import Bad, Place, calls, checkpoints, datasets, media, tiny, values
+from bad import Bad, Place, calls, checkpoints, datasets, media, rare, tiny, values
 
 import hooked_av as av
 from hooked_av.errors import HookedAVError
 from hooked_av.hooks.open_blocks import what_is_open
 
-TABLES = (media, calls, checkpoints, datasets, tiny, values)
+TABLES = (media, calls, checkpoints, datasets, tiny, values, rare)
 ROWS: list[Bad] = [row for table in TABLES for row in table.ROWS]
 NAMES = [f"{table.__name__.removeprefix('bad.')}: {row.name}" for table in TABLES for row in table.ROWS]
 LONGEST = 3_000  # characters of a message

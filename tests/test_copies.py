@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from support import every_result
 
 import hooked_av as av
-from hooked_av.errors import HookedAVError, InputsError
+from hooked_av.errors import HookedAVError, HookNameError, InputsError
 from hooked_av.hooks.cache import AVCache
 from hooked_av.interventions import Route
 from hooked_av.prompt.spans import Spans
@@ -50,7 +50,7 @@ def vector():
 
 # The name of what is handed out -> one of it.
 MAKERS = {
-    **every_result.MAKERS,
+    **{name: partial(every_result.made, name) for name in every_result.MAKERS},
     "AVInputs": inputs,
     "AVInputs, a batch": batch,
     "AVInputs, a row": lambda: batch()[1],
@@ -171,6 +171,8 @@ def test_a_cache_is_written_without_its_model():
     twin = pickle.loads(pickle.dumps(a_cache()))
     with pytest.raises(HookedAVError, match=r"cache\.model = model"):
         twin.accumulated_resid()
+    with pytest.raises(HookNameError, match="not in the cache"):
+        twin["pattern", 1]
     assert copy.deepcopy(a_cache()).model is model()
     twin.model = model()
     assert torch.equal(twin["resid_post", -1 - model().cfg.n_layers + 2], a_cache()["resid_post", 1])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from jaxtyping import Float64
 from support import every_result
-from support.every_result import MAKERS, cases, inputs, model, pair
+from support.every_result import MAKERS, cases, inputs, made, model, pair
 
 import hooked_av as av
 from hooked_av.datasets.manifest import read_manifest
 from hooked_av.plots.notebook import MAX_BYTES, picture_html
-from hooked_av.plots.strip.strip import BatchStrips
+from hooked_av.plots.strip.strip import BatchStrips, show_inputs
 from hooked_av.plots.style import Drawing
 from hooked_av.tiny.samples import FOLDER
 
@@ -57,6 +57,7 @@ OBJECTS = {
     "case of a sample": (lambda: read_manifest(FOLDER / "manifest.jsonl")[0].prepare(model()), 1),
     "clip": (lambda: every_result.read_samples()[0].clip, 1),
     "strips of a batch": (lambda: BatchStrips((av.token_strip(inputs()),), 7), 1),
+    "results of a batch": (lambda: av.logit_lens(model(), batch(3)), 5),
     "patch": (lambda: av.patch("hook_embed", "last", torch.ones(1, 1, model().cfg.d_model)), 1),
 }
 
@@ -76,7 +77,7 @@ def test_objects_are_a_few_lines(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_results_are_three_lines_and_a_figure(name):
-    result = MAKERS[name]()
+    result = made(name)
     check_text(repr(result), 3)
     assert repr(result).startswith(f"{name} of tiny-av: ")
     html = result._repr_html_()
@@ -89,7 +90,7 @@ def test_results_are_three_lines_and_a_figure(name):
 
 
 def test_every_result_type_is_looked_at():
-    assert set(MAKERS) == set(av.analyses.__all__) - {"Result", "LensConvention"}
+    assert set(MAKERS) == set(av.analyses.__all__) - {"Result", "LensConvention", "PerPrompt"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,7 +119,7 @@ def test_results_of_a_users_own_are_short_too():
 
 
 def test_settings_are_escaped_and_short():
-    result = replace(MAKERS["HeadPatching"](), settings={"<b>": "<script>", "long": "x" * 5000})
+    result = replace(made("HeadPatching"), settings={"<b>": "<script>", "long": "x" * 5000})
     html = result._repr_html_()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
@@ -139,3 +140,10 @@ def test_the_card_of_a_model_names_what_it_says():
     said = ("tiny-av", "8 layers", "d_model 128", "4 heads", "486 tokens", "float32 on cpu", "list(model.hook_dict)")
     assert [text for text in (*said, "torch.nn.Module.__repr__(model)") if text not in card] == []
     assert "(hook_q): " in torch.nn.Module.__repr__(model())
+
+
+def test_strips_of_a_batch_are_their_html():
+    strips = show_inputs(batch(2))
+    assert isinstance(strips, BatchStrips)
+    assert strips._repr_html_() == picture_html(strips) == strips.html
+    assert strips.html.count("<svg") == 2

@@ -59,7 +59,7 @@ def make_tokenizer() -> Any:
     ['Which', 'Ġdigit', 'Ġis', 'Ġshown', 'Ġwhen', 'Ġsix', 'Ġis', 'Ġspoken', '?']
     """
     official = AutoTokenizer.from_pretrained(TOKENIZER_FOLDER)
-    return official.train_new_from_iterator(_sentences(), vocab_size=N_TOKENS, show_progress=False)
+    return official.train_new_from_iterator([*_sentences()], vocab_size=N_TOKENS, show_progress=False)
 
 
 def _sentences() -> Iterator[str]:

@@ -206,3 +206,14 @@ def test_what_does_not_fit_is_refused():
     assert av.modality_contribution(MODEL, wrong).skipped == ()
     with pytest.raises(InputsError, match="no sample is left"):
         av.modality_contribution(MODEL, wrong, only_correct=True)
+
+
+def test_there_is_no_index_where_one_modality_was_not_measured():
+    """Of sounds alone, and of sounds and of pictures without a sample that has both."""
+    sample = SAMPLES[1]
+    clips = sample.clip.without_video(), sample.clip.without_audio()
+    cases = [av.Case(MODEL.prepare(clip, question=sample.question), sample.answer) for clip in clips]
+    for some in (cases[:1], cases):
+        index = av.modality_contribution(MODEL, some).index()
+        assert set(index.n_samples) == {0}
+        assert index["index"].isna().all()

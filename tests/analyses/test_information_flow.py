@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import every_result
 
 import hooked_av as av
 from hooked_av.analyses.bootstrap import bootstrap_interval
@@ -416,3 +417,11 @@ def test_the_window_of_all_layers_is_one_cut_of_everything():
         p = by_hand(ONE.inputs, [(range(N_LAYERS), keys, queries)]).softmax(-1)
         assert found.p_answer[0, row, 0] == pytest.approx(float(p[found.answer_ids[0]]), rel=1e-3, abs=1e-6)
     assert found.control_p_answer.shape == (1, 1, len(PAIRS), 1)
+
+
+def test_an_effective_pathway_leaves_out_what_is_answered_wrongly():
+    first, *_ = every_result.cases()
+    wrong = replace(first, answer="zero" if first.answer != "zero" else "one", id="wrong")
+    edges = ["user->user", "system->system", "system|user|assistant->assistant"]
+    found = av.effective_pathway(every_result.model(), [first, wrong], edges, controls=0)
+    assert (found.ids, found.skipped) == ((first.id,), ("wrong",))

@@ -245,3 +245,11 @@ def test_36_layers_of_1000_tokens_over_a_whole_vocabulary_take_less_than_500_mb(
     assert [int(size) for size in shape] == [36, 1000, 5]
     assert int(d_vocab) == 151_936
     assert int(extra) < 500 * MB
+
+
+def test_a_film_without_sound_is_read_without_a_wave(model):
+    clip = read_samples()[0].clip.without_audio()
+    found = av.media_lens(model, model.prepare(clip, question="Which digit is shown first?"))
+    assert (found.sound_low.size, found.sound_high.size, found.sound_seconds) == (0, 0, 0.0)
+    assert len(found.frames) > 0
+    assert found.plot().axes

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from support import every_result
 from support.patching import tiny
 
 import hooked_av as av
@@ -369,3 +370,9 @@ def test_tables_save_load_and_have_a_row_a_patch(tiny_pair, tmp_path):
         assert len(frame) == table.metric_patched.size
         np.testing.assert_array_equal(frame.effect, table.effects.ravel())
     assert tables[1].to_frame().place.unique()[0] == "audio 0-1 s"
+
+
+def test_one_span_of_a_table_of_heads_is_given_in_a_list():
+    given = {**every_result.pair(), "table": "heads"}
+    named = av.attribution_patching(every_result.model(), spans=["last"], **given)
+    np.testing.assert_array_equal(named.effects, every_result.made("AttributionPatching").effects)

@@ -1,16 +1,19 @@
 """Every result type, whatever it holds: it has a table, comes back from its file as it was, and is drawn from that."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 from jaxtyping import Float64, Int64
+from support import every_result
 from support.every_result import MAKERS
 
 import hooked_av as av
-from hooked_av.analyses.results import Result
+from hooked_av.analyses.results import Result, plain_value
 from hooked_av.errors import InputsError
 from hooked_av.plots.style import svg_text
 
@@ -32,7 +35,7 @@ def test_every_public_result_is_tested_here_and_has_a_figure():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_result_comes_back_as_it_was(name, tmp_path):
-    made = MAKERS[name]()
+    made = every_result.made(name)
     kind = getattr(av.analyses, name)
     assert type(made) is kind
     assert {"model", "weights", "dtype", "attention", "positions", "hooked_av"} <= set(made.settings)
@@ -109,7 +112,7 @@ def test_a_subclass_is_drawn_as_its_parent_is():
     class Mine(av.analyses.LogitLens):
         pass
 
-    lens = MAKERS["LogitLens"]()
+    lens = every_result.made("LogitLens")
     mine = Mine(**{field.name: getattr(lens, field.name) for field in fields(lens)})
     assert svg_text(mine.plot()) == svg_text(lens.plot())
 
@@ -125,3 +128,8 @@ def test_a_type_can_name_a_function_of_its_own_as_its_figure():
         pass
 
     assert gates(Drawn).plot() == gates(Child).plot() == "6 gates"
+
+
+def test_settings_that_json_does_not_know_are_written_as_what_they_hold():
+    assert plain_value(MappingProxyType({"a": 1})) == {"a": 1}
+    assert (plain_value(np.float32(0.5)), plain_value(Path("a"))) == (0.5, "a")

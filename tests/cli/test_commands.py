@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 import hooked_av as av
 from hooked_av.cli import analyses as commands
+from hooked_av.cli import commands as commands_module
 from hooked_av.cli.commands import NOT_READ, SAMPLES_FAILED, STOPPED, WRONG, Command
 from hooked_av.cli.main import main
 
@@ -142,3 +144,23 @@ def test_control_c_in_the_middle_keeps_what_is_finished(tmp_path):
     assert run.returncode == STOPPED
     assert "Stopped: what is finished is kept; the same command goes on from there." in errors
     assert "Traceback" not in errors
+
+
+def test_warnings_of_others_are_shown_as_python_shows_them(capsys):
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *rest, **more: told.append(str(message))
+        with commands_module._plain_warnings():
+            warnings.warn("ours", av.errors.HookedAVWarning, stacklevel=1)
+            warnings.warn("of others", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "Warning: ours\n"
+    assert told == ["of others"]
+
+
+def test_options_of_sampling_reach_every_prompt(manifest, tmp_path):
+    given = ("--fps", "1", "--max-pixels", "3136")
+    done = say("lens", "--manifest", str(manifest), "--out", str(tmp_path / "out"), "--top-k", "1", *given)
+    assert done.exit_code == SAMPLES_FAILED  # the one whose answer is no token
+    settings = (tmp_path / "out" / "settings.json").read_text()
+    assert re.search(r"fps=1\.?0?, .*max_pixels=3136|3136.*fps", settings), settings

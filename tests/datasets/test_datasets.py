@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -317,3 +318,41 @@ def test_a_sweep_without_a_known_answer_has_no_gold(model, here):
     assert av.route_sweep(model, case.inputs, "question->last").to_frame()["gold_p_cut"].isna().all()
     with pytest.raises(av.errors.InterventionError, match="nothing to cut"):
         av.route_sweep(model, case, [])
+
+
+def test_a_run_is_one_line(model, here, tmp_path):
+    run = av.run_dataset(model, read_manifest(here / "good.jsonl")[2:3], "lens", out=tmp_path, top_k=2)
+    assert repr(run) == f"DatasetRun({str(tmp_path)!r}, {run})"
+
+
+def columns_of(values):
+    """An analysis of one's own, whose table has these columns for each sample in turn."""
+    left = iter(values)
+    return lambda model, case: Columns(next(left))
+
+
+class Columns:
+    """A result of no more than a table."""
+
+    settings: ClassVar = {}
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def to_frame(self):
+        return pd.DataFrame(self.columns)
+
+
+def test_columns_that_some_samples_lack_are_empty_there(model, here, tmp_path):
+    samples = read_manifest(here / "good.jsonl")[2:4]
+    av.run_dataset(model, samples, columns_of([{"x": [1]}, {"x": [2], "y": [0.5]}]), out=tmp_path)
+    table = pd.read_parquet(av.datasets.merge(tmp_path))
+    assert table.x.tolist() == [1, 2]
+    assert table.y.isna().tolist() == [True, False]
+
+
+def test_columns_of_two_kinds_cannot_be_joined(model, here, tmp_path):
+    samples = read_manifest(here / "good.jsonl")[2:4]
+    av.run_dataset(model, samples, columns_of([{"x": [1]}, {"x": ["one"]}]), out=tmp_path)
+    with pytest.raises(av.errors.DatasetError, match=r"(?s)cannot be joined.*give every column one type"):
+        av.datasets.merge(tmp_path)

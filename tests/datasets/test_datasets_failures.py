@@ -325,3 +325,19 @@ def test_ids_may_be_anything(model, tmp_path):
     assert run.n_finished == len(names)
     assert list(pd.read_parquet(av.datasets.merge(tmp_path / "out"))["sample"].unique()) == names
     assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "out"}
+
+
+def test_failures_go_to_the_folder_that_another_shard_has_begun_meanwhile(model, here, tmp_path):
+    good = read_manifest(here / "good.jsonl")[2]
+    samples = [good, replace(good, id="bad")]
+
+    def lens(model, case):
+        if case.id == "bad":
+            assert av.run_dataset(model, samples, lens, out=tmp_path, shard="1/2").n_new == 1
+            raise av.errors.InputsError("no", expected="a", got="b", next_step="c")
+        return av.logit_lens(model, case.inputs, top_k=1)
+
+    with pytest.warns(av.errors.HookedAVWarning, match="1 of 1 samples failed"):
+        run = av.run_dataset(model, samples, lens, out=tmp_path, shard="2/2")
+    assert [failure.sample for failure in run.failures] == ["bad"]
+    assert len(list((tmp_path / "failed").iterdir())) == 1

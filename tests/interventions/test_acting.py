@@ -253,3 +253,11 @@ def test_between_media_the_order_is_the_prompts_own():
     assert not MODEL(longer, interventions="audio->video").equal(MODEL(longer))
     with pytest.raises(InterventionError, match="can never act"):
         MODEL(short, interventions="question->video")
+
+
+def test_scores_of_later_keys_may_be_ablated_and_numpys_layers_are_layers():
+    spec = av.ablate("blocks.1.attn.hook_attn_scores", "last<-system")
+    assert not torch.equal(whole(MODEL, INPUTS, [spec]), whole(MODEL, INPUTS, []))
+    ours = av.block_attention(keys="system", queries="last", layers=[np.int64(0)])
+    assert ours == av.block_attention(keys="system", queries="last", layers=[0])
+    assert all(type(layer) is int for layer in ours.layers)

@@ -6,7 +6,7 @@ from support.families import FAMILIES
 from transformer_lens.utilities import lm_cross_entropy_loss
 
 import hooked_av as av
-from hooked_av.errors import ArgumentError, HookedAVWarning, HookNameError, InputsError
+from hooked_av.errors import ArgumentError, HookedAVError, HookedAVWarning, HookNameError, InputsError
 
 pytestmark = [pytest.mark.usefixtures("as_a_user"), pytest.mark.usefixtures("one_thread")]
 MODEL, TEXTS = FAMILIES["omni"].model, av.random_omni(n_layers=2)
@@ -228,3 +228,64 @@ def test_the_config_answers_transformer_lenss_names():
     assert said["n_params"] == sum(getattr(MODEL, name).numel() for name in ("W_Q", "W_K", "W_V", "W_O")) + sum(
         getattr(MODEL, name).numel() for name in ("W_in", "W_gate", "W_out")
     )
+
+
+@torch.no_grad()
+def test_a_block_of_hooks_forgets_what_hooks_noted_if_it_is_asked_to():
+    point = MODEL.hook_dict[RESID]
+    for clear, kept in ((False, {"seen": True}), (True, {})):
+        with MODEL.hooks(fwd_hooks=[(RESID, lambda x, hook: hook.ctx.update(seen=True))], clear_contexts=clear):
+            MODEL(TOKENS)
+        assert point.ctx == kept
+        point.clear_context()
+
+
+def test_a_gradient_hook_that_is_put_first_is_called_first():
+    called, point = [], MODEL.hook_dict[RESID]
+    for name, prepend in (("one", False), ("other", False), ("first", True)):
+        point.add_hook(lambda gradient, hook, name=name: called.append(name), dir="bwd", prepend=prepend)
+    try:
+        MODEL(TOKENS).sum().backward()
+    finally:
+        point.remove_hooks("bwd")
+        MODEL.zero_grad()
+    assert called == ["first", "one", "other"]
+
+
+@torch.no_grad()
+def test_a_hook_is_not_told_of_nan_that_was_there_before_it():
+    def brings(x, hook):
+        return x * float("nan")
+
+    seen = []
+    hooks = [(RESID, lambda x, hook: seen.append(x.isnan().all()) or x * 2)]
+    point = MODEL.hook_dict[RESID]
+    before = torch.full((1, 5, CFG.d_model), float("nan"))
+    with MODEL.hooks(fwd_hooks=hooks):
+        assert point(before).isnan().all()
+    assert seen == [True]
+    with pytest.raises(HookedAVError, match="nan"), MODEL.hooks(fwd_hooks=[(RESID, brings)]):
+        point(torch.zeros(1, 5, CFG.d_model))
+
+
+def test_labels_of_heads_have_transformer_lenss_name_too():
+    assert MODEL.attn_head_labels == MODEL.all_head_labels
+    assert len(MODEL.all_head_labels) == CFG.n_layers * CFG.n_heads
+
+
+@torch.no_grad()
+def test_a_hook_on_scores_that_leaves_no_key_is_reported():
+    hooks = [("blocks.1.attn.hook_attn_scores@last", lambda scores, hook: scores - torch.inf)]
+    with pytest.warns(HookedAVWarning, match="no key left"):
+        logits = MODEL.run_with_hooks(INPUTS, fwd_hooks=hooks)
+    assert logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_cache_of_some_positions_makes_no_pattern_of_them():
+    """Its keys are not all there: what attention was cannot be made of them."""
+    _, whole = MODEL.run_with_cache(TOKENS)
+    _, some = MODEL.run_with_cache(TOKENS, pos_slice=(1, 3))
+    assert whole[PATTERN].shape[-1] == TOKENS.shape[1]
+    with pytest.raises(HookNameError, match="not in the cache"):
+        some[PATTERN]

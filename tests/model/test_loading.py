@@ -390,3 +390,12 @@ def test_a_saved_model_that_learned_nan_is_refused_when_it_is_loaded(folder):
     model.save_pretrained(folder)
     with pytest.raises(CheckpointError, match=r"1 tensors: model\.norm\.weight \(NaN\)"):
         HookedAVTransformer.from_pretrained(folder)
+
+
+def test_other_kernels_of_attention_are_told_and_run_as_sdpa(caplog):
+    thinker = make_thinker(n_kv=2)
+    thinker.config._attn_implementation = "flex_attention"
+    with caplog.at_level("INFO", logger="hooked_av"):
+        model = HookedAVTransformer.from_hf(thinker)
+    assert "attention flex_attention of the transformers model runs as sdpa here" in caplog.text
+    assert model.attn_implementation == "sdpa"

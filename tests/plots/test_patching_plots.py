@@ -8,7 +8,9 @@ from matplotlib.collections import PatchCollection, QuadMesh
 
 import hooked_av as av
 from hooked_av.plots.effects import COLOURS
+from hooked_av.plots.lens import convention_words
 from hooked_av.plots.media_lens import MAX_GROUPS, MAX_LAYERS
+from hooked_av.plots.patching import contrast_words, over_time
 from hooked_av.plots.style import svg_text
 
 RNG = np.random.default_rng(0)
@@ -222,3 +224,19 @@ def test_only_so_many_frames_are_drawn():
 def test_figures_are_vectors_and_reproducible(make):
     result = make()
     assert svg_text(result.plot()) == svg_text(result.plot())
+
+
+def test_places_without_a_time_stand_side_by_side():
+    values, seconds = np.array([[1.0, 2.0]]), np.array([[0, 1], [np.nan, np.nan]])
+    cells, edges = over_time(values, seconds)
+    assert cells.tolist() == values.tolist()
+    assert edges.tolist() == [0, 1, 2]
+
+
+def test_a_table_by_probability_says_of_which_answer():
+    assert contrast_words(replace(spans(), metric="probability")) == "Probability of “␣five”"
+    assert contrast_words(spans()).endswith(": “␣five” (clean) against “␣two” (corrupt)")
+
+
+def test_a_lens_of_an_unknown_convention_says_so():
+    assert convention_words({}) == convention_words({"convention": "other"}) == "convention unknown"

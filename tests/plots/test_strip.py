@@ -15,7 +15,9 @@ from support.strip import SMALL, SVG, data_of, film
 import hooked_av as av
 from hooked_av.errors import InputsError, MediaError
 from hooked_av.plots.heat import N_SHADES, Heat, shade_colour, shade_numbers
+from hooked_av.plots.notebook import picture_html
 from hooked_av.plots.strip.lanes import LANE, LEFT, plan_strip
+from hooked_av.plots.strip.segments import segments
 from hooked_av.plots.strip.strip import MAX_BYTES, MAX_ROWS
 from hooked_av.prompt.inputs import AVInputs
 
@@ -344,3 +346,40 @@ def test_a_clip_that_has_gone_is_said_and_the_tokens_are_shown(model, film_input
     page = film_inputs._repr_html_()
     assert "The frames cannot be shown: no such file: film.mp4." in page
     assert 'data-lane="video tokens"' in page
+
+
+def test_a_picture_that_has_gone_is_said_and_its_tokens_are_shown(model, monkeypatch):
+    def gone(self, indices):
+        raise MediaError("no such file: x.png", expected="", got="", next_step="")
+
+    inputs = model.prepare(media("image"), question="What is it?")
+    monkeypatch.setattr(av.Clip, "read_frames", gone)
+    found = plan(inputs)
+    assert "The picture cannot be shown: no such file: x.png." in found.notes
+    (lane,) = (lane for lane in found.lanes if lane.name == "image tokens")
+    assert (lane.shots, sorted(positions_of(lane))) == ([], list(inputs.spans["image"]))
+
+
+def test_more_spans_than_columns_share_them_under_the_name_of_most(model):
+    inputs = model.prepare(["a", *media("image")] * 6, question="What?")
+    lane = {lane.name: lane for lane in plan(inputs, max_units=40).lanes}["prompt to scale"]
+    assert sorted(positions_of(lane)) == list(range(inputs.n_pos))
+    assert len(lane.units) <= 10
+    whole = [segment for segment in segments(inputs) for _ in range(segment.start, segment.stop)]
+    for unit in lane.units:
+        names = [whole[p].span for p in unit.positions]
+        assert names.count(unit.span) == max(map(names.count, names))
+
+
+def test_spans_that_are_not_drawn_are_named(film_inputs):
+    for number in range(10):
+        film_inputs = film_inputs.with_span(f"mine{number}", [number])
+    found = plan(film_inputs)
+    assert [lane.name for lane in found.lanes if lane.name.startswith("mine")] == [f"mine{n}" for n in range(8)]
+    assert "Only 8 of 10 further spans are drawn: not ['mine8', 'mine9']." in found.notes
+
+
+def test_a_strip_in_a_notebook_is_its_html(model, film_inputs):
+    strip = av.token_strip(film_inputs)
+    assert strip._repr_html_() == picture_html(strip) == strip.html
+    assert model.batch([film_inputs] * 2)._repr_html_().count("<svg") == 2

@@ -189,3 +189,8 @@ def test_all_is_every_token_and_no_padding(a, offset, behind, n_new):
 def test_nobody_else_is_called_all(make):
     with pytest.raises(SpanError, match="every token of the prompt already"):
         make()
+
+
+def test_equal_spans_are_one_key_and_an_empty_one_has_no_runs():
+    assert len({Span("a", [4, 5]), Span("b", [4, 5]), Span("a", [4, 6])}) == 2
+    assert Span("a", []).runs == []

@@ -9,6 +9,7 @@ from support.families import FAMILIES
 from support.replays import assert_close, film, naive
 
 import hooked_av as av
+from hooked_av.decoder import costs
 from hooked_av.errors import HookedAVWarning, HookError, InputsError, InterventionError, MemoryBudgetError, SpanError
 
 pytestmark = [
@@ -290,3 +291,20 @@ def test_baselines_that_do_not_fit_are_refused(clip):
     with pytest.raises(MemoryBudgetError):
         model.baseline(inputs, max_bytes=baseline.n_bytes - 1)
     assert model.baseline(inputs, max_bytes=baseline.n_bytes).n_bytes == baseline.n_bytes
+
+
+def test_masks_that_are_too_many_are_made_again(clip, monkeypatch):
+    model, inputs, _ = clip
+    specs = [av.block_attention(keys="video", queries="last", heads=head) for head in range(2)]
+    wanted = model.baseline(inputs).run(specs).logits
+    monkeypatch.setattr(costs, "MASK_BYTES", 1)
+    assert torch.equal(model.baseline(inputs).run(specs).logits, wanted)
+
+
+def test_the_norm_alone_is_read_without_logits(clip):
+    model, inputs, _ = clip
+    found = model.baseline(inputs).run(["video->last"], read=["ln_final.hook_normalized@last"])
+    assert found.logits is None
+    _, cache = model.run_with_cache(inputs, names_filter="ln_final.hook_normalized@last", interventions="video->last")
+    (rows,) = found.activations.values()
+    torch.testing.assert_close(rows[0].view(-1), cache["ln_final.hook_normalized@last"].view(-1), rtol=1e-4, atol=1e-4)

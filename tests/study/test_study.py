@@ -285,3 +285,13 @@ def test_the_command(few, study, folder, monkeypatch):
     wrong = CliRunner().invoke(cli.main, ["study", "--families", "smells", "--out", str(folder)])
     assert wrong.exit_code == 1
     assert "no such family of questions" in wrong.output
+
+
+def test_panels_that_no_family_fills_are_not_drawn(study):
+    table = study.tables["layers"]
+    many = pd.concat([table[table.family == "auditory"].assign(family=f"family {n}") for n in range(5)])
+    assert len(plot_layers(many).axes) == len(plot_layers(table[table.family == "auditory"]).axes) + 4
+    reliance = study.tables["reliance"]
+    lost = reliance.assign(contribution=reliance.contribution.where(reliance.family != "auditory"))
+    assert "auditory" not in texts_of(plot_reliance(lost))
+    assert "spoken in item" in texts_of(plot_reliance(lost))

@@ -102,3 +102,17 @@ def test_a_family_that_another_process_has_measured_meanwhile_stays(model, kept,
     monkeypatch.setattr(run, "measure", slow)
     again(model, tmp_path)
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["auditory"]
+
+
+def test_of_a_model_that_guesses_no_table_is_filled_but_the_accuracy(model, out):
+    found = again(model, out)
+    assert {name for name, table in found.tables.items() if len(table)} == {"families"}
+    assert repr(found) == f"Study of {model.cfg.model_name}: 1 families (auditory)"
+    assert repr(found.results[0]) == "FamilyResults('auditory', contribution)"
+
+
+def test_what_cannot_be_given_its_name_is_an_error_where_nobody_else_made_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "part").mkdir()
+    with pytest.raises(OSError):  # noqa: PT011 - the system's own, which differs
+        run._put(tmp_path / "part", tmp_path / "file" / "family")

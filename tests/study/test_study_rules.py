@@ -1,11 +1,13 @@
 """The rules of the study: what its verdicts follow from, and what they say together."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from hooked_av.study.findings import Statement, summaries
+from hooked_av.study import findings
+from hooked_av.study.findings import Statement, contributes, shifts, summaries
 from hooked_av.study.rules import (
     Estimate,
     Verdict,
@@ -142,3 +144,55 @@ def test_of_two_ways_that_are_each_enough_no_cut_says_which_is_taken():
         assert unless_either(verdict, [("x", yes), ("y", yes)]).says == "cannot be said"
         for other in (no, open_):
             assert unless_either(verdict, [("x", yes), ("y", other)]) == verdict
+
+
+# --- routes of several items, and of one clip -------------------------------------------------------------------------
+
+READ = ("media → question", "media → prompt end", "media → last", "question → last", "prompt end → last")
+
+
+def routed(family, *needed, undecided=(), whole=True):
+    """A family of which nothing is known but the verdicts on its routes, by their names for one clip."""
+    says = {name: "holds" if name in needed else "cannot be said" if name in undecided else "does not hold"
+            for name in READ}  # fmt: skip
+    guesses = Verdict("cannot be said", "it guesses")
+    return SimpleNamespace(family=family, whole=whole or None, says=says, answered=guesses)
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    "items, clip, verdict",
+    [
+        (routed("shown in item", READ[0]), routed("visual", READ[2]),
+         Verdict("holds", "needed of one only: media → question, media → last")),
+        (routed("shown in item", READ[0], undecided=READ[4:]), routed("visual", READ[2]),
+         Verdict("holds", "needed of one only: media → question, media → last")),
+        (routed("shown in item", *READ[:2]), routed("visual", READ[0], undecided=READ[1:2]),
+         Verdict("cannot be said", "undecided: media → prompt end")),
+        (routed("shown in item", READ[2], READ[3]), routed("visual", READ[2], READ[3]),
+         Verdict("does not hold", "the same routes as 'visual': media → last, question → last")),
+        (routed("shown in item", whole=False), routed("visual"), Verdict("cannot be said", "it guesses")),
+        (routed("shown in item"), None, Verdict("cannot be said", "needs the family 'visual', answered")),
+        (routed("shown in item"), routed("visual", whole=False),
+         Verdict("cannot be said", "needs the family 'visual', answered")),
+        (routed("which item shows"), None, Verdict("cannot be said", "no family asks it of one clip")),
+    ],
+    ids=["another", "another, some undecided", "undecided", "the same", "items not answered", "clip not asked",
+         "clip not answered", "no such clip"],
+)  # fmt: skip
+def test_routing_shifts_where_another_route_is_needed(items, clip, verdict, monkeypatch):
+    def route(family, name):
+        return Verdict(family.says[name.replace("queried item", "media")], "")
+
+    monkeypatch.setattr(findings, "route", route)
+    assert shifts(items, clip) == verdict
+
+
+def test_no_verdict_on_a_modality_from_too_few_samples():
+    assert used(np.ones(29), by_the_task=True).says == "cannot be said"
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_of_a_modality_that_no_sample_has_nothing_is_said():
+    family = SimpleNamespace(answered=Verdict("holds", ""), contribution=SimpleNamespace(conditions=("video cut",)))
+    assert contributes(family, "audio") == Verdict("cannot be said", "no sample has any audio")

@@ -71,3 +71,9 @@ MAKERS = {
     "Sinks": lambda: av.find_sinks(model(), inputs()),
     "SpanPatching": lambda: av.patch_spans(model(), **pair()),
 }
+
+
+@cache
+def made(name: str):
+    """One result of a type, made once: no test changes it."""
+    return MAKERS[name]()

@@ -132,3 +132,8 @@ def test_a_batch_of_samples_in_three_lines(model, split):
 def test_a_sample_of_several_items_has_no_one_clip():
     with pytest.raises(InputsError, match=r"take sample\.media"):
         _ = draw("spoken in item", 1)[0].clip
+
+
+def test_the_clip_of_a_sample_of_one_item_is_that_item():
+    (sample,) = draw("visual", 1)
+    assert sample.clip is sample.media[0]

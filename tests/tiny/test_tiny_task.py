@@ -6,6 +6,7 @@ from dataclasses import replace
 from wave import open as open_wav
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from hooked_av.cli.main import main
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 from hooked_av.model.random import TOKENIZER_FOLDER
+from hooked_av.tiny import digits, evaluation
 from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
@@ -446,6 +448,27 @@ def test_an_untrained_model_is_at_chance_for_every_speaker(model):
     assert table["auditory"].max() < 0.4
 
 
+@pytest.mark.slow
+def test_the_command_prints_and_writes_both_tables(tmp_path, monkeypatch):
+    """Of two families of questions; what the text alone gives has tests of its own."""
+    monkeypatch.setattr(evaluation, "FAMILIES", {name: FAMILIES[name] for name in ("auditory", "visual")})
+    monkeypatch.setattr(evaluation, "text_alone", lambda family, options: 0.125)
+    asked = ["evaluate-tiny", "--questions", "4", "--out", str(tmp_path / "new" / "exam")]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    forms, speakers = (pd.read_csv(tmp_path / "new" / "exam" / f"{name}.csv") for name in ("families", "speakers"))
+    assert forms.form.tolist() == ["auditory", "auditory, options", "visual", "visual, options"]
+    assert set(forms.columns) == {"form", "needs", "n", *CONDITIONS, "text alone"}
+    assert (forms.n >= 4).all()
+    assert (forms["as it is"] > forms["both"]).all()
+    assert sorted(speakers.speaker) == sorted(set(read_held_out().recordings.speakers))
+    for table in (forms, speakers):
+        assert all(f"{value:.3f}" in done.output for value in table.select_dtypes(float).to_numpy().ravel())
+    n_samples = len(read_samples())
+    share = float(re.search(rf"sample clips: (\S+) of {n_samples} questions", done.output)[1])  # pyright: ignore
+    assert share >= 0.9
+
+
 @torch.no_grad()
 def test_an_exam_counts_right_answers(model, monkeypatch):
     exam = make_exams(12)[0]
@@ -458,3 +481,13 @@ def test_an_exam_counts_right_answers(model, monkeypatch):
     monkeypatch.setattr("hooked_av.tiny.evaluation.packed_logits", knows)
     n = sum(map(len, exam.questions))
     assert take(model, exam, some_digits()) == pytest.approx((n - 1) / n)
+
+
+def test_a_silent_recording_is_left_out_and_a_word_too_slow_for_its_second_stays_as_it_is():
+    assert len(digits._trimmed(np.zeros(100, np.float32))) == 0
+    word = some_digits().recordings.waves[0]
+    assert _faster(word, len(word) / SAMPLING_RATE_HZ) is word
+
+
+def test_how_often_is_not_asked_of_a_scene_that_was_drawn_for_something_else():
+    assert ask("counting, shown", Scene((Item((1, 8), (0, 5)),)), np.random.default_rng(0), options=False) is None

@@ -12,7 +12,7 @@ from support.tiny import VOICES, some_digits
 
 from hooked_av.cli.main import main
 from hooked_av.model.transformer import HookedAVTransformer
-from hooked_av.tiny import recipes, training
+from hooked_av.tiny import digits, recipes, training
 from hooked_av.tiny.architecture import untrained
 from hooked_av.tiny.curriculum import Lesson
 from hooked_av.tiny.scenes import LEARNING
@@ -162,3 +162,31 @@ def test_a_short_run_beats_chance(tmp_path, monkeypatch):
     assert reached["audio"]["audio"] > 0.2
     assert reached["video"]["video"] > 0.2
     assert reached["words"]["drill, copy"] > 0.3  # chance is 0.05
+
+
+def test_the_command_learns_from_voices_and_keeps_a_speaker_for_the_test(tmp_path, monkeypatch):
+    """What the trainer is handed; espeak-ng, and the training itself, have tests of their own."""
+    everybody = some_digits().recordings + some_digits(held_out=False).recordings
+    alone, *_, other = sorted(set(everybody.speakers))
+    voice = everybody.by([other])
+    handed = []
+
+    class Noted:
+        def __init__(self, model, recipe, learned, held_out, *rest):
+            handed.extend([learned.recordings, held_out.recordings])
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(training, "Trainer", Noted)
+    monkeypatch.setattr(digits, "speak", lambda voices: voice)
+    monkeypatch.setattr(digits, "read_speech", lambda source, held_out: everybody)
+    words = ["train-tiny", "--out", str(tmp_path / "run"), "--speech", str(VOICES), "--leave-out", alone]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    learned, held_out = handed
+    recorded = len(everybody.without(alone).waves)
+    assert alone not in learned.speakers
+    assert set(held_out.speakers) == {alone}
+    assert len(learned.waves) == len(learned.digits) == recorded + len(voice.waves)
+    assert learned.digits[recorded:].tolist() == voice.digits.tolist()

@@ -41,9 +41,7 @@ class SalmonnWriter(VLWriter):
     extractor: WhisperFeatureExtractor
 
     def write(self, clip: Clip) -> PreparedClip:
-        """Features and placeholder text of one clip, and how many samples its sound has."""
-        if not clip.has_audio:
-            return super().write(clip)
+        """Features and placeholder text of one clip with sound, and how many samples that has."""
         mel, sound = mel_blocks(clip, self.extractor, self.tokens.windows)
         n_samples = len(clip.waveform)
         if clip.kind == "audio":
