@@ -26,7 +26,7 @@ DIGIT_FAMILIES = ("visual", "auditory", "shown in item", "spoken in item")  # an
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
+class DigitContrast:
     """A case with the spans of `held_out_cases`; its prompt with the alternative's digits, and others."""
 
     case: Case
@@ -36,20 +36,20 @@ class Contrast:
     third: AVInputs
 
 
-def draw_contrasts(model: "HookedAVTransformer", form: str, n: int, seed: int = EVALUATION_SEED) -> list[Contrast]:
+def draw_contrasts(model: "HookedAVTransformer", form: str, n: int, seed: int = EVALUATION_SEED) -> list[DigitContrast]:
     """The first questions of one form of a family whose answers are digits, with their contrasts."""
     exam = make_exam(family_of(form), n, form.endswith(OPTIONS), seed)
     samples = list(samples_of(exam, packaged_digits("held_out")))[:n]
     return [_contrast(model, sample, np.random.default_rng([seed, number])) for number, sample in enumerate(samples)]
 
 
-def _contrast(model: "HookedAVTransformer", sample: TinySample, rng: np.random.Generator) -> Contrast:
+def _contrast(model: "HookedAVTransformer", sample: TinySample, rng: np.random.Generator) -> DigitContrast:
     case = sample.prepare(model)
     step = (NAMES.index(sample.alternative) - NAMES.index(sample.answer)) % len(NAMES)
     others = [number for number in range(1, len(NAMES)) if number != step]
     other, third = (_moved(model, sample, number, rng) for number in (step, int(rng.choice(others))))
     alternative = target_of(sample.alternative, sample.options)
-    return Contrast(replace(case, inputs=with_parts(case.inputs)), sample.target, alternative, other, third)
+    return DigitContrast(replace(case, inputs=with_parts(case.inputs)), sample.target, alternative, other, third)
 
 
 def _moved(model: "HookedAVTransformer", sample: TinySample, step: int, rng: np.random.Generator) -> AVInputs:

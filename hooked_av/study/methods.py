@@ -30,7 +30,7 @@ from hooked_av.analyses.lenses.answer_trace import answer_trace
 from hooked_av.analyses.patching.attribution import attribution_patching
 from hooked_av.analyses.patching.paths import patch_path
 from hooked_av.analyses.patching.spans import patch_spans
-from hooked_av.study.contrasts import Contrast
+from hooked_av.study.contrasts import DigitContrast
 from hooked_av.study.measures import DIRECT, SEQUENTIAL
 from hooked_av.tiny.digits import NAMES
 
@@ -53,7 +53,7 @@ class Evidence:
     read_in: Int64[np.ndarray, " way"]  # the layer; -1 of a method that has none
 
 
-Method = Callable[["HookedAVTransformer", Sequence[Contrast], int], Evidence]
+Method = Callable[["HookedAVTransformer", Sequence[DigitContrast], int], Evidence]
 Seen = Float64[np.ndarray, "way sample layer"]
 
 
@@ -81,14 +81,14 @@ def _until_read(seen: Seen, control: Seen) -> Evidence:
     return Evidence(seen, control, half.shape[-1] - 1 - half[:, ::-1].argmax(axis=-1))
 
 
-def knockout_of_all(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> InformationFlow:
+def knockout_of_all(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> InformationFlow:
     """Each way, and both, cut in all layers."""
     return _cut(model, contrasts, "all", seed, both=True)
 
 
 def _cut(
     model: "HookedAVTransformer",
-    contrasts: Sequence[Contrast],
+    contrasts: Sequence[DigitContrast],
     window: int | Literal["all"],
     seed: int,
     *,
@@ -102,7 +102,7 @@ def _cut(
 
 
 def _knockout(
-    window: int | Literal["all"], model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int
+    window: int | Literal["all"], model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int
 ) -> Evidence:
     """What the answer loses when a way is cut: it needs the way."""
     flow = _cut(model, contrasts, window, seed)
@@ -110,7 +110,7 @@ def _knockout(
     return (_at_once if window == "all" else _while_read)(lost.swapaxes(0, 1), random.swapaxes(0, 1))
 
 
-def _joint_knockout(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _joint_knockout(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """What a way keeps of the answer when the other one is cut, which is lost when both are: it is enough."""
     flow = knockout_of_all(model, contrasts, seed)
     return _at_once(*(_kept(changes / 100) for changes in (flow.changes, flow.control_changes_mean)))
@@ -121,7 +121,7 @@ def _kept(changes: Float64[np.ndarray, "sample pathway layer"]) -> Float64[np.nd
     return np.stack([behind - both, question - both])
 
 
-def _pathways_alone(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _pathways_alone(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """Whether the answer stays when everything but one way is cut."""
     cases = [one.case for one in contrasts]
     how: dict[str, Any] = {"controls": Controls(1, seed=seed), "follow": "gold", "only_correct": False}
@@ -132,7 +132,11 @@ def _pathways_alone(model: "HookedAVTransformer", contrasts: Sequence[Contrast],
 
 
 def _patching(
-    table: Callable[..., Any], noising: bool, model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int
+    table: Callable[..., Any],
+    noising: bool,
+    model: "HookedAVTransformer",
+    contrasts: Sequence[DigitContrast],
+    seed: int,
 ) -> Evidence:
     """What the residual stream of one run brings into the other; control: that of a run with a third answer."""
     rows = [_patched(model, one, table, noising) for one in contrasts]
@@ -141,7 +145,7 @@ def _patching(
 
 
 def _patched(
-    model: "HookedAVTransformer", one: Contrast, table: Callable[..., Any], noising: bool
+    model: "HookedAVTransformer", one: DigitContrast, table: Callable[..., Any], noising: bool
 ) -> tuple[Float64[np.ndarray, "place layer"], Float64[np.ndarray, "place layer"]]:
     answers = (one.answer, one.alternative)
     first, second = (one.other, one.case.inputs) if noising else (one.case.inputs, one.other)
@@ -162,14 +166,14 @@ def _past_the_question(effects: Effects) -> Float64[np.ndarray, "way sample laye
     return np.stack([question, behind - question.max(axis=1, keepdims=True)])
 
 
-def _path_patching(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _path_patching(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """Heads that write in the question into what later layers read there; heads that write into the answer's logits."""
     rows = [(_paths(model, one, one.case.inputs), _paths(model, one, one.third)) for one in contrasts]
     seen, random = (_past_the_question(np.stack(part, axis=1)) for part in zip(*rows, strict=True))
     return _while_read(seen, random)
 
 
-def _paths(model: "HookedAVTransformer", one: Contrast, source: Any) -> Float64[np.ndarray, "place layer"]:
+def _paths(model: "HookedAVTransformer", one: DigitContrast, source: Any) -> Float64[np.ndarray, "place layer"]:
     how: dict[str, Any] = {"answer": one.answer, "alternative": one.alternative, "corrupt": one.other}
     layers = range(1, model.cfg.n_layers)
     values = [
@@ -184,7 +188,7 @@ def _paths(model: "HookedAVTransformer", one: Contrast, source: Any) -> Float64[
     return np.stack([np.array([0.0, *question]), behind])
 
 
-def _attention(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _attention(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """The attention that the head which looks most gives to media; control: their share of all tokens."""
     found = attention_mass(model, [one.case for one in contrasts], keys="media", queries=READERS)
     seen = found.mass.max(axis=2)[..., 0].astype(float).transpose(2, 0, 1)
@@ -192,14 +196,14 @@ def _attention(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed
     return _while_read(seen, np.broadcast_to(shares[None, :, None], seen.shape).copy())
 
 
-def _direct_attribution(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _direct_attribution(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """What the last token's heads write of the answer from the question, and from media; control: of another token."""
     rows = [_attributed(model, one) for one in contrasts]
     return _while_read(*(np.stack(part, axis=1) for part in zip(*rows, strict=True)))
 
 
 def _attributed(
-    model: "HookedAVTransformer", one: Contrast
+    model: "HookedAVTransformer", one: DigitContrast
 ) -> tuple[Float64[np.ndarray, "way layer"], Float64[np.ndarray, "way layer"]]:
     answer, alternative = one.answer, one.alternative
     sources = ["asked", "media"]
@@ -211,7 +215,7 @@ def _attributed(
     return tuple(part.sources.sum(axis=1)[:, at].T / found.logit_difference for part in (found, random))  # type: ignore[return-value]
 
 
-def _lens(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _lens(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """The answer's probability at the end of the question, and at the last token; control: the alternative's.
 
     The lens reads after a layer; a layer 0 of nothing is put before it, as the other methods count.
@@ -223,14 +227,14 @@ def _lens(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int
     return _once_read(seen, random)
 
 
-def _traced(model: "HookedAVTransformer", one: Contrast, at: str) -> Float64[np.ndarray, "layer token=2"]:
+def _traced(model: "HookedAVTransformer", one: DigitContrast, at: str) -> Float64[np.ndarray, "layer token=2"]:
     inputs = one.case.inputs
     last = [int(inputs.spans.resolve(at).positions[-1])]
     tokens = [one.answer, one.alternative]
     return answer_trace(model, inputs, tokens, at=last).probabilities.astype(float)
 
 
-def _discards(model: "HookedAVTransformer", contrasts: Sequence[Contrast], seed: int) -> Evidence:
+def _discards(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """Which of media and question is needed for longer: where one can go, and the other cannot.
 
     Control: with the prompt's beginning for the one that cannot go.

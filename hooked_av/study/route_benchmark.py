@@ -21,7 +21,7 @@ from hooked_av.analyses.results import Result
 from hooked_av.doors import door
 from hooked_av.errors import InputsError
 from hooked_av.interventions.specs import block_attention
-from hooked_av.study.contrasts import DIGIT_FAMILIES, Contrast, draw_contrasts
+from hooked_av.study.contrasts import DIGIT_FAMILIES, DigitContrast, draw_contrasts
 from hooked_av.study.measures import OPTIONS, family_of
 from hooked_av.study.methods import BOTH, METHODS, READERS, WAYS, Evidence
 from hooked_av.study.rules import FAILS, HOLDS, UNKNOWN, Estimate, Says
@@ -225,7 +225,7 @@ def _subject(
     return {**numbers, "kept": kept, "moves": moves, "n": np.array(len(contrasts))}
 
 
-def _answers(model: "HookedAVTransformer", one: Contrast) -> bool:
+def _answers(model: "HookedAVTransformer", one: DigitContrast) -> bool:
     """Whether the answer goes with the digits."""
     said = [int(model(inputs, logits_at="last")[0, -1].argmax()) for inputs in (one.case.inputs, one.other)]
     return said == [model.to_single_token(text) for text in (one.answer, one.alternative)]
@@ -248,7 +248,7 @@ def _summary(evidence: Evidence) -> dict[str, np.ndarray]:
 
 
 def _known(
-    model: "HookedAVTransformer", contrasts: Sequence[Contrast]
+    model: "HookedAVTransformer", contrasts: Sequence[DigitContrast]
 ) -> tuple[Float64[np.ndarray, " way"], Int64[np.ndarray, "edge=2 way"]]:
     """What each way keeps when the other one is cut; and where its own reading then happens, by cuts from both ends."""
     n_layers = model.cfg.n_layers
@@ -267,6 +267,6 @@ def _known(
     return kept, moves
 
 
-def _right(model: "HookedAVTransformer", one: Contrast, cuts: Sequence[Any]) -> Float64[np.ndarray, " cut"]:
+def _right(model: "HookedAVTransformer", one: DigitContrast, cuts: Sequence[Any]) -> Float64[np.ndarray, " cut"]:
     logits = model.baseline(one.case.inputs).logits_under(cuts)
     return (logits.argmax(dim=-1) == model.to_single_token(one.answer)).double().numpy()

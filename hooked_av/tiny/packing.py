@@ -51,7 +51,7 @@ class Media(Protocol):
     def to(self, device: torch.device) -> "Media": ...
 
 
-class Answer(NamedTuple):
+class LearnedToken(NamedTuple):
     """A token to learn (UNLEARNED where it is given), and the two digits that it is made of, or NO_PAIR."""
 
     target: int = UNLEARNED
@@ -65,7 +65,7 @@ class Slot:
 
     tokens: tuple[int, ...]
     n_asked: int
-    answers: tuple[Answer, ...]
+    answers: tuple[LearnedToken, ...]
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def question_slot(model: "HookedAVTransformer", question: Question) -> Slot:
     tokenizer = model.family.tokenizer
     asked, behind = question_tokens(tokenizer, question.text, question.options)
     target = model.to_single_token(question.target)
-    end = Answer(_token(tokenizer, MESSAGE_END), END)
-    answer = Answer(target, question.form, question.pair or NO_PAIR)
+    end = LearnedToken(_token(tokenizer, MESSAGE_END), END)
+    answer = LearnedToken(target, question.form, question.pair or NO_PAIR)
     return Slot((*asked, *behind, target), len(asked), (answer, end))
 
 
@@ -182,7 +182,7 @@ def drill_slot(model: "HookedAVTransformer", drill: Drill, cuts: Cuts = UNCUT) -
     asked, behind = question_tokens(tokenizer, drill.request, drill.options)
     ids = [_token(tokenizer, word.text) for word in drill.words]
     answers = tuple(
-        Answer(token, drill.form, word.pair or NO_PAIR) if word.learned else Answer()
+        LearnedToken(token, drill.form, word.pair or NO_PAIR) if word.learned else LearnedToken()
         for token, word in zip(ids, drill.words, strict=True)
     )
     if BEHIND in cuts:
@@ -213,7 +213,7 @@ class _Row(NamedTuple):
 
     at: int = 0
     told_at: int = 0
-    answer: Answer = Answer()
+    answer: LearnedToken = LearnedToken()
 
 
 def collate(scenes: Sequence[PackedScene], media: Media, cuts: Cuts = UNCUT) -> PackedBatch:

@@ -21,7 +21,7 @@ UNCUT: Cuts = frozenset()
 
 
 @dataclass(frozen=True)
-class Route:
+class TrainedRoute:
     """What is cut while a model learns, whether it starts from tiny-av's decoder, and what that makes of it."""
 
     cuts: Cuts
@@ -29,12 +29,14 @@ class Route:
     says: str
 
 
-ROUTES: Mapping[str, Route] = {
-    "free": Route(UNCUT, False, "every row may read everything before it"),
-    "sequential": Route(frozenset({BEHIND}), False, "media are read by the question, which the answer reads"),
-    "direct": Route(frozenset({ASKED}), False, "media are read behind the question only"),
-    "redundant": Route(frozenset({BEHIND}), True, "media are read by the question and behind it, either is enough"),
-    "parallel": Route(frozenset({ITEMS}), False, "items never read each other"),
+ROUTES: Mapping[str, TrainedRoute] = {
+    "free": TrainedRoute(UNCUT, False, "every row may read everything before it"),
+    "sequential": TrainedRoute(frozenset({BEHIND}), False, "media are read by the question, which the answer reads"),
+    "direct": TrainedRoute(frozenset({ASKED}), False, "media are read behind the question only"),
+    "redundant": TrainedRoute(
+        frozenset({BEHIND}), True, "media are read by the question and behind it, either is enough"
+    ),
+    "parallel": TrainedRoute(frozenset({ITEMS}), False, "items never read each other"),
 }
 
 # The models that come with the package, by route.
