@@ -31,11 +31,9 @@ class TrainedRoute:
 
 ROUTES: Mapping[str, TrainedRoute] = {
     "free": TrainedRoute(UNCUT, False, "every row may read everything before it"),
-    "sequential": TrainedRoute(frozenset({BEHIND}), False, "media are read by the question, which the answer reads"),
+    "sequential": TrainedRoute(frozenset({BEHIND}), False, "the question reads media, the answer reads the question"),
     "direct": TrainedRoute(frozenset({ASKED}), False, "media are read behind the question only"),
-    "redundant": TrainedRoute(
-        frozenset({BEHIND}), True, "media are read by the question and behind it, either is enough"
-    ),
+    "redundant": TrainedRoute(frozenset({BEHIND}), True, "media are read by the question and behind it"),
     "parallel": TrainedRoute(frozenset({ITEMS}), False, "items never read each other"),
 }
 

@@ -20,6 +20,7 @@ from hooked_av.tiny.cases import held_out_cases
 from hooked_av.tiny.curriculum import Classroom, Lesson
 from hooked_av.tiny.drills import draw_drills
 from hooked_av.tiny.evaluation import EVALUATION_SEED, _parts, make_exam, take_under
+from hooked_av.tiny.held_out import packaged_digits
 from hooked_av.tiny.packing import BEFORE_ITEMS, END, UNLEARNED, drill_slot, packed_logits
 from hooked_av.tiny.questions import draw_scene
 from hooked_av.tiny.recipes import beginning_of, recipe_of
@@ -157,6 +158,24 @@ def test_the_truth_says_what_falls_under_a_cut(model):
     right, n = take_under(trained, make_exam("visual", 10), some_digits(), [UNCUT, frozenset({BEHIND, ASKED})])
     assert right[0] >= 0.8 * n
     assert right[1] <= 0.4 * n
+
+
+@torch.no_grad()
+def test_plain_questions_of_tiny_av_go_past_the_question_and_lettered_ones_through_it():
+    """The ground truth of the shipped weights; the docs have the whole table."""
+    trained = av.HookedAVTransformer.from_pretrained("tiny-av")
+    table = truth_of(trained, packaged_digits("held_out"), 40, families=["visual", "auditory", "shown in item"])
+    for (_, options), rows in table.groupby(["form", "options"]):
+        right, low, high = (rows.set_index("cut")[name] for name in ("right", "low", "high"))
+        survives, falls = ("media -> behind the question", "media -> question")[:: 1 if options else -1]
+        assert low["nothing"] > 0.8
+        assert right[survives] >= right["nothing"] - 0.1
+        for name in (falls, "both"):
+            assert low[name] <= rows["text alone"].iloc[0] + 0.05
+            assert high[name] < low["nothing"]
+    items = table.set_index(["form", "options", "cut"])["right"]
+    for options in (False, True):
+        assert items["shown in item", options, "items -> other items"] > 0.85
 
 
 def test_variants_of_the_packaged_checkpoint_are_indexes_of_one_folder():
