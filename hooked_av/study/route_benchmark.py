@@ -164,7 +164,7 @@ def route_benchmark(
 
     >>> import hooked_av as av
     >>> from hooked_av.study.route_benchmark import route_benchmark
-    >>> found = route_benchmark(["tiny-av"], ["visual"], samples=4, methods=["patching, denoising", "attention"])
+    >>> found = route_benchmark(["tiny-av"], ["visual"], samples=2, methods=["patching, denoising", "attention"])
     >>> found.truth.tolist(), found.says[0].tolist()
     (['behind'], ['behind', 'cannot say'])
     """

@@ -13,7 +13,8 @@ from support import every_result
 from support.every_result import MAKERS
 
 import hooked_av as av
-from hooked_av.analyses.results import Result, plain_value
+from hooked_av.analyses.result_files import plain_value
+from hooked_av.analyses.results import Result
 from hooked_av.errors import InputsError
 from hooked_av.plots.style import svg_text
 

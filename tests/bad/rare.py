@@ -93,7 +93,6 @@ ROWS = [
     ),
     Bad("spoken digits without sound", lambda at, path: read_speech(path, held_out=True), "no spoken digits in", npz),
     Bad("a pair of batches", lambda at, two: Pair(two, two, "words"), "a pair is two prompts", batch),
-    Bad("sinks of a batch", lambda at, two: av.find_sinks(at.model, two), "spans for each row", batch),
     Bad(
         "a film whose frames are gone",
         lambda at, clip: without_frames(clip),

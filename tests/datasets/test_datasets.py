@@ -206,7 +206,7 @@ def direct(model, samples, **more) -> av.analyses.InformationFlow:
     return av.information_flow(model, cases, window=3, controls=av.Controls(2, "rows"), **more)
 
 
-@pytest.mark.parametrize("only_correct", [True, False])
+@pytest.mark.parametrize("only_correct", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_merged_map_is_that_of_one_call(model, mapped, only_correct):
     samples, merged = mapped
     found, wanted = (

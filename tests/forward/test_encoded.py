@@ -260,7 +260,7 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS)
 def test_whatever_happens_logits_are_those_without_it(acts):
     inputs = replace(INPUTS, features={k: v.clone() for k, v in INPUTS.features.items()})

@@ -28,7 +28,7 @@ QUICK = ("knockout, three layers", "patching, denoising", "attention")
 @pytest.fixture(scope="module")
 def found(model):
     """tiny-av answers plain questions past the question, and lettered ones through it."""
-    return route_benchmark([model], ["visual", "visual, options"], samples=4, methods=QUICK)
+    return route_benchmark([model], ["visual", "visual, options"], samples=3, methods=QUICK)
 
 
 def test_what_is_known_is_what_survives(found):
