@@ -14,9 +14,11 @@ from hooked_av.errors import HookedAVWarning
 KIND = "audio in video"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) if name != "omni" else name for name in FAMILIES]
+)
 def pair(request):
-    """A model and its prompt here, and the same elsewhere."""
+    """A model and its prompt here, and the same elsewhere. What moves is the same in every family."""
     family = FAMILIES[request.param]
     inputs = family.inputs(KIND, n_question=5)
     model, moved = family.model, family.make_model()

@@ -116,7 +116,7 @@ def test_what_is_open_acts_in_each_prompt(name, opened):
     check(name, numbers_for(name), opened)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     data=st.data(),
     name=st.sampled_from(["lens of a span", "trace of each", "attribution of each", "sinks"]),

@@ -87,7 +87,7 @@ def test_hooks_act_in_the_rows_that_have_the_span(hook):
     check(range(len(PROMPTS)), fwd_hooks=[hook])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     others=st.lists(st.integers(0, 5), min_size=1, max_size=3),
     spec=st.sampled_from(list(SPECS)),
