@@ -227,7 +227,7 @@ import resource, torch
 import hooked_av as av
 torch.set_num_threads(1)
 model = av.random_omni(n_layers=36)
-inputs = av.AVInputs.from_tokens(torch.arange(1000)[None] % 1000).with_span("all", range(1000))
+inputs = av.AVInputs.from_tokens(torch.arange(1000)[None] % 1000)
 with torch.no_grad():
     model(inputs, logits_at="last")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,6 +7,7 @@ from support.media import moving_frames, write_file
 
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import Clip
+from hooked_av.media.complete import _last_frame_is_whole, _real_media_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the sound of .* is digital silence")
 ROWS_OF_FRAMES = {
@@ -136,3 +137,26 @@ def test_a_track_of_time_codes_has_no_codec(tmp_path):
     with pyav.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == ["video", "data"]
     assert Clip.from_file(path).frames.shape[0] == 5
+
+
+def test_a_sox_file_says_how_many_samples_it_has(tmp_path):
+    path = write_file(tmp_path / "x.sox", video=None, audio="pcm_s32le", rate_hz=16_000, seconds=1.0)
+    assert Clip.from_file(path).duration_seconds == pytest.approx(1.0, abs=0.05)
+    assert refused(cut_to(path, path.stat().st_size - 400))
+
+
+def test_a_real_media_head_without_packets_declares_nothing():
+    head = b".RMF" + (18).to_bytes(4, "big") + bytes(10)
+    assert _real_media_bytes(head + b"CONT" + (20).to_bytes(4, "big") + bytes(12)) == 0
+    assert _real_media_bytes(head + b"DATA" + (900).to_bytes(4, "big")) == 18 + 900 - 18
+
+
+def test_what_does_not_begin_as_frames_do_is_no_frame(tmp_path):
+    """FFmpeg hands on tags as packets of their own in some formats."""
+    packets = []
+    for name in ("x.mp3", "x.ac3"):
+        with pyav.open(str(sound(tmp_path, name))) as container:
+            packets += list(container.demux())[:2]
+    first, second, other, _ = packets
+    assert _last_frame_is_whole(first, second)
+    assert _last_frame_is_whole(first, other)

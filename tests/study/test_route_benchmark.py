@@ -32,6 +32,7 @@ def found(model):
 
 
 def test_what_is_known_is_what_survives(found):
+    assert found.subjects == ("tiny-av: visual", "tiny-av: visual, options")
     assert found.truth.tolist() == ["behind", "question"]
     assert found.kept[0, 1] > 0.9 > found.kept[0, 0]
     assert (found.moves[0, :, 0] == [-1, 3]).any()

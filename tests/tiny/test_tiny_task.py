@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from wave import open as open_wav
 
 import numpy as np
@@ -19,7 +20,7 @@ from hooked_av.cli.main import main
 from hooked_av.errors import MediaError
 from hooked_av.media.clip import SAMPLING_RATE_HZ
 from hooked_av.model.random import TOKENIZER_FOLDER
-from hooked_av.tiny import digits, evaluation
+from hooked_av.tiny import digits, evaluation, truth
 from hooked_av.tiny.architecture import make_tokenizer, untrained
 from hooked_av.tiny.curriculum import Classroom, Lesson, draw_questions
 from hooked_av.tiny.digits import NAMES, read_images, read_speech, speak
@@ -449,10 +450,11 @@ def test_an_untrained_model_is_at_chance_for_every_speaker(model):
 
 
 @pytest.mark.slow
-def test_the_command_prints_and_writes_both_tables(tmp_path, monkeypatch):
+def test_the_command_prints_and_writes_its_tables(tmp_path, monkeypatch):
     """Of two families of questions; what the text alone gives has tests of its own."""
     monkeypatch.setattr(evaluation, "FAMILIES", {name: FAMILIES[name] for name in ("auditory", "visual")})
     monkeypatch.setattr(evaluation, "text_alone", lambda family, options: 0.125)
+    monkeypatch.setattr(truth, "truth_of", partial(truth.truth_of, families=["auditory"]))
     asked = ["evaluate-tiny", "--questions", "4", "--out", str(tmp_path / "new" / "exam")]
     done = CliRunner().invoke(main, asked)
     assert done.exit_code == 0, done.output
@@ -462,7 +464,9 @@ def test_the_command_prints_and_writes_both_tables(tmp_path, monkeypatch):
     assert (forms.n >= 4).all()
     assert (forms["as it is"] > forms["both"]).all()
     assert sorted(speakers.speaker) == sorted(set(read_held_out().recordings.speakers))
-    for table in (forms, speakers):
+    routes = pd.read_csv(tmp_path / "new" / "exam" / "routes.csv")
+    assert routes.cut.tolist() == ["nothing", "media -> behind the question", "media -> question", "both"] * 2
+    for table in (forms, speakers, routes):
         assert all(f"{value:.3f}" in done.output for value in table.select_dtypes(float).to_numpy().ravel())
     n_samples = len(read_samples())
     share = float(re.search(rf"sample clips: (\S+) of {n_samples} questions", done.output)[1])  # pyright: ignore
