@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from hooked_av.analyses.attention.direct_attribution import direct_logit_attribution
 from hooked_av.analyses.attention.mass import attention_mass
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 WAYS = ("question", "behind")
 READERS = ("asked", "prompt_end|last")  # the rows of each way that read media
 BOTH = "both"
+_PAIRS = tuple(("media", reader) for reader in READERS)
+EACH_WAY = tuple(Pathway(way, (pair,)) for way, pair in zip(WAYS, _PAIRS, strict=True))
+BOTH_WAYS = Pathway(BOTH, _PAIRS)
 
 Effects = Float64[np.ndarray, "place sample layer"]
 
@@ -69,50 +72,44 @@ def _while_read(seen: Seen, control: Seen) -> Evidence:
 
 def _once_read(seen: Seen, control: Seen) -> Evidence:
     """Of a method that sees before a layer all that was read by then: the layer before the first with half of it."""
-    means = seen.mean(axis=1)
-    half = means >= means.max(axis=-1, keepdims=True) / 2
-    return Evidence(seen, control, np.maximum(half.argmax(axis=-1) - 1, 0))
+    return Evidence(seen, control, np.maximum(_half(seen).argmax(axis=-1) - 1, 0))
 
 
 def _until_read(seen: Seen, control: Seen) -> Evidence:
     """Of a method that sees a way until it is read: the last layer with half of the most."""
-    means = seen.mean(axis=1)
-    half = means >= means.max(axis=-1, keepdims=True) / 2
+    half = _half(seen)
     return Evidence(seen, control, half.shape[-1] - 1 - half[:, ::-1].argmax(axis=-1))
 
 
-def knockout_of_all(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> InformationFlow:
-    """Each way, and both, cut in all layers."""
-    return _cut(model, contrasts, "all", seed, both=True)
+def _half(seen: Seen) -> Bool[np.ndarray, "way layer"]:
+    """Where at least half of the most is seen."""
+    means = seen.mean(axis=1)
+    return means >= means.max(axis=-1, keepdims=True) / 2
 
 
 def _cut(
     model: "HookedAVTransformer",
     contrasts: Sequence[DigitContrast],
+    pathways: Sequence[Pathway],
     window: int | Literal["all"],
     seed: int,
-    *,
-    both: bool = False,
 ) -> InformationFlow:
-    pairs = [("media", reader) for reader in READERS]
-    ways = [Pathway(way, (pair,)) for way, pair in zip(WAYS, pairs, strict=True)]
-    ways += [Pathway(BOTH, tuple(pairs))] if both else []
     how: dict[str, Any] = {"window": window, "controls": Controls(1, seed=seed), "follow": "gold"}
-    return information_flow(model, [one.case for one in contrasts], pathways=ways, only_correct=False, **how)
+    return information_flow(model, [one.case for one in contrasts], pathways=pathways, only_correct=False, **how)
 
 
 def _knockout(
     window: int | Literal["all"], model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int
 ) -> Evidence:
     """What the answer loses when a way is cut: it needs the way."""
-    flow = _cut(model, contrasts, window, seed)
+    flow = _cut(model, contrasts, EACH_WAY, window, seed)
     lost, random = -flow.changes / 100, -flow.control_changes_mean / 100
     return (_at_once if window == "all" else _while_read)(lost.swapaxes(0, 1), random.swapaxes(0, 1))
 
 
 def _joint_knockout(model: "HookedAVTransformer", contrasts: Sequence[DigitContrast], seed: int) -> Evidence:
     """What a way keeps of the answer when the other one is cut, which is lost when both are: it is enough."""
-    flow = knockout_of_all(model, contrasts, seed)
+    flow = _cut(model, contrasts, [*EACH_WAY, BOTH_WAYS], "all", seed)
     return _at_once(*(_kept(changes / 100) for changes in (flow.changes, flow.control_changes_mean)))
 
 

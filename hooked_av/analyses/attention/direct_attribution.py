@@ -119,15 +119,16 @@ def direct_logit_attribution(
     inputs = inputs.to(model.device)
     check_plain_attention(model, inputs)
     ids = _ids(model, inputs, answer, alternative)
+    prompts = prompts_of(inputs)
     parts: list[Parts] = []
-    for row, one in enumerate(prompts_of(inputs)):
+    for row, one in enumerate(prompts):
         with naming_the_prompt(row, inputs):
             parts.append(parts_of(one, None if sources is None else several(sources)))
     path = _Path(model, inputs, ids, parts)
     differences = path.run()
     tolerance = TOLERANCE[model.cfg.dtype] if tolerance is None else tolerance
     found: list[DirectAttribution] = []
-    for row, one in enumerate(prompts_of(inputs)):
+    for row, one in enumerate(prompts):
         answer_text, alternative_text = (model.to_string(token) for token in ids[row])
         attribution = DirectAttribution(
             **path.arrays(row),
