@@ -6,10 +6,11 @@ Axes: none; one row a form of question and set of cuts.
 """
 
 from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from hooked_av.tiny.digits import Digits
@@ -49,9 +50,20 @@ def truth_of(
         right, n = take_under(model, make_exam(family, n_questions, options), digits, list(several.values()))
         chance = text_alone(family, options)
         for name, count in zip(several, right, strict=True):
-            interval = binomtest(count, n).proportion_ci(method="wilson")
+            low, high = wilson_interval(count, n)
             rows.append(
                 {"form": family, "options": options, "cut": name, "n": n, "right": count / n}
-                | {"low": interval.low, "high": interval.high, "text alone": chance}
+                | {"low": low, "high": high, "text alone": chance}
             )
     return pd.DataFrame(rows)
+
+
+def wilson_interval(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Journal of the American Statistical Association 22, 1927).
+
+    >>> [round(edge, 3) for edge in wilson_interval(98, 100)]
+    [0.93, 0.994]
+    """
+    z, share = NormalDist().inv_cdf(0.975), count / n
+    middle, half = share + z**2 / (2 * n), z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)

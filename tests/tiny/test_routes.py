@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
 from support.tiny import some_digits
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
@@ -25,7 +26,7 @@ from hooked_av.tiny.packing import BEFORE_ITEMS, END, UNLEARNED, drill_slot, pac
 from hooked_av.tiny.questions import draw_scene
 from hooked_av.tiny.recipes import beginning_of, recipe_of
 from hooked_av.tiny.routes import ASKED, BEHIND, ITEMS, MODEL_NAMES, ROUTES, UNCUT
-from hooked_av.tiny.truth import CUT_NAMES, truth_of
+from hooked_av.tiny.truth import CUT_NAMES, truth_of, wilson_interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CUTS = [UNCUT, *({BEHIND}, {ASKED}, {ITEMS}, {BEHIND, ASKED})]
@@ -209,3 +210,9 @@ def test_a_variant_shares_the_files_of_its_folder(tmp_path, monkeypatch):
         assert found.fingerprint() == wanted.fingerprint()
     theirs = Thinker.from_pretrained(folder, variant="two")
     assert torch.equal(theirs.lm_head.weight, other.decoder.unembed.weight)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (98, 100), (200, 200)])
+def test_intervals_are_scipys(count, n):
+    wanted = binomtest(count, n).proportion_ci(method="wilson")
+    assert wilson_interval(count, n) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
