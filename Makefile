@@ -24,7 +24,7 @@ REAL := .venv/real-text-$(HERE)
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo demo-salmonn test test-all coverage bench lint format audit clean
+.PHONY: help demo demo-salmonn test test-all test-tutorials tutorials coverage bench lint format audit clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -39,15 +39,21 @@ demo-salmonn: $(CORE)  ## the same on a checkpoint folder of video-SALMONN 2+ (s
 
 # Each worker begins with a stretch of the tests as they stand, so that few models and studies are made by two of them.
 test: lint  ## lint, types, and the tests that are not slow and need no browser
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not network"
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not browser and not network and not tutorial"
 
 # By file, so that one worker alone loads the language model (half a minute, half a gigabyte).
 test-all: lint $(REAL)  ## the same with the slow and the browser tests, and a real language model (fetches 93 MB)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not network"
 
 coverage: $(TEST)  ## the fast and the slow tests; every line that they do not run must be listed, with its reason
-	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not network" --cov --cov-report=term
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not network and not tutorial" --cov --cov-report=term
 	$(PY) tests/uncovered.py
+
+test-tutorials: $(TEST)  ## every notebook from a clean kernel, and what their checkers say of wrong answers
+	$(PY) -m pytest -n $(WORKERS) -m tutorial tests/tutorials
+
+tutorials: $(TEST)  ## build the notebooks anew, with their outputs
+	$(PY) tutorials/build.py
 
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py

@@ -29,6 +29,7 @@ FOLDERS = (
     "datasets",
     "tiny",
     "study",
+    "checks",
     "cli",
 )
 # Which way goes through which folders, in order, and what happens there.

@@ -1,6 +1,7 @@
 """The public names, and where each lives: read by type checkers, and by `lazy_loader` when a name is first used."""
 
 from . import analyses as analyses
+from . import checks as checks
 from . import datasets as datasets
 from . import errors as errors
 from . import interventions as interventions

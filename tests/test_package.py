@@ -37,6 +37,7 @@ ORDER = [
     "datasets",
     "tiny",
     "study",
+    "checks",
     "cli",
     "__main__",
     "__init__",
@@ -183,7 +184,7 @@ print("heavy:", sorted(new & {HEAVY!r}))
     assert "heavy: []" in done.stdout
 
 
-FOLDERS = {"analyses", "datasets", "errors", "interventions", "plots", "tiny"}
+FOLDERS = {"analyses", "checks", "datasets", "errors", "interventions", "plots", "tiny"}
 PUBLIC = [name for name in hooked_av.__all__ if name not in FOLDERS]
 
 

@@ -1,0 +1,3 @@
+"""The checkers, a file each tutorial."""
+
+from . import quickstart as quickstart
