@@ -44,6 +44,7 @@ _MOVED = {
     "HookPoint": "hooks.point.HookPoint",
     "InformationFlow": "analyses.InformationFlow",
     "InputsError": "errors.InputsError",
+    "Intervention": "interventions.Intervention",
     "InterventionError": "errors.InterventionError",
     "KeyValues": "decoder.attention.KeyValues",
     "KnockoutCurves": "analyses.InformationFlow",

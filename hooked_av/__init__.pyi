@@ -36,7 +36,6 @@ from .datasets.run import run_dataset as run_dataset
 from .errors import HookedAVError as HookedAVError
 from .errors import HookedAVWarning as HookedAVWarning
 from .hooks.cache import AVCache as AVCache
-from .interventions.intervention import Intervention as Intervention
 from .interventions.random_cuts import block_random as block_random
 from .interventions.specs import ablate as ablate
 from .interventions.specs import add_vector as add_vector
@@ -51,6 +50,7 @@ from .model.random import random_salmonn as random_salmonn
 from .model.transformer import HookedAVTransformer as HookedAVTransformer
 from .plots.strip.strip import token_strip as token_strip
 from .prompt.inputs import AVInputs as AVInputs
+from .study.route_benchmark import route_benchmark as route_benchmark
 from .study.run import run_study as run_study
 from .tiny.samples import sample_clips as sample_clips
 

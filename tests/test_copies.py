@@ -142,7 +142,11 @@ def test_a_copy_says_the_same(name, way):
 def test_every_public_type_that_holds_data_is_here():
     kinds = {type(made(name)).__name__ for name in MAKERS}
     assert set(every_result.MAKERS) <= kinds
-    specs = {spec.__name__ for spec in av.Intervention.kinds.values() if spec.__module__.startswith("hooked_av.")}
+    specs = {
+        spec.__name__
+        for spec in av.interventions.Intervention.kinds.values()
+        if spec.__module__.startswith("hooked_av.")
+    }
     assert specs <= kinds | {"Edit"}
     assert {"AVInputs", "Spans", "Span", "Clip", "Case", "Pair", "AVCache", "Generation"} <= kinds
 

@@ -226,7 +226,7 @@ def _(model, inputs):
 
 @line("Interventions", "a spec of one's own that does nothing", "nothing happens", InterventionError)
 def _(model, inputs):
-    class Nothing(av.Intervention):
+    class Nothing(av.interventions.Intervention):
         kind = "nothing_of_not_silent"
 
     model(inputs, interventions=Nothing())

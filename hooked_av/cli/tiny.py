@@ -107,7 +107,7 @@ def evaluate_tiny(model: str, questions: int, out: Path | None) -> None:
               help="A model of tiny-av's kind; give several (default: all whose routes are known).")  # fmt: skip
 @click.option("--form", "forms", multiple=True, metavar="FORM",
               help='A form of question, such as "visual" or "visual, options"; give several.')  # fmt: skip
-@click.option("--samples", type=click.IntRange(min=2), default=12, show_default=True, metavar="N",
+@click.option("--samples", type=click.IntRange(min=2), default=6, show_default=True, metavar="N",
               help="Questions of each form.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Write the table (CSV), the figure (SVG) and the result there.")  # fmt: skip

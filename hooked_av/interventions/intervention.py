@@ -41,7 +41,7 @@ class Intervention:
     >>> from dataclasses import dataclass
     >>> from hooked_av.interventions.intervention import cut_between
     >>> @dataclass(frozen=True)
-    ... class Deafen(av.Intervention):
+    ... class Deafen(av.interventions.Intervention):
     ...     layer: int
     ...     def cuts(self, run, cfg):
     ...         return [(self.layer, cut_between(run, queries="last", keys="system"))]

@@ -144,7 +144,7 @@ def route_benchmark(
     models: "Sequence[str | HookedAVTransformer]" = MODELS,
     forms: Sequence[str] = FORMS,
     *,
-    samples: int = 12,
+    samples: int = 6,
     methods: Sequence[str] | None = None,
     seed: int = EVALUATION_SEED,
     progress: bool = False,
@@ -163,8 +163,7 @@ def route_benchmark(
     two of the questions.
 
     >>> import hooked_av as av
-    >>> from hooked_av.study.route_benchmark import route_benchmark
-    >>> found = route_benchmark(["tiny-av"], ["visual"], samples=2, methods=["patching, denoising", "attention"])
+    >>> found = av.route_benchmark(["tiny-av"], ["visual"], samples=2, methods=["patching, denoising", "attention"])
     >>> found.truth.tolist(), found.says[0].tolist()
     (['behind'], ['behind', 'cannot say'])
     """

@@ -22,7 +22,8 @@ from hooked_av.tiny.scenes import FPS, FRAME_PIXELS
 
 NAME = "tiny-av"
 CAPTION = "Describe the clip."
-ANSWER_TOKENS = 1  # every answer of the task is one token, and no end of a text is ever learned
+MESSAGE_END = "<|im_end|>"  # is learned behind every answer
+MAX_ANSWER_TOKENS = 8  # an answer of the task is one token and its end; of other prompts, nobody knows
 N_TOKENS = 640  # 256 bytes, the special tokens, and merges enough for every word of the task (a test holds it to that)
 TEXT = {
     "hidden_size": 128,
@@ -109,5 +110,6 @@ def untrained(seed: int) -> HookedAVTransformer:
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     thinker = Thinker(make_config(tokenizer))
-    thinker.generation_config.max_new_tokens = ANSWER_TOKENS
+    thinker.generation_config.max_new_tokens = MAX_ANSWER_TOKENS
+    thinker.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(MESSAGE_END)
     return HookedAVTransformer.from_hf(thinker, tokenizer, make_extractor())

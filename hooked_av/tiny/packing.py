@@ -28,6 +28,7 @@ from hooked_av.decoder.decoder import ALL_LAYERS
 from hooked_av.families.chat import prompt_parts
 from hooked_av.prompt.inputs import PAD_POSITION_ID
 from hooked_av.prompt.text import question_parts
+from hooked_av.tiny.architecture import MESSAGE_END
 from hooked_av.tiny.drills import Drill
 from hooked_av.tiny.questions import DigitPair, Question
 from hooked_av.tiny.routes import ASKED, BEHIND, ITEMS, UNCUT, Cuts
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 UNLEARNED = -100
 NO_PAIR = (UNLEARNED, UNLEARNED)
 BEFORE_ITEMS = -1
-MESSAGE_END = "<|im_end|>"
 END = "end of answer"  # the form of the token behind an answer
 
 

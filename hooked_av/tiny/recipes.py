@@ -10,15 +10,13 @@ from hooked_av.tiny.routes import ROUTES
 from hooked_av.tiny.training import Recipe, Stage
 
 _NONE = Stage(steps=0, rate=0.0)
-_FROM_SCRATCH = {"audio": _NONE, "video": _NONE, "lesson": Lesson(scenes=16, drills_steps=5000)}
-_QUESTIONS_ONLY = Lesson(scenes=16, drills_share=0.0, drills_share_later=0.0)
+_FROM_SCRATCH = {"audio": _NONE, "video": _NONE, "answers": _NONE, "lesson": Lesson(scenes=16, drills_steps=5000)}
 # The encoders of all but the free one are tiny-av's: they see no route.
 _STAGES: Mapping[str, Recipe] = {
     "free": Recipe(),
     "sequential": Recipe(**_FROM_SCRATCH),
     "direct": Recipe(**_FROM_SCRATCH),
-    "redundant": Recipe(audio=_NONE, video=_NONE, words=_NONE, questions=Stage(2600, 1e-3, decay=0.5),
-                        lesson=_QUESTIONS_ONLY),
+    "redundant": Recipe(audio=_NONE, video=_NONE, words=_NONE, questions=_NONE),
     "parallel": Recipe(**_FROM_SCRATCH),
 }  # fmt: skip
 

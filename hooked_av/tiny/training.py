@@ -3,6 +3,7 @@
     audio, video   each encoder alone, on single digits                                (encoders.py)
     words          the decoder, on copying words                                       (drills.py)
     questions      the decoder, on drills and questions, over a bank of encoded seconds, with probes (probes.py)
+    answers        the same with questions only
 
 Every stage can be taken up again: `state.pt` holds weights, optimiser and step, `curve.jsonl` the log. A step's batch
 depends on seed and step alone, so worker processes can make batches ahead of time, and change nothing.
@@ -46,6 +47,7 @@ Outcome: TypeAlias = tuple[Tensor, Callable[[], Counts]]  # the loss; counting w
 SAVE_EVERY = 200  # steps
 AHEAD = 4  # batches that a worker may have ready
 HELD_OUT_BATCHES = 8
+_QUESTIONS_ONLY = Lesson(scenes=16, drills_share=0.0, drills_share_later=0.0)
 _HELD_OUT_SEED = 1  # of the held-out batches; a training seed never meets it, because steps are counted otherwise
 
 
@@ -81,7 +83,9 @@ class Recipe:
     questions: Stage = Stage(steps=8000, rate=1e-3, warmup=100)
     clips: dict[str, int] = field(default_factory=lambda: {"audio": 16, "video": 32})  # of an encoder step, 3 s each
     bank: dict[str, int] = field(default_factory=lambda: {"audio": 250, "video": 125})  # batches of that size
+    answers: Stage = Stage(steps=2600, rate=1e-3, decay=0.5)
     lesson: Lesson = field(default_factory=Lesson)
+    answers_lesson: Lesson = _QUESTIONS_ONLY
     clip_norm: float = 1.0
     weight_decay: float = 0.01
     matrix_rate: float = 7.0  # of the decoder's matrices, which go by Muon, over a stage's rate
@@ -110,7 +114,8 @@ class Trainer:
         for modality in ROWS:
             self._encoder_stage(modality)
         self._words_stage()
-        self._questions_stage()
+        self._asking_stage("questions", self.recipe.lesson)
+        self._asking_stage("answers", self.recipe.answers_lesson)
 
     # --- the stages ---
 
@@ -135,15 +140,16 @@ class Trainer:
 
     def _words_stage(self) -> None:
         learner = nn.ModuleDict({"decoder": self.model.decoder})
-        words = self._classroom().words_batch
-        check = HeldOut(self._held_out_classroom().words_batch, self._answered)
+        words = self._classroom(self.recipe.lesson).words_batch
+        check = HeldOut(self._held_out_classroom(self.recipe.lesson).words_batch, self._answered)
         self._stage("words", learner, words, self._answered, check)
 
-    def _questions_stage(self) -> None:
+    def _asking_stage(self, name: str, lesson: Lesson) -> None:
         """Over a bank: it needs no encoder."""
-        if self._done("questions") >= self.recipe.questions.steps:
+        stage: Stage = getattr(self.recipe, name)
+        if self._done(name) >= stage.steps:
             return
-        bank, classroom = self._bank(), self._classroom()
+        bank, classroom = self._bank(), self._classroom(lesson)
         torch.manual_seed(self.recipe.seed)
         learner = nn.ModuleDict({"decoder": self.model.decoder, "probes": Probes(self.model)}).to(self.device)
 
@@ -153,12 +159,12 @@ class Trainer:
             probed = learner["probes"](self.model, resids, batch)
             return loss + self.recipe.probe_weight * probed, lambda: count_right(logits, batch)
 
-        asking = self._held_out_classroom()
+        asking = self._held_out_classroom(lesson)
         check = HeldOut(lambda step: asking.batch(step, self.held_out), self._answered)
-        self._stage("questions", learner, lambda step: classroom.batch(step, bank), outcome, check)
+        self._stage(name, learner, lambda step: classroom.batch(step, bank), outcome, check)
 
     def _bank(self) -> Bank:
-        """The encoded seconds, made anew whenever the questions go on: they are not saved."""
+        """The encoded seconds, made anew whenever a stage goes on: they are not saved."""
         plan = [(name, step) for name in ROWS for step in range(self.recipe.bank[name])]
         first = max(self.recipe.audio.steps, self.recipe.video.steps)
 
@@ -173,11 +179,11 @@ class Trainer:
         logits = packed_logits(self.model, batch)
         return packed_loss(logits, batch), lambda: count_right(logits, batch)
 
-    def _classroom(self) -> Classroom:
-        return Classroom(self.model, self.recipe.lesson, self.recipe.seed, self.recipe.cuts)
+    def _classroom(self, lesson: Lesson) -> Classroom:
+        return Classroom(self.model, lesson, self.recipe.seed, self.recipe.cuts)
 
-    def _held_out_classroom(self) -> Classroom:
-        return Classroom(self.model, self.recipe.lesson, self.recipe.seed + _HELD_OUT_SEED, self.recipe.cuts)
+    def _held_out_classroom(self, lesson: Lesson) -> Classroom:
+        return Classroom(self.model, lesson, self.recipe.seed + _HELD_OUT_SEED, self.recipe.cuts)
 
     # --- steps ---
 

@@ -278,7 +278,7 @@ INTERVENTIONS = [
 ]
 
 
-class _OwnKind(av.Intervention):
+class _OwnKind(av.interventions.Intervention):
     kind = "bad_own_kind"
 
 

@@ -25,7 +25,7 @@ OTHER = MODEL.prepare(question="Which letter do you hear, if you hear any at all
 
 
 @dataclass(frozen=True)
-class Idle(av.Intervention):
+class Idle(av.interventions.Intervention):
     """A spec that finds nothing to do."""
 
     def cuts(self, run, cfg):

@@ -17,7 +17,7 @@ LAST = INPUTS.n_pos - 1
 
 
 @dataclass(frozen=True)
-class ReadNearby(av.Intervention):
+class ReadNearby(av.interventions.Intervention):
     """Each token of a span reads only itself and the tokens right before it."""
 
     queries: str
@@ -42,7 +42,7 @@ class Stripes(AnyCut):
 
 
 @dataclass(frozen=True)
-class Striped(av.Intervention):
+class Striped(av.interventions.Intervention):
     layer: int
 
     def cuts(self, run, cfg):
@@ -68,7 +68,7 @@ class Sort(Edit):
 
 
 @dataclass(frozen=True)
-class Forget(av.Intervention):
+class Forget(av.interventions.Intervention):
     """Two spans leave, one after the other."""
 
     layer: int
@@ -128,20 +128,20 @@ def test_it_goes_through_every_door(spec):
 
 
 @dataclass(frozen=True)
-class Nothing(av.Intervention):
+class Nothing(av.interventions.Intervention):
     layer: int = 0
 
     def cut(self, run, cfg):  # meant to be `cuts`
         return []
 
 
-class Loose(av.Intervention):
+class Loose(av.interventions.Intervention):
     def cuts(self, run, cfg):
         return [(0, cut_between(run, queries="last", keys="system"))]
 
 
 @dataclass(frozen=True)
-class Wrong(av.Intervention):
+class Wrong(av.interventions.Intervention):
     given: tuple = ()
 
     def cuts(self, run, cfg):
@@ -198,7 +198,7 @@ def test_what_it_says_is_checked(spec, said):
 def test_a_kind_is_one_class_and_an_unknown_one_is_named():
     with pytest.raises(InterventionError, match=r"two interventions are of kind 'ablate'(.|\n)*specs.Ablate"):
 
-        class Mine(av.Intervention):
+        class Mine(av.interventions.Intervention):
             kind = "ablate"
 
     with pytest.raises(InterventionError, match=r"none is of kind 'ablat'(.|\n)*ablate(.|\n)*import the module"):

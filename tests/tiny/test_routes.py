@@ -1,6 +1,5 @@
 """Routes of tiny-av's kind: what is cut in training is what the package's own cuts take away, in every layer."""
 
-import json
 import re
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -8,12 +7,12 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest
 from support.tiny import some_digits
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 import hooked_av as av
+from hooked_av.errors import CheckpointError
 from hooked_av.families import checkpoint
 from hooked_av.families.checkpoint import PACKAGED, PACKAGED_FOLDER, Checkpoint, shard_files
 from hooked_av.tiny.architecture import untrained
@@ -22,6 +21,7 @@ from hooked_av.tiny.curriculum import Classroom, Lesson
 from hooked_av.tiny.drills import draw_drills
 from hooked_av.tiny.evaluation import EVALUATION_SEED, _parts, make_exam, take_under
 from hooked_av.tiny.held_out import packaged_digits
+from hooked_av.tiny.packaging import ENCODERS, pack
 from hooked_av.tiny.packing import BEFORE_ITEMS, END, UNLEARNED, drill_slot, packed_logits
 from hooked_av.tiny.questions import draw_scene
 from hooked_av.tiny.recipes import beginning_of, recipe_of
@@ -73,7 +73,7 @@ def with_parts(inputs: av.AVInputs) -> av.AVInputs:
     return inputs
 
 
-def cuts_of(inputs: av.AVInputs, cuts) -> list[av.Intervention]:
+def cuts_of(inputs: av.AVInputs, cuts) -> list[av.interventions.Intervention]:
     parts = [name for name in inputs.spans if name.startswith("part")]
     items = [f"{key}->{query}" for key, query in combinations(parts, 2)]
     return [av.block_attention(cut) for cut in (*sorted(cuts - {ITEMS}), *items)]
@@ -181,35 +181,35 @@ def test_plain_questions_of_tiny_av_go_past_the_question_and_lettered_ones_throu
 def test_variants_of_the_packaged_checkpoint_are_indexes_of_one_folder():
     assert tuple(PACKAGED) == MODEL_NAMES
     assert PACKAGED["tiny-av"] is None
-    assert Checkpoint(PACKAGED_FOLDER, "direct").index == "model.safetensors.index.direct.json"
-    assert all(path.parent == PACKAGED_FOLDER for path in shard_files(Checkpoint(PACKAGED_FOLDER)))
+    for name, variant in PACKAGED.items():
+        assert name == "-".join(filter(None, ("tiny-av", variant)))
+        files = shard_files(Checkpoint(PACKAGED_FOLDER, variant))
+        assert [path.name for path in files if "decoder" not in path.name] == [ENCODERS]
+    held = {path.name for path in PACKAGED_FOLDER.glob("*.safetensors")}
+    assert len(held) == 1 + len(PACKAGED)
 
 
 def test_a_variant_shares_the_files_of_its_folder(tmp_path, monkeypatch):
     """One folder, two models: the same encoders, each its own decoder; transformers reads them by the same names."""
     trained, other = av.HookedAVTransformer.from_pretrained("tiny-av"), untrained(5)
     other.encoders.load_state_dict(trained.encoders.state_dict())
-    for name, model in (("one", trained), ("two", other)):
-        model.save_pretrained(tmp_path / name)
-    folder = tmp_path / "one"
-    tensors = {name: load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")}
-    (folder / "model.safetensors").unlink()
-    encoders = {key: value for key, value in tensors["one"].items() if "tower" in key or "visual" in key}
-    files = {"encoders.safetensors": encoders}
-    for name, whole in tensors.items():
-        files[f"{name}.safetensors"] = {key: value for key, value in whole.items() if key not in encoders}
-        parts = {key: file for file in ("encoders.safetensors", f"{name}.safetensors") for key in files[file]}
-        index = "model.safetensors.index.json" if name == "one" else "model.safetensors.index.two.json"
-        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": parts}))
-    for file, part in files.items():
-        save_file(part, folder / file, metadata={"format": "pt"})
-    monkeypatch.setattr(checkpoint, "PACKAGED_FOLDER", folder)
+    pack({None: trained, "two": other}, tmp_path)
+    monkeypatch.setattr(checkpoint, "PACKAGED_FOLDER", tmp_path)
     monkeypatch.setattr(checkpoint, "PACKAGED", {"one": None, "two": "two"})
     for name, wanted in (("one", trained), ("two", other)):
         found = av.HookedAVTransformer.from_pretrained(name)
-        assert found.fingerprint() == wanted.fingerprint()
-    theirs = Thinker.from_pretrained(folder, variant="two")
-    assert torch.equal(theirs.lm_head.weight, other.decoder.unembed.weight)
+        for parameter, rows in found.state_dict().items():
+            assert rows.dtype == torch.float32
+            assert torch.equal(rows, wanted.state_dict()[parameter].bfloat16().float()), parameter
+    theirs = Thinker.from_pretrained(tmp_path, variant="two")
+    assert torch.equal(theirs.lm_head.weight, other.decoder.unembed.weight.bfloat16().float())
+
+
+def test_models_of_one_folder_have_the_same_encoders(tmp_path):
+    with pytest.raises(CheckpointError, match="the same encoders"):
+        pack({None: untrained(0), "two": untrained(1)}, tmp_path)
+    with pytest.raises(CheckpointError, match="without a variant"):
+        pack({"two": untrained(1)}, tmp_path)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (98, 100), (200, 200)])

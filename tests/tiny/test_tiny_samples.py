@@ -9,7 +9,7 @@ import torch
 
 import hooked_av as av
 from hooked_av.errors import InputsError
-from hooked_av.tiny.architecture import ANSWER_TOKENS, untrained
+from hooked_av.tiny.architecture import MAX_ANSWER_TOKENS, untrained
 from hooked_av.tiny.cases import held_out_cases
 from hooked_av.tiny.digits import NAMES
 from hooked_av.tiny.evaluation import clips_of, make_exam
@@ -54,13 +54,16 @@ def test_an_answer_ends_by_itself_and_may_be_made_longer(model, tmp_path):
     sample = av.sample_clips()["four-is-spoken-twice"]
     inputs = model.prepare(sample.clip, question=sample.question)
     assert model.generate(inputs).texts == ("six",)
-    assert len(model.generate(inputs, max_new_tokens=5).tokens[0]) == 5
+    assert model.generate(inputs).tokens[0].tolist() == [model.to_single_token(text) for text in ("six", "<|im_end|>")]
+    assert len(model.generate(inputs, max_new_tokens=5, stop_tokens=()).tokens[0]) == 5
     model.save_pretrained(tmp_path / "saved")
     assert av.HookedAVTransformer.from_pretrained(tmp_path / "saved").generate(inputs).texts == ("six",)
 
 
 def test_a_model_that_is_trained_anew_ends_there_too():
-    assert untrained(0).generation_defaults.max_new_tokens == ANSWER_TOKENS == 1
+    model = untrained(0)
+    assert model.generation_defaults.eos_token_ids == (model.to_single_token("<|im_end|>"),)
+    assert model.generation_defaults.max_new_tokens == MAX_ANSWER_TOKENS
 
 
 @pytest.mark.parametrize("options", [False, True])

@@ -27,7 +27,9 @@ SHORT = Recipe(
     questions=Stage(4, 1e-3),
     clips={"audio": 2, "video": 4},
     bank={"audio": 12, "video": 6},
+    answers=Stage(2, 1e-3),
     lesson=Lesson(scenes=2, questions=3, questions_with_options=2, copies=4),
+    answers_lesson=Lesson(scenes=2, questions=3, questions_with_options=2, drills_share=0.0, drills_share_later=0.0),
 )
 
 
@@ -55,7 +57,7 @@ def save_often(monkeypatch) -> None:
 def test_a_run_that_breaks_off_anywhere_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     whole = trainer(tmp_path / "whole")
     whole.run()
-    steps = sum(getattr(SHORT, name).steps for name in ("audio", "video", "words", "questions"))
+    steps = sum(getattr(SHORT, name).steps for name in ("audio", "video", "words", "questions", "answers"))
     step = torch.optim.AdamW.step
     for breaks_at in (11,):
         out = tmp_path / str(breaks_at)
@@ -92,13 +94,14 @@ def test_the_log_has_a_row_for_every_stage_and_the_last_step(tmp_path):
     trainer(tmp_path).run()
     rows = log_of(tmp_path)
     last = {row["stage"]: row["step"] for row in rows}
-    assert last == {"audio": 4, "video": 4, "words": 2, "questions": 4}
+    assert last == {"audio": 4, "video": 4, "words": 2, "questions": 4, "answers": 2}
     assert all(0 <= share <= 1 for row in rows for share in row["held_out"].values())
     assert {"audio"} == set(rows[0]["held_out"])
+    assert not any(form.startswith("drill") for form in {**rows[-1]["train"], **rows[-1]["held_out"]})
 
 
 def test_worker_processes_change_nothing(tmp_path):
-    recipe = replace(SHORT, video=NONE, questions=NONE)
+    recipe = replace(SHORT, video=NONE, questions=NONE, answers=NONE)
     alone, helped = (trainer(tmp_path / name, recipe) for name in ("alone", "helped"))
     helped.workers = 2
     for run in (alone, helped):
@@ -112,7 +115,7 @@ def test_batches_are_made_on_the_cpu_wherever_the_model_is(tmp_path):
     run = trainer(tmp_path)
     run.model.to("meta")
     made = [run._encoder_batch(name, run.training, 0, LEARNING) for name in ("audio", "video")]
-    classroom = run._classroom()
+    classroom = run._classroom(run.recipe.lesson)
     packed = [classroom.words_batch(0), *(classroom.batch(step, run.training) for step in range(4))]
     tensors = [tensor for batch in made for part in batch.features for tensor in part.values()]
     tensors += [t for batch in packed for t in (batch.input_ids, batch.position_ids, batch.marks, batch.pairs)]
@@ -121,7 +124,7 @@ def test_batches_are_made_on_the_cpu_wherever_the_model_is(tmp_path):
 
 
 def test_each_stage_trains_its_own_part_only(tmp_path):
-    run = trainer(tmp_path, replace(SHORT, video=NONE, words=NONE, questions=NONE))
+    run = trainer(tmp_path, replace(SHORT, video=NONE, words=NONE, questions=NONE, answers=NONE))
     before = weights(run)
     run.run()
     changed = {name.split(".")[1] for name, t in run.model.state_dict().items() if not torch.equal(t, before[name])}
@@ -151,6 +154,7 @@ def test_a_short_run_beats_chance(tmp_path, monkeypatch):
         video=Stage(100, 2e-3),
         words=Stage(150, 1.5e-3),
         questions=NONE,
+        answers=NONE,
         clips={"audio": 8, "video": 16},
         bank={"audio": 20, "video": 12},
         lesson=Lesson(scenes=4, questions=6, questions_with_options=4),
