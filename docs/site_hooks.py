@@ -20,6 +20,8 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, path in site_pages.taken_from_elsewhere().items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for uri in site_pages.notebooks():
+        files.append(File(uri, str(site_pages.ROOT), config.site_dir, config.use_directory_urls))
     for uri, text in site_pages.api_pages().items():
         files.append(File.generated(config, uri, content=text))
     config.nav = site_pages.navigation(file.src_uri for file in files)

@@ -1,4 +1,4 @@
-"""The site's pages: those of docs/, those that it takes from elsewhere in the repository, and one for every public module.
+"""The pages of the site: those of docs/, those from elsewhere in the repository, one for every module of public names.
 
 `site_hooks.py` hands them to mkdocs. Nothing that is made here is written into the repository.
 """
@@ -25,9 +25,10 @@ ELSEWHERE = {
 SECTIONS = {
     "Start": ["index.md", "start/*"],
     "Tutorials": ["tutorials/*"],
-    "Concepts": ["concepts/*", "interventions.md", "cut_rows.md", "not_silent.md"],
+    "Concepts": ["concepts/spans.md", "concepts/hook_points.md", "concepts/*", "interventions.md", "cut_rows.md"],
     "How to": ["howto/*", "datasets.md", "study.md"],
-    "Reference": ["reference/*", "analyses.md", "hooks.md", "transformer_lens.md", "gotchas.md", "api/*"],
+    "Reference": ["reference/*", "analyses.md", "hooks.md", "transformer_lens.md", "gotchas.md", "not_silent.md"],
+    "API": ["api/hooked_av.md", "api/*"],
     "Project": ["architecture.md", "routes.md", "project/*"],
 }
 MODULES = ("analyses", "datasets", "errors", "interventions", "plots", "tiny")  # of public names, below the top level
@@ -36,46 +37,51 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 @cache
 def taken_from_elsewhere() -> dict[str, Path]:
-    """Pages that are files outside of docs/. A docs/index.md goes before the README, and the tutorials are notebooks."""
-    found = {uri: ROOT / name for name, uri in ELSEWHERE.items() if not (DOCS / uri).exists()}
-    notebooks = sorted((ROOT / "tutorials").glob("*.ipynb"))
-    return found | {f"tutorials/{path.name}": path for path in notebooks}
+    """Pages that are files outside of docs/; a docs/index.md goes before the README."""
+    return {uri: ROOT / name for name, uri in ELSEWHERE.items() if not (DOCS / uri).exists()}
+
+
+@cache
+def notebooks() -> list[str]:
+    """The tutorials, which stand in the site where they stand in the repository."""
+    return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tutorials").glob("*.ipynb"))]
 
 
 @cache
 def places() -> dict[Path, str]:
     """Where a file of the repository stands in the site."""
     own = {path: path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.*") if path.suffix != ".py"}
-    return own | {path: uri for uri, path in taken_from_elsewhere().items()}
+    taken = {path: uri for uri, path in taken_from_elsewhere().items()}
+    return own | taken | {ROOT / uri: uri for uri in notebooks()}
 
 
-def public_names(module: str) -> dict[str, str]:
-    """The public names of a stub (or of errors.py, which has none), and where each lives; "" is the top level."""
+def public_names(module: str) -> list[str]:
+    """The names of a stub (of errors.py, which has none, its classes); "" is the top level, without its modules."""
     folder = ROOT / "hooked_av" / module
-    if not folder.is_dir():
-        tree = ast.parse(folder.with_suffix(".py").read_text(encoding="utf-8"))
-        return {node.name: f"hooked_av.{module}.{node.name}" for node in tree.body if isinstance(node, ast.ClassDef)}
-    package = ".".join(filter(None, ["hooked_av", module]))
-    found = {}
-    for node in ast.parse((folder / "__init__.pyi").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            home = ".".join(filter(None, [package, node.module]))
-            found |= {alias.name: f"{home}.{alias.name}" for alias in node.names}
-    return found
+    stub = folder / "__init__.pyi" if folder.is_dir() else folder.with_suffix(".py")
+    tree = ast.parse(stub.read_text(encoding="utf-8"))
+    imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    names = imported if folder.is_dir() else defined
+    return sorted(set(names) - set(MODULES), key=str.lower)
 
 
 def api_pages() -> dict[str, str]:
-    """A page for the top level and for every module of public names: one entry a name, rendered by mkdocstrings."""
+    """A page for the top level and for every module of public names: one entry a name, filled by mkdocstrings."""
     return {f"api/{module or 'hooked_av'}.md": api_page(module) for module in ("", *MODULES)}
 
 
 def api_page(module: str) -> str:
-    names = {name: home for name, home in public_names(module).items() if name not in MODULES}
-    prefix = ".".join(filter(None, ["av", module]))
-    also = [f"[`av.{below}`]({below}.md)" for below in MODULES if not module]
-    entries = [f"## `{prefix}.{name}` {{#{prefix}.{name}}}\n\n::: {home}" for name, home in names.items()]
-    lead = f"`import hooked_av as av`{', and in modules of their own ' + ', '.join(also) if also else ''}."
-    return "\n\n".join([f"# {prefix}", lead, *entries]) + "\n"
+    path = f"av.{module}" if module else "av"
+    lead = "`import hooked_av as av`"
+    if not module:
+        lead += ", and in modules of their own: " + ", ".join(f"[`av.{below}`]({below}.md)" for below in MODULES)
+    return "\n\n".join([f"# {path}", lead, *(entry(f"{path}.{name}") for name in public_names(module))]) + "\n"
+
+
+def entry(name: str) -> str:
+    """What mkdocstrings fills; griffe finds by the stub where a name lives."""
+    return f"::: hooked_{name}\n    options:\n      heading: {name}\n      toc_label: {name}"
 
 
 def navigation(uris: Iterable[str]) -> list[dict[str, list[str]]]:
