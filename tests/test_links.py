@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.pages import PAGES, ROOT, TUTORIALS, anchors, link_faults, name_of, narrow_blocks, text_of
+from support.pages import PAGES, ROOT, TUTORIALS, anchors, link_faults, misread_lists, name_of, text_of
 
 PLANTED = ROOT / "docs" / "planted.md"  # where the texts below would stand
 
@@ -15,7 +15,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_lists_are_read_alike_by_github_and_by_the_site(page):
-    assert narrow_blocks(text_of(page)) == []
+    assert misread_lists(text_of(page)) == []
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,12 @@ def test_anchors_are_githubs():
 
 @pytest.mark.parametrize("block", ["```python\n  x\n  ```", "* nested", "another paragraph"])
 def test_a_block_that_ends_a_list_in_mkdocs_only_is_seen(block):
-    assert narrow_blocks(f"* item\n  goes on\n\n  {block}\n") == [f"line 4:   {block.splitlines()[0]}"]
-    assert (
-        narrow_blocks("* item\n  goes on\n\n" + "\n".join(f"    {line.strip()}" for line in block.splitlines())) == []
-    )
+    assert misread_lists(f"* item\n  goes on\n\n  {block}\n") == [f"line 4:   {block.splitlines()[0]}"]
+    wide = "\n".join(f"    {line.strip()}" for line in block.splitlines())
+    assert misread_lists(f"* item\n  goes on\n\n{wide}\n\n* next\n") == []
+    assert misread_lists(f"* item\n  goes on\n\n{wide}\n* next\n") == [f"line {4 + len(wide.splitlines())}: * next"]
+
+
+def test_a_list_that_mkdocs_reads_as_text_is_seen():
+    assert misread_lists("What:\n* one\n* two\n") == ["line 2: * one"]
+    assert misread_lists("What:\n\n* one\n* two\n\n1. three\n2. four\n") == []

@@ -19,7 +19,8 @@ PAGES = [
 ]
 TUTORIALS = [path for ending in ("py", "ipynb") for path in sorted((ROOT / "tutorials").glob(f"*.{ending}"))]
 NEEDS_WEIGHTS = 'python title="needs weights"'  # of a block that the tests compile, and do not run
-BLOCKS = {"paragraph_open", "bullet_list_open", "ordered_list_open", "fence", "code_block", "table_open"}
+LISTS = {"bullet_list_open", "ordered_list_open"}
+BLOCKS = {*LISTS, "paragraph_open", "fence", "code_block", "table_open"}
 # GitHub's rule, and so the site's (docs/site_hooks.py).
 slug = slugify(case="lower")
 
@@ -94,14 +95,29 @@ def link_fault(target: str, page: Path, text: str) -> str:
     return "" if parts.fragment in there else f"{target}: no such heading"
 
 
-def narrow_blocks(text: str) -> list[str]:
-    """Lines inside a list that mkdocs takes for its end: what follows an item's first paragraph is indented by four."""
-    parsed, lines = tokens(text), text.splitlines()
-    faults = []
-    for before, token in pairwise(parsed):
-        if token.type not in BLOCKS or token.level < 2 or not token.map or before.type == "list_item_open":
-            continue
-        line = lines[token.map[0]]
-        if len(line) - len(line.lstrip()) < 2 * token.level:
-            faults.append(f"line {token.map[0] + 1}: {line}")
-    return faults
+def misread_lists(text: str) -> list[str]:
+    """Lines that GitHub reads as parts of a list, and mkdocs does not."""
+    lines = text.splitlines()
+    found = sorted({*narrow_blocks(text, lines), *crowded_items(text, lines)})
+    return [f"line {number + 1}: {lines[number]}" for number in found]
+
+
+def narrow_blocks(text: str, lines: list[str]) -> list[int]:
+    """What follows an item's first paragraph is indented by four for every list that it is in."""
+    inside = [
+        (token.map[0], 2 * token.level)
+        for before, token in pairwise(tokens(text))
+        if token.type in BLOCKS and token.level >= 2 and token.map and before.type != "list_item_open"
+    ]
+    return [number for number, wide in inside if len(lines[number]) - len(lines[number].lstrip()) < wide]
+
+
+def crowded_items(text: str, lines: list[str]) -> list[int]:
+    """A list, and an item after one that has empty lines inside, begin after an empty line."""
+    parsed = [token for token in tokens(text) if token.map]
+    lists = [token.map[0] for token in parsed if token.type in LISTS and token.level == 0 and token.map]
+    items = [token.map[0] for token in parsed if token.type == "list_item_open" and token.level == 1 and token.map]
+    after_long = [
+        after for item, after in pairwise(items) if after not in lists and "" in map(str.strip, lines[item:after])
+    ]
+    return [number for number in lists + after_long if number and lines[number - 1].strip()]
