@@ -55,7 +55,7 @@ bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py
 
 docs: $(DOCS)  ## the documentation as a site: site/index.html, for `python -m http.server -d site`
-	$(PY) -m mkdocs build --quiet
+	$(PY) -m mkdocs build --strict
 
 lint: $(TEST)  ## ruff and pyright
 	$(PY) -m ruff check

@@ -24,7 +24,7 @@ import doctest, importlib, sys
 import hooked_av
 module = importlib.import_module("hooked_av.analyses.lenses.logit_lens")
 found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-print(hooked_av.__file__, module.__file__, found.attempted, found.failed, sep="\n")
+print(hooked_av.__file__, module.__file__, found.attempted, found.failed)
 """
 
 
