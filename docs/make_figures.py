@@ -19,7 +19,8 @@ from PIL import Image
 DOCS = Path(__file__).parent
 PAGES = (DOCS / "start" / "ten_minutes.md", *sorted((DOCS / "howto").glob("*.md")))
 DPI = 100
-LARGEST, COLOURS = 60_000, 64  # bytes of a picture
+LARGEST = 60_000  # bytes of a picture
+COLOURS = (64, 32, 16)  # the most that fit: photographs need fewer of them
 MARGIN = 0.1  # inch around a picture
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n!\[[^\]]*\]\((?P<picture>[^)]+)\))?", re.DOTALL | re.MULTILINE
@@ -46,16 +47,18 @@ def draw_page(page: Path) -> list[Path]:
 
 
 def write(figure: Any, path: Path) -> None:
-    """A figure as a PNG of few colours, which is small and looks the same.
+    """A figure as a PNG of few colours, which is small and looks the same to the eye.
 
     Errors: `ValueError` for a picture that is too large for a page.
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=MARGIN, facecolor="white")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(drawn).convert("RGB").quantize(COLOURS).save(path, optimize=True)
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes: draw less, or fewer samples")
+    for colours in COLOURS:
+        Image.open(drawn).convert("RGB").quantize(colours).save(path, optimize=True)
+        if path.stat().st_size <= LARGEST:
+            return
+    raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes: draw less, or fewer samples")
 
 
 def main(names: list[str]) -> None:
