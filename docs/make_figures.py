@@ -20,7 +20,8 @@ DOCS = Path(__file__).parent
 PAGES = (DOCS / "start" / "ten_minutes.md", *sorted((DOCS / "howto").glob("*.md")))
 DPI = 100
 LARGEST = 60_000  # bytes of a picture
-COLOURS = (64, 32, 16)  # the most that fit: photographs need fewer of them
+COLOURS = 64
+PALETTES = (Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE)  # the second where frames of a film are too much
 MARGIN = 0.1  # inch around a picture
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n!\[[^\]]*\]\((?P<picture>[^)]+)\))?", re.DOTALL | re.MULTILINE
@@ -54,8 +55,8 @@ def write(figure: Any, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", pad_inches=MARGIN, facecolor="white")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for colours in COLOURS:
-        Image.open(drawn).convert("RGB").quantize(colours).save(path, optimize=True)
+    for palette in PALETTES:
+        Image.open(drawn).convert("RGB").quantize(COLOURS, palette).save(path, optimize=True)
         if path.stat().st_size <= LARGEST:
             return
     raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes: draw less, or fewer samples")
