@@ -30,7 +30,7 @@ def section(text: str, heading: str) -> str:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not errors.HookedAVError], ids=lambda k: k.__name__)
-def test_every_error_has_a_section_that_raises_it_and_says_what_to_do(kind):
+def test_every_error_has_a_section_that_raises_it_and_says_what_to_do(kind: type[Exception]):
     told = section(page("reference/errors.md"), kind.__name__)
     assert "```python" in told
     if not issubclass(kind, Warning | errors.SpanNameError):
@@ -62,7 +62,7 @@ def test_every_command_stands_on_its_page_with_an_example():
 def test_the_models_page_has_every_family_and_way_of_counting():
     told = page("reference/models.md")
     families = {*FAMILY_OF_TYPE.values(), SalmonnFamily}
-    modes = [mode for family in families for mode in family.position_modes]
+    modes = [mode for family in families for mode in getattr(family, "position_modes", ())]
     assert not [mode for mode in modes if f"`{mode}`" not in told]
 
 
