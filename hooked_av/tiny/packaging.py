@@ -7,6 +7,7 @@ away, and loading changes nothing.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,25 +33,34 @@ def pack(models: "Mapping[str | None, HookedAVTransformer]", folder: Path) -> No
         raise CheckpointError(
             "no model without a variant", expected="one under None", got=list(models), next_step="say which one it is"
         )
+    models[None].save_pretrained(folder)
+    (folder / SINGLE).unlink()
     encoders: dict[str, Tensor] = {}
-    for variant, model in sorted(models.items(), key=lambda item: item[0] or ""):
-        model.save_pretrained(folder)
-        weights = {name: _rounded(tensor) for name, tensor in load_file(folder / SINGLE).items()}
-        (folder / SINGLE).unlink()
+    for variant, model in models.items():
+        weights = _weights(model)
         own = {name: tensor for name, tensor in weights.items() if not name.startswith(_OF_ENCODERS)}
         shared = {name: tensor for name, tensor in weights.items() if name not in own}
         encoders = encoders or shared
         _check_same(encoders, shared, variant)
         file = "decoder.safetensors" if variant is None else f"decoder.{variant}.safetensors"
-        save_file(own, folder / file, metadata={"format": "pt"})
+        _save(own, folder / file)
         places = {**dict.fromkeys(shared, ENCODERS), **dict.fromkeys(own, file)}
         index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())}, "weight_map": places}
         (folder / Checkpoint(folder, variant).index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    save_file(encoders, folder / ENCODERS, metadata={"format": "pt"})
+    _save(encoders, folder / ENCODERS)
 
 
-def _rounded(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16).to(torch.float32).contiguous()
+def _weights(model: "HookedAVTransformer") -> dict[str, Tensor]:
+    """Under the names that a checkpoint has, rounded."""
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        stored = load_file(Path(folder) / SINGLE)
+    return {name: tensor.to(torch.bfloat16).to(torch.float32).contiguous() for name, tensor in stored.items()}
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for its owner alone
 
 
 def _check_same(encoders: Mapping[str, Tensor], shared: Mapping[str, Tensor], variant: str | None) -> None:

@@ -9,7 +9,7 @@ from support.tiny import some_digits
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 import hooked_av as av
-from hooked_av.families.checkpoint import PACKAGED_FOLDER
+from hooked_av.families.checkpoint import PACKAGED, PACKAGED_FOLDER
 from hooked_av.tiny.evaluation import make_exams, take
 from hooked_av.tiny.samples import answer, read_samples, share_right
 from hooked_av.tiny.scenes import render
@@ -31,8 +31,10 @@ def exam_of(form: str, n: int = N_QUESTIONS):
 
 def test_the_folder_is_complete_small_and_free_of_pickle():
     names = {path.name for path in FOLDER.iterdir()}
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= names
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 16e6
+    assert {"config.json", "model.safetensors.index.json", "preprocessor_config.json", "tokenizer.json"} <= names
+    sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert all(size <= 6e6 for size in sizes.values())
+    assert sum(sizes.values()) <= 5.2e6 + 5.4e6 * len(PACKAGED)  # encoders once, a decoder each
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
 
 
