@@ -54,11 +54,11 @@ def test_the_readmes_code_runs(monkeypatch, capsys, tmp_path):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     out = capsys.readouterr().out
-    assert "Span('audio'" in out
-    assert out.splitlines()[-2:] == re.findall(r"^print\(.*texts\)  # (.*)$", "".join(blocks), flags=re.MULTILINE)
-    assert abs(names["right"].count(True) - int(re.search(r"# (\d+) of them", text)[1])) <= 2
+    assert out.splitlines() == re.findall(r"^print\(.*texts\)  # (.*)$", "".join(blocks), flags=re.MULTILINE)
     assert not torch.equal(names["silenced"], names["logits"])
-    assert names["cut"].shape == (1, 1, names["model"].cfg.d_vocab)
+    assert (tmp_path / "flow.png").stat().st_size > 10_000
+    lines = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+    assert len(lines) <= 15
 
 
 @pytest.mark.usefixtures("as_a_user", "one_thread")

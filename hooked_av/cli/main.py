@@ -42,6 +42,7 @@ class DemoOptions:
     stop: float | None
     max_pixels: int | None
     fps: float | None
+    window: int | None
     out: Path
 
     @property
@@ -85,6 +86,8 @@ def main(debug: bool) -> None:
 @click.option("--max-pixels", type=int, metavar="N",
               help="Pixels of a frame, at most (default: as released).")  # fmt: skip
 @click.option("--fps", type=float, metavar="N", help="Frames a second that the model sees (default: as released).")
+@click.option("--window", type=click.IntRange(min=1), metavar="N",
+              help="Layers that are cut at once (default: by the model's depth).")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="FOLDER",
               help="Where report.html goes.")  # fmt: skip
 def demo(**given: Any) -> None:
@@ -111,8 +114,9 @@ def run(asked: DemoOptions) -> None:
     with stage("load the model", seconds, progress=True):
         model = _load(asked)
     result = run_demo(
-        model, clip, asked.asked, asked.options, origin=asked.origin, sampling=asked.sampling, progress=True
-    )
+        model, clip, asked.asked, asked.options,
+        origin=asked.origin, sampling=asked.sampling, window=asked.window, progress=True,
+    )  # fmt: skip
     with stage("write the report", seconds, progress=True):
         path = write_report(result, asked.out)
     _show(result, path)

@@ -262,11 +262,12 @@ def test_another_model_gets_the_film_of_the_package(hooked_av_command):
 def test_options_of_the_demo_reach_the_run(hooked_av_command, files):
     done = hooked_av_command("demo", "--video", files / "film.mp4", "--question", "Who sings?", "--option", "a dog",
                              "--option", "a cat", "--start", "0.2", "--stop", "0.8", "--fps", "8", "--max-pixels",
-                             "1568", "--out", "elsewhere/deep")  # fmt: skip
+                             "1568", "--window", "2", "--out", "elsewhere/deep")  # fmt: skip
     assert done.exit_code == 0, done.output
     page = Page.read(Path("elsewhere/deep") / REPORT)
     for text in ("film.mp4", "Who sings?", "a dog · a cat", "0.60 s", "fps 8.0", "max_pixels 1568"):
         assert text in page.text
+    assert "In a window of 2 layers" in page.text
     assert "Blender" not in page.text + done.output
 
 
