@@ -31,7 +31,7 @@ SECTIONS = {
     "API": ["api/hooked_av.md", "api/*"],
     "Project": ["architecture.md", "routes.md", "project/*"],
 }
-MODULES = ("analyses", "datasets", "errors", "interventions", "plots", "tiny")  # of public names, below the top level
+MODULES = ("analyses", "checks", "datasets", "errors", "interventions", "plots", "tiny")  # of public names
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 

@@ -13,7 +13,7 @@ import make_architecture  # noqa: E402
 import make_hooks  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from support.pages import NEEDS_WEIGHTS, PAGES, blocks, inline, name_of, text_of  # noqa: E402
+from support.pages import NEEDS_WEIGHTS, PAGES, WRONG, blocks, inline, name_of, text_of  # noqa: E402
 from test_package import ORDER  # noqa: E402
 
 from hooked_av.cli.main import main  # noqa: E402
@@ -68,18 +68,19 @@ def test_the_code_of_a_page_runs(page, monkeypatch, capsys, tmp_path):
     """Every python block, in order, from a folder of its own; a comment behind a print is what it prints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    wanted = run_page(text_of(page), name_of(page))
+    with torch.enable_grad():  # what a page turns off is on again behind it
+        wanted = run_page(text_of(page), name_of(page))
     assert OutputChecker().check_output(wanted, capsys.readouterr().out, ELLIPSIS | NORMALIZE_WHITESPACE), wanted
 
 
 def run_page(text: str, name: str) -> str:
-    """Runs the blocks of a page, compiles those that need weights, and gives what should be printed."""
+    """Runs the blocks of a page, compiles those that need weights or are wrong, and gives what should be printed."""
     names: dict = {"__name__": "a_page"}
     wanted = []
     for block in blocks(text):
         if not block.info.startswith("py"):
             continue
-        assert block.info in ("python", NEEDS_WEIGHTS), f"{name}:{block.line}: ```{block.info}"
+        assert block.info in ("python", NEEDS_WEIGHTS, WRONG), f"{name}:{block.line}: ```{block.info}"
         code = compile("\n" * block.line + block.code, name, "exec")  # so that an error names the line of the page
         if block.info == "python":
             exec(code, names)
@@ -92,6 +93,7 @@ def run_page(text: str, name: str) -> str:
     [
         ("```python\nx = 1\n```\n```python\nprint(x + nothing)  # 2\n```", NameError),
         ('```python title="needs weights"\nx = = 1\n```', SyntaxError),
+        ('```python title="wrong"\nx = = 1\n```', SyntaxError),
         ("```python skip\nx = 1\n```", AssertionError),
         ("```py\nx = 1\n```", AssertionError),
     ],

@@ -18,6 +18,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TUTORIALS = [path for ending in ("py", "ipynb") for path in sorted((ROOT / "tutorials").glob(f"*.{ending}"))]
+WRONG = 'python title="wrong"'  # what not to write
 NEEDS_WEIGHTS = 'python title="needs weights"'  # of a block that the tests compile, and do not run
 LISTS = {"bullet_list_open", "ordered_list_open"}
 BLOCKS = {*LISTS, "paragraph_open", "fence", "code_block", "table_open"}
