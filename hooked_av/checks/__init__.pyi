@@ -1,3 +1,4 @@
 """The checkers, a file each tutorial."""
 
+from . import hooks as hooks
 from . import quickstart as quickstart
