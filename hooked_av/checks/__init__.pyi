@@ -1,4 +1,5 @@
 """The checkers, a file each tutorial."""
 
 from . import hooks as hooks
+from . import lenses as lenses
 from . import quickstart as quickstart
