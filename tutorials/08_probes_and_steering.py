@@ -238,7 +238,7 @@ tests = {
 }
 
 # %%
-plt.figure(figsize=(6, 2.8))
+plt.figure(figsize=(5, 2.8))
 for (name, (rows, labels)), look in zip(tests.items(), ["k:s", "k--^", "k-o"], strict=True):
     curve = [share_right(learned[layer], rows[layer], labels) for layer in layers]
     plt.plot(layers, curve, look, mfc="white", label=name)
@@ -246,7 +246,7 @@ plt.axhline(0.1, color="silver")
 plt.ylim(0, 1.05)
 plt.xlabel("after layer")
 plt.ylabel("share of rows right")
-plt.legend(title="a probe of labels that mean nothing")
+plt.legend(title="fitted to labels that mean nothing", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
