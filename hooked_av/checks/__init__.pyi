@@ -1,4 +1,5 @@
 """The checkers, a file each tutorial."""
 
 from . import attention_blocking as attention_blocking
+from . import interleaved_items as interleaved_items
 from . import quickstart as quickstart
