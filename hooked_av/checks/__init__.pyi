@@ -1,5 +1,6 @@
 """The checkers, a file each tutorial."""
 
 from . import attention_blocking as attention_blocking
+from . import discarding_tokens as discarding_tokens
 from . import interleaved_items as interleaved_items
 from . import quickstart as quickstart
