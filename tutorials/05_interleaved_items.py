@@ -148,6 +148,7 @@ def leak(cuts):
     return [((one[name] - other[name]).norm() / one[name].norm()).item() for name in one]
 
 
+# %%
 between = ["item0->item1|item2", "item1->item2"]
 plt.plot(leak([]), "k-o", label="nothing cut")
 plt.plot(leak(between), "k--s", mfc="white", label="items cut from each other")
