@@ -22,7 +22,7 @@ SINGLE = "model.safetensors"
 # Checkpoints that come with the package: one folder, of which each has an index of its own (a variant, in transformers'
 # words), because all have the same encoders.
 PACKAGED_FOLDER = Path(__file__).parent.parent / "tiny" / "checkpoint"
-PACKAGED: Mapping[str, str | None] = {"tiny-av": None}
+PACKAGED: Mapping[str, str | None] = {"tiny-av": None, "tiny-av-redundant": "redundant"}
 # Weights that can be run, under safetensors' names.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

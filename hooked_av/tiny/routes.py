@@ -38,5 +38,5 @@ ROUTES: Mapping[str, TrainedRoute] = {
 }
 
 # The models that come with the package, by route.
-SHIPPED: Mapping[str, str] = {"free": "tiny-av"}
+SHIPPED: Mapping[str, str] = {"free": "tiny-av", "redundant": "tiny-av-redundant"}
 MODEL_NAMES = tuple(SHIPPED.values())
