@@ -1,3 +1,4 @@
 """The checkers, a file each tutorial."""
 
+from . import patching as patching
 from . import quickstart as quickstart
