@@ -1,4 +1,5 @@
 """The checkers, a file each tutorial."""
 
+from . import attribution as attribution
 from . import patching as patching
 from . import quickstart as quickstart
