@@ -28,6 +28,7 @@
 from time import perf_counter
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 
 import hooked_av as av
@@ -352,6 +353,46 @@ one_by_one.with_metric("logit_difference")
 #
 # **4. A cut says that something was carried, not what.** The question's words and the digit may use the same edge
 # (exercise 2). Patching with another clip tells what: tutorial [02](02_activation_patching.ipynb).
+#
+# ## A model whose ways are known
+#
+# Is point 3 only a thought? Here is a model of which we *know* that it has both ways. `tiny-av-redundant` is tiny-av,
+# trained on while everything behind the question was cut from the media, in every layer of every step. So it had to
+# learn the way through the question for plain questions too. The old way was not taken from it.
+#
+# **Predict, then run.** How many of 16 plain questions does each model answer when `media->asked` is cut in all layers,
+# when `media->prompt_end|last` is cut, and when both are?
+
+# %%
+redundant = av.HookedAVTransformer.from_pretrained("tiny-av-redundant")
+through, past = "media->asked", "media->prompt_end|last"
+cuts = {"nothing": (), "through": through, "past": past, "both": [through, past]}
+many = av.tiny.held_out_cases(model, "visual", 16)
+
+
+def right(one, cut):
+    prompts = one.batch([case.inputs for case in many])
+    said = one.generate(prompts, interventions=cut).texts
+    return sum(text == case.answer for text, case in zip(said, many, strict=True))
+
+
+# %%
+table = {one.cfg.model_name: [right(one, cut) for cut in cuts.values()] for one in (model, redundant)}
+pd.DataFrame(table, index=list(cuts)).rename_axis("cut")
+
+# %%
+pd.DataFrame(table, index=list(cuts)).plot.bar(color=["black", "silver"], edgecolor="black", figsize=(6, 2.6), rot=0)
+plt.ylabel("right, of 16")
+plt.legend(loc="upper right")
+plt.show()
+
+# %% [markdown]
+# Each single cut of the redundant model shows nothing, though *both* ways carry the answer. Somebody who cuts one way at
+# a time would report: "neither is needed". Only the cut of both says that there is no third way, and only what stays
+# with the *other* way cut says that a way is enough.
+#
+# So ask of every way two questions: what is lost when it is cut, and what is kept when it is all that is left?
+# [Known routes](../docs/routes.md) asks thirteen methods both, of models like this one.
 #
 # ## What to try on a real model
 #

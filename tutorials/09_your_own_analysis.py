@@ -368,17 +368,17 @@ print("all media cut:           ", model.generate(inputs, interventions="audio|v
 print("silence and black frames:", model.generate(swaps["silence and black frames"]).texts[0])
 
 # %% [markdown]
-# If the second line says what the first one says, then this is what the model says when it can read *nothing*. No cut can
-# take such an answer away, though the film may have been used. The third line is another kind of nothing, and can say
-# something else. It is a limit of every method that waits for an answer to break: choose samples whose answer is not what
-# a full cut says, and report how many you left out.
+# If the second line says what the first one says, then this is what the model says when it can read *nothing*. No cut
+# can take such an answer away, though the film may have been used. The third line is another kind of nothing, and can
+# say something else. It is a limit of every method that waits for an answer to break: choose samples whose answer is
+# not what a full cut says, and report how many you left out.
 #
 # ## What you have
 #
 # * a type with a table, a file and a figure, which does not need the model any more;
 # * a function that runs over any manifest, in shards, and goes on where it stopped;
-# * three checks of the method: it finds what is known; where the way is another it shows zeros; and an answer that a full
-#   cut leaves as it is looks like "not needed".
+# * three checks of the method: it finds what is known; where the way is another it shows zeros; and an answer that a
+#   full cut leaves as it is looks like "not needed".
 #
 # To offer it to others, put it into a module and import it: then the folder remembers `module.function`, and several
 # processes can run it. "A new analysis" in `CONTRIBUTING.md` says how it becomes a part of the package, with a

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from hooked_av.analyses.cases import Case
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MORE = 0.3  # of the samples: what layers together break beyond what one of them
 
 
 @exercise
-def knock_out(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
+def knock_out(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Judgement:
     """Do these queries not read these keys any more, and everything else as before?"""
     n, queries, keys = 9, torch.tensor([5, 7, 8]), torch.tensor([1, 6])
     future = torch.ones(n, n, dtype=torch.bool).triu(1)
@@ -34,15 +34,15 @@ def knock_out(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     try:
         given = answer(scores.clone(), queries, keys)
     except IndexError:
-        return Verdict(False, "queries and keys are paired one by one: with queries[:, None] each meets every key")
+        return Judgement(False, "queries and keys are paired one by one: with queries[:, None] each meets every key")
     if given is ...:
         return NOT_YET
     if not isinstance(given, Tensor) or given.shape != scores.shape:
-        return Verdict(False, "return the scores: a tensor of the shape that came in")
+        return Judgement(False, "return the scores: a tensor of the shape that came in")
     asked, swapped = torch.zeros(2, n, n, dtype=torch.bool)
     asked[queries[:, None], keys] = swapped[keys[:, None], queries] = True
     mistake = _of_scores(scores, given, asked & ~future, swapped & ~future)
-    return mistake or Verdict(True, "these queries read these keys no more, in any head")
+    return mistake or Judgement(True, "these queries read these keys no more, in any head")
 
 
 def _of_scores(
@@ -50,7 +50,7 @@ def _of_scores(
     after: Float[Tensor, "batch head query key"],
     asked: Bool[Tensor, "query key"],
     swapped: Bool[Tensor, "query key"],
-) -> Verdict | None:
+) -> Judgement | None:
     changed, gone = (after != before).flatten(0, 1), (after == -torch.inf).flatten(0, 1)
     somewhere = changed.any(dim=0)
     return first_mistake(
@@ -64,7 +64,9 @@ def _of_scores(
 
 
 @exercise
-def second_half(answer: str, model: "HookedAVTransformer", lettered: Sequence[Case], plain: Sequence[Case]) -> Verdict:
+def second_half(
+    answer: str, model: "HookedAVTransformer", lettered: Sequence[Case], plain: Sequence[Case]
+) -> Judgement:
     """Which cut stops what the question hands on, and not the reading of the question itself?"""
     route = Route.parse(answer)
     if mistake := first_mistake(
@@ -78,17 +80,17 @@ def second_half(answer: str, model: "HookedAVTransformer", lettered: Sequence[Ca
     return first_mistake(
         (of_plain < WHOLE, f"{said}: in these layers `last` reads what is asked; the digit comes later"),
         (of_lettered > BROKEN, f"{said}: the digit is handed on in other layers, or in one more beside these"),
-    ) or Verdict(True, said)
+    ) or Judgement(True, said)
 
 
 @exercise
 def routes(
     answer: Mapping[str, str], model: "HookedAVTransformer", plain: Sequence[Case], lettered: Sequence[Case]
-) -> Verdict:
+) -> Judgement:
     """Which kind of question goes through the question, and which past it? Cuts of all layers decide."""
     kinds = {"plain": plain, "lettered": lettered}
     if set(answer) != set(kinds) or not set(answer.values()) <= {"through", "past"}:
-        return Verdict(False, 'give {"plain": ..., "lettered": ...}, each "through" or "past"')
+        return Judgement(False, 'give {"plain": ..., "lettered": ...}, each "through" or "past"')
     truth = {
         kind: "through" if _kept(model, some, THROUGH) < _kept(model, some, PAST) else "past"
         for kind, some in kinds.items()
@@ -98,11 +100,11 @@ def routes(
     return first_mistake(
         (len(wrong) == 2, both),
         (bool(wrong), f"not {wrong[:1]}: in its map, look for the panel whose curve leaves the band of random cuts"),
-    ) or Verdict(True, ", ".join(f"{kind}: {way} the question" for kind, way in truth.items()))
+    ) or Judgement(True, ", ".join(f"{kind}: {way} the question" for kind, way in truth.items()))
 
 
 @exercise
-def standing_in(answer: Iterable[int], model: "HookedAVTransformer", cases: Sequence[Case]) -> Verdict:
+def standing_in(answer: Iterable[int], model: "HookedAVTransformer", cases: Sequence[Case]) -> Judgement:
     """Layers of which none is missed alone, but all are together."""
     layers = sorted({int(layer) for layer in answer})
     if mistake := first_mistake(
@@ -118,7 +120,7 @@ def standing_in(answer: Iterable[int], model: "HookedAVTransformer", cases: Sequ
     return first_mistake(
         (joint < MORE, f"{said}: together they are not missed either; where does the curve of the window fall?"),
         (joint - max(alone) < MORE, f"{said}: one of them does nearly all of it, so nobody stands in for it"),
-    ) or Verdict(True, said)
+    ) or Judgement(True, said)
 
 
 def _kept(model: "HookedAVTransformer", cases: Sequence[Case], cut: str) -> float:

@@ -10,7 +10,7 @@ from hooked_av.analyses.attention.direct_attribution import direct_logit_attribu
 from hooked_av.analyses.patching.attribution import AttributionPatching
 from hooked_av.analyses.patching.pairs import Pair
 from hooked_av.analyses.patching.paths import patch_path
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.tiny.samples import sample_clips
 
@@ -23,7 +23,7 @@ _NEAR = 0.03  # effects that are as good as the same
 
 
 @exercise
-def head_writes(answer: Writes, model: "HookedAVTransformer") -> Verdict:
+def head_writes(answer: Writes, model: "HookedAVTransformer") -> Judgement:
     """What a head adds to a logit difference, in a prompt of the checker's own."""
     film = sample_clips()["two-seconds"]
     inputs, tokens = model.prepare(film.clip, question="Which digit is spoken first?"), ("two", "seven")
@@ -34,7 +34,7 @@ def head_writes(answer: Writes, model: "HookedAVTransformer") -> Verdict:
     if said is ...:
         return NOT_YET
     if np.size(said) != 1:
-        return Verdict(False, f"one number is asked for; this has {np.size(said)}")
+        return Judgement(False, f"one number is asked for; this has {np.size(said)}")
     wrong, wanted = _wrong_shares(model, inputs, layer, head, *tokens), float(found.heads[layer, head])
 
     def is_said(value: float) -> bool:
@@ -51,7 +51,7 @@ def head_writes(answer: Writes, model: "HookedAVTransformer") -> Verdict:
             not is_said(wanted),
             f"{float(said):.3f}, but it should be {wanted:.3f}: is it this layer, head and position?",
         ),
-    ) or Verdict(True, f"layer {layer}, head {head} of another film adds {wanted:.2f}, as the package has it")
+    ) or Judgement(True, f"layer {layer}, head {head} of another film adds {wanted:.2f}, as the package has it")
 
 
 def _wrong_shares(
@@ -73,7 +73,7 @@ def _wrong_shares(
 
 
 @exercise
-def cell(answer: tuple[str, int], estimate: AttributionPatching) -> Verdict:
+def cell(answer: tuple[str, int], estimate: AttributionPatching) -> Judgement:
     """Which cell of attn_out does the estimate miss by most?"""
     row, layer = answer
     known = [place for place, name in enumerate(estimate.rows) if name.endswith("attn_out")]
@@ -92,13 +92,13 @@ def cell(answer: tuple[str, int], estimate: AttributionPatching) -> Verdict:
             "that is the largest estimate: asked is the largest distance to the exact effect",
         ),
         (misses[place, layer] < worst - _NEAR, f"missed by {misses[place, layer]:.2f}; another one by {worst:.2f}"),
-    ) or Verdict(
+    ) or Judgement(
         True, f"exact {estimate.exact[place, layer]:.2f}, but estimated at {estimate.effects[place, layer]:.2f}"
     )
 
 
 @exercise
-def estimated_change(answer: Callable[[Callable[[float], float], int], Any]) -> Verdict:
+def estimated_change(answer: Callable[[Callable[[float], float], int], Any]) -> Judgement:
     """The change from 0 to 1 from slopes on the way, tried on curves whose change is known."""
 
     def bend(dial: float) -> float:
@@ -113,15 +113,15 @@ def estimated_change(answer: Callable[[Callable[[float], float], int], Any]) -> 
         (abs(said[64] - bend(0.5)) < _CLOSE, "the slope at one place, whatever n is: take n places"),
         (abs(said[64] - 2) > 0.1, f"with 64 slopes of a curve that rises by 2 this is {said[64]:.2f}"),
         (abs(said[4] - 2) > 0.1, f"with 4 slopes this is {said[4]:.2f}, not 2: take them in the middle of each step"),
-    ) or Verdict(True, f"a curve that rises by 2: {said[1]:.2f} from one slope, {said[4]:.2f} from four")
+    ) or Judgement(True, f"a curve that rises by 2: {said[1]:.2f} from one slope, {said[4]:.2f} from four")
 
 
 @exercise
-def receiver(answer: str, model: "HookedAVTransformer", pair: Pair) -> Verdict:
+def receiver(answer: str, model: "HookedAVTransformer", pair: Pair) -> Judgement:
     """Through which MLP do the heads together lose most?"""
     names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)]
     if answer not in names:
-        return Verdict(False, f"an MLP is asked for, by its hook's name, such as {names[0]}")
+        return Judgement(False, f"an MLP is asked for, by its hook's name, such as {names[0]}")
     sums = {
         name: float(np.nansum(patch_path(model, clean=pair.clean, corrupt=pair.corrupt, receiver=name).effects))
         for name in names
@@ -130,4 +130,4 @@ def receiver(answer: str, model: "HookedAVTransformer", pair: Pair) -> Verdict:
     return first_mistake(
         (sums[answer] >= max(sums.values()), "there they lose least: asked is the smallest sum (the most below zero)"),
         (sums[answer] > least + _NEAR, f"there they lose {-sums[answer]:.2f}; through another one {-least:.2f}"),
-    ) or Verdict(True, f"through {answer} the heads lose {-sums[answer]:.2f} of the answer, added up")
+    ) or Judgement(True, f"through {answer} the heads lose {-sums[answer]:.2f} of the answer, added up")

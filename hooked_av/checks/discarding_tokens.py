@@ -11,7 +11,7 @@ import numpy as np
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.discard.cost import formula_macs
 from hooked_av.analyses.discard.discard import DiscardCurve
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.interventions.specs import DropTokens
 from hooked_av.prompt.inputs import AVInputs
@@ -24,7 +24,7 @@ NEAR = 3.0  # percent of the arithmetic: what a rule of thumb may be off
 
 
 @exercise
-def as_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs, drop: DropTokens) -> Verdict:
+def as_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs, drop: DropTokens) -> Judgement:
     """Which cut gives the same answer as the drop?"""
     route, n_layers = Route.parse(answer), model.cfg.n_layers
     layers, wanted = route.layers or tuple(range(n_layers)), tuple(range(drop.layer, n_layers))
@@ -42,16 +42,16 @@ def as_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs, drop: Dr
     said = f"largest difference of the logits: {most:.1g}"
     return first_mistake(
         (most > SAME, f"{said}. Others read {drop.span}, too, and hand it on; the span `all` is every token"),
-    ) or Verdict(True, said)
+    ) or Judgement(True, said)
 
 
 @exercise
-def first_layer(answer: int, curve: DiscardCurve, span: str) -> Verdict:
+def first_layer(answer: int, curve: DiscardCurve, span: str) -> Judgement:
     """From which layer on does leaving change no answer?"""
     agrees = curve.agrees[curve.spans.index(span)].mean(axis=1)
     fine = [at for at in range(len(agrees)) if (agrees[at:] == 1).all()]
     if not fine:
-        return Verdict(False, f"no layer is without loss: take more of {span} along, or other questions")
+        return Judgement(False, f"no layer is without loss: take more of {span} along, or other questions")
     wanted = int(curve.layers[fine[0]])
     known = dict(zip(curve.layers.tolist(), agrees.tolist(), strict=True))
     return first_mistake(
@@ -63,11 +63,11 @@ def first_layer(answer: int, curve: DiscardCurve, span: str) -> Verdict:
         (answer == wanted - 1, f"before layer {answer} {1 - known.get(answer, 0):.0%} of the answers still change"),
         (answer < wanted, f"{1 - known.get(answer, 0):.0%} of the answers change there: look at the upper left panel"),
         (answer > wanted, f"already before layer {wanted} nothing is lost: every layer earlier saves more"),
-    ) or Verdict(True, f"from layer {wanted} on {span} can go, in {len(curve.ids)} of {len(curve.ids)} questions")
+    ) or Judgement(True, f"from layer {wanted} on {span} can go, in {len(curve.ids)} of {len(curve.ids)} questions")
 
 
 @exercise
-def least_read(answer: Callable[[np.ndarray, np.ndarray, int], Any]) -> Verdict:
+def least_read(answer: Callable[[np.ndarray, np.ndarray, int], Any]) -> Judgement:
     """Those that leave, when the `n_kept` that are read most stay."""
     rng = np.random.default_rng()
     positions, scores, n_kept = np.arange(20, 32), rng.random(40), 3
@@ -87,11 +87,11 @@ def least_read(answer: Callable[[np.ndarray, np.ndarray, int], Any]) -> Verdict:
         ),
         (len(gone) != len(least), f"{len(gone)} leave, of {len(positions)} tokens of which {n_kept} should stay"),
         (gone != least, "not those that are read least: scores has one number for each token of the prompt"),
-    ) or Verdict(True, f"{len(gone)} of {len(positions)} leave, and the {n_kept} that are read most stay")
+    ) or Judgement(True, f"{len(gone)} of {len(positions)} leave, and the {n_kept} that are read most stay")
 
 
 @exercise
-def saved(answer: Callable[[float, int, int], Any], model: "HookedAVTransformer", cases: Sequence[Case]) -> Verdict:
+def saved(answer: Callable[[float, int, int], Any], model: "HookedAVTransformer", cases: Sequence[Case]) -> Judgement:
     """A rule of thumb for the share of arithmetic that is saved, against the arithmetic of the model."""
     n_layers = model.cfg.n_layers
     if answer(0.5, 1, n_layers) is ...:
@@ -112,7 +112,7 @@ def saved(answer: Callable[[float, int, int], Any], model: "HookedAVTransformer"
             ):  # fmt: skip
                 return mistake
             worst = max(worst, abs(given - right))
-    return Verdict(True, f"never more than {100 * worst:.0f} points off the arithmetic of this model")
+    return Judgement(True, f"never more than {100 * worst:.0f} points off the arithmetic of this model")
 
 
 def _saved(model: "HookedAVTransformer", cases: Sequence[Case], share: float, layer: int) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.hooks.cache import AVCache
 from hooked_av.hooks.names import HookName, Scope
 from hooked_av.prompt.inputs import AVInputs
@@ -19,7 +19,7 @@ PARTS = ("hook_attn_out", "hook_mlp_out")
 
 
 @exercise
-def name_of_reads(answer: str, model: "HookedAVTransformer", inputs: AVInputs) -> Verdict:
+def name_of_reads(answer: str, model: "HookedAVTransformer", inputs: AVInputs) -> Judgement:
     """Under which name is, in every layer, what `last` reads of `word`?"""
     name = HookName.parse(answer)
     scope, spans = name.scope or Scope(None), inputs.spans
@@ -36,11 +36,11 @@ def name_of_reads(answer: str, model: "HookedAVTransformer", inputs: AVInputs) -
         (keys == spans["last"], "who reads comes first in a hook's name: queries<-keys"),
         (queries != spans["last"], f"the answer begins at `last`; you named what {scope.queries} reads"),
         (keys != spans["word"], f"the word is the span `word`; you named {scope.keys}"),
-    ) or Verdict(True, f"{model.cfg.n_layers} layers, and in each of them {len(keys)} shares a head")
+    ) or Judgement(True, f"{model.cfg.n_layers} layers, and in each of them {len(keys)} shares a head")
 
 
 @exercise
-def residual_by_hand(rebuilt: Callable[[AVCache, int, str], Tensor], cache: AVCache, inputs: AVInputs) -> Verdict:
+def residual_by_hand(rebuilt: Callable[[AVCache, int, str], Tensor], cache: AVCache, inputs: AVInputs) -> Judgement:
     """Is what leaves a layer the sum of everything that was added so far?"""
     layers = list(range(cache.model.cfg.n_layers))[1::3]
     spans = [name for name in ("question", "audio", "last") if name in inputs.spans]
@@ -48,17 +48,17 @@ def residual_by_hand(rebuilt: Callable[[AVCache, int, str], Tensor], cache: AVCa
         got = rebuilt(cache, layer, span)
         if mistake := _not_the_residual(got, cache, layer, span):
             return mistake
-    return Verdict(True, f"the same numbers as hook_resid_post, in layers {layers}, at {', '.join(spans)}")
+    return Judgement(True, f"the same numbers as hook_resid_post, in layers {layers}, at {', '.join(spans)}")
 
 
-def _not_the_residual(got: Any, cache: AVCache, layer: int, span: str) -> Verdict | None:
+def _not_the_residual(got: Any, cache: AVCache, layer: int, span: str) -> Judgement | None:
     if got is ...:
         return NOT_YET
     wanted = cache["resid_post", layer, span]
     where = f"blocks.{layer}, {span}"
     if not isinstance(got, Tensor) or got.shape != wanted.shape:
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Verdict(False, f"{where}: you gave {shape}, the residual stream has {list(wanted.shape)}")
+        return Judgement(False, f"{where}: you gave {shape}, the residual stream has {list(wanted.shape)}")
     start, words = cache[f"hook_inputs_embed@{span}"], cache[f"hook_embed@{span}"]
     attention, mlp = (sum(_part(cache, one, part, span) for one in range(layer + 1)) for part in PARTS)
     last = sum(_part(cache, layer, part, span) for part in PARTS)
@@ -85,7 +85,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 @exercise
-def swapping_hook(swap: Callable[..., Any]) -> Verdict:
+def swapping_hook(swap: Callable[..., Any]) -> Judgement:
     """Does a hook put the second half of its rows in place of the first, and the other way round?"""
     rows = torch.arange(2 * 6 * 3, dtype=torch.float32).view(2, 6, 3)
     first, second = rows.split(3, dim=1)
@@ -96,7 +96,7 @@ def swapping_hook(swap: Callable[..., Any]) -> Verdict:
     got = seen if returned is None else returned  # a hook may also write into what it sees
     if not isinstance(got, Tensor) or got.shape != rows.shape:
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Verdict(False, f"rows {list(rows.shape)} went in, {shape} came out: a hook keeps the shape")
+        return Judgement(False, f"rows {list(rows.shape)} went in, {shape} came out: a hook keeps the shape")
     return first_mistake(
         (torch.equal(got, rows), "the rows are what they were: return the new ones"),
         (
@@ -106,18 +106,18 @@ def swapping_hook(swap: Callable[..., Any]) -> Verdict:
         (torch.equal(got, rows.flip(1)), "every row changed its place: each word now runs backwards"),
         (torch.equal(got, rows.flip(0)), "that swaps prompts of a batch: axis 0 is batch, axis 1 is pos"),
         (not torch.equal(got, torch.cat([second, first], dim=1)), "not the two halves, one in place of the other"),
-    ) or Verdict(True, "each word stands where the other was")
+    ) or Judgement(True, "each word stands where the other was")
 
 
 @exercise
-def first_order(predicted: Callable[[Tensor, Tensor, Tensor], Any]) -> Verdict:
+def first_order(predicted: Callable[[Tensor, Tensor, Tensor], Any]) -> Judgement:
     """What does a gradient promise for new rows in place of old ones?"""
     gradient, old, new = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0)).unbind()
     got = predicted(gradient, old, new)
     if got is ...:
         return NOT_YET
     if not isinstance(got, Tensor | float) or (isinstance(got, Tensor) and got.numel() != 1):
-        return Verdict(False, "one number is asked for: sum over all rows and all their numbers")
+        return Judgement(False, "one number is asked for: sum over all rows and all their numbers")
     change = gradient * (new - old)
     return first_mistake(
         (_close(got, -change.sum()), "the other way round: a step goes from old to new, so new - old"),
@@ -126,7 +126,7 @@ def first_order(predicted: Callable[[Tensor, Tensor, Tensor], Any]) -> Verdict:
         (_close(got, change.abs().sum()), "without signs: changes against each other cancel"),
         (_close(got, (new - old).sum()), "the size of the step; how much a step matters is in the gradient"),
         (not _close(got, change.sum()), "gradient times step, number by number, then the sum"),
-    ) or Verdict(True, "gradient times step, summed up")
+    ) or Judgement(True, "gradient times step, summed up")
 
 
 def _close(got: Any, wanted: Tensor) -> bool:

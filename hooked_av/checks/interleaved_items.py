@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hooked_av.analyses.cases import Case
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
 
@@ -21,7 +21,7 @@ PARALLEL, SEQUENTIAL, UNKNOWN = "parallel", "sequential", "cannot say"
 
 
 @exercise
-def hidden(answer: str, model: "HookedAVTransformer", case: Case) -> Verdict:
+def hidden(answer: str, model: "HookedAVTransformer", case: Case) -> Judgement:
     """How much of the items can be hidden from all text, with the answer as it was?"""
     spans = case.inputs.spans
     given, queried = set(spans.resolve(answer)), set(spans["queried_item"])
@@ -38,7 +38,7 @@ def hidden(answer: str, model: "HookedAVTransformer", case: Case) -> Verdict:
         (clean != cut, f"{clean!r} becomes {cut!r}: you hid what the question is about"),
         (not set(spans["other_items"]) <= given, "more can go: some item that nobody asks about is still there"),
         (len(given) < len(most), f"more can go: not all of {name} is needed; which of its two streams is asked for?"),
-    ) or Verdict(True, f"{len(given)} of {len(items)} tokens hidden, and still {cut!r}")
+    ) or Judgement(True, f"{len(given)} of {len(items)} tokens hidden, and still {cut!r}")
 
 
 def _streams(inputs: AVInputs) -> list[str]:
@@ -54,7 +54,7 @@ def _keeps(model: "HookedAVTransformer", case: Case, stream: str) -> bool:
 @exercise
 def sealed(
     answer: Sequence[str], model: "HookedAVTransformer", inputs: AVInputs, others: Sequence[AVInputs]
-) -> Verdict:
+) -> Judgement:
     """Do later items know nothing of an earlier one that was changed, and does the text still read all of them?
 
     `others`: the same prompt with item 0 changed, and with item 1 changed.
@@ -62,11 +62,13 @@ def sealed(
     cuts = [answer] if isinstance(answer, str) else list(answer)
     texts = {name for cut in cuts for name in Route.parse(cut).queries.replace(" ", "").split("|")}
     if texts & {"text", "question", "last", "all"}:
-        return Verdict(False, "the text must go on reading the items: cut what items read of each other, nothing else")
+        return Judgement(
+            False, "the text must go on reading the items: cut what items read of each other, nothing else"
+        )
     spans = inputs.spans
     for route in map(Route.parse, cuts):
         if spans.resolve(route.keys).positions[0] > spans.resolve(route.queries).positions[-1]:
-            return Verdict(False, f"{route.queries} comes before {route.keys}: what is read stands before the arrow")
+            return Judgement(False, f"{route.queries} comes before {route.keys}: what is read stands before the arrow")
     leaks = {
         f"item{later} still knows of item{changed}": _leak(model, (inputs, other), cuts, f"item{later}")
         for changed, other in enumerate(others)
@@ -79,7 +81,7 @@ def sealed(
         (leaks[worst] > SEALED and not any("boundary" in queries for queries in direct),
          f"{said}: there are tokens between the items that read one and are read by the next"),
         (leaks[worst] > SEALED, f"{said}: one pair of items, or of an item and the marks, is still open"),
-    ) or Verdict(True, "no item knows anything of another one, to the last bit")  # fmt: skip
+    ) or Judgement(True, "no item knows anything of another one, to the last bit")  # fmt: skip
 
 
 def _leak(model: "HookedAVTransformer", pair: tuple[AVInputs, AVInputs], cuts: Sequence[str], item: str) -> float:
@@ -91,23 +93,23 @@ def _leak(model: "HookedAVTransformer", pair: tuple[AVInputs, AVInputs], cuts: S
 
 
 @exercise
-def streams(answer: Callable[[float, float, float], Any]) -> Verdict:
+def streams(answer: Callable[[float, float, float], Any]) -> Judgement:
     """What shares of right answers say: clean, with items cut from each other, with random cuts of that size."""
     if answer(1.0, 1.0, 1.0) is ...:
         return NOT_YET
     if answer(1.0, 0.3, 0.95) != SEQUENTIAL:
-        return Verdict(False, f"the cut breaks it, a random one does not: that is {SEQUENTIAL!r}")
+        return Judgement(False, f"the cut breaks it, a random one does not: that is {SEQUENTIAL!r}")
     if answer(1.0, 0.3, 0.3) == SEQUENTIAL:
-        return Verdict(False, "any cut of that size breaks it: the cut of the items shows nothing beyond that")
+        return Judgement(False, "any cut of that size breaks it: the cut of the items shows nothing beyond that")
     if answer(1.0, 0.97, 0.3) == UNKNOWN:
-        return Verdict(False, "the random cut breaks it, and that of the items does not: clearer it cannot be")
+        return Judgement(False, "the random cut breaks it, and that of the items does not: clearer it cannot be")
     if answer(0.96, 0.94, 0.93) == UNKNOWN:
-        return Verdict(False, "a random cut that does no harm is no trouble: the cut of the items does none either")
+        return Judgement(False, "a random cut that does no harm is no trouble: the cut of the items does none either")
     wanted = [((1.0, 0.97, 0.3), PARALLEL), ((0.96, 0.94, 0.93), PARALLEL), ((0.9, 0.4, 0.42), UNKNOWN)]
     for shares, says in wanted:
         if answer(*shares) != says:
-            return Verdict(False, f"clean, cut, random = {shares}: you say {answer(*shares)!r}, not {says!r}")
-    return Verdict(True, "a cut counts beside its control only")
+            return Judgement(False, f"clean, cut, random = {shares}: you say {answer(*shares)!r}, not {says!r}")
+    return Judgement(True, "a cut counts beside its control only")
 
 
 def _answer(model: "HookedAVTransformer", inputs: AVInputs, cut: str | tuple[()]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_av.analyses.lenses.answer_trace import AnswerTrace, answer_trace
 from hooked_av.analyses.lenses.convention import LensConvention
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
 
@@ -24,7 +24,7 @@ MOST_RIGHT = 0.5  # of answers that need what was cut: options leave a third to 
 
 
 @exercise
-def read_by_hand(read: Callable[[Tensor], Any], model: "HookedAVTransformer", inputs: AVInputs) -> Verdict:
+def read_by_hand(read: Callable[[Tensor], Any], model: "HookedAVTransformer", inputs: AVInputs) -> Judgement:
     """Does a function read rows as the logit lens does?"""
     _, cache = model.run_with_cache(inputs, names_filter="blocks.*.hook_resid_post@last")
     rows = torch.cat([cache["resid_post", layer, "last"] for layer in range(model.cfg.n_layers)], dim=1)
@@ -34,7 +34,7 @@ def read_by_hand(read: Callable[[Tensor], Any], model: "HookedAVTransformer", in
     wanted_shape = [*rows.shape[:-1], model.cfg.d_vocab]
     if not isinstance(got, Tensor) or list(got.shape) != wanted_shape:
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Verdict(False, f"rows {list(rows.shape)} went in, {shape} came out; a lens gives {wanted_shape}")
+        return Judgement(False, f"rows {list(rows.shape)} went in, {shape} came out; a lens gives {wanted_shape}")
     normed, words = model.ln_final(rows), model.embed.weight.T
     logits = model.unembed(normed)
     return first_mistake(
@@ -47,7 +47,7 @@ def read_by_hand(read: Callable[[Tensor], Any], model: "HookedAVTransformer", in
             "with the embeddings of words that come in; answers have the unembedding (model.W_U)",
         ),
         (not _same(got, logits.softmax(-1)), "not what the last two steps of the model give"),
-    ) or Verdict(True, "in the last layer these are the model's own probabilities")
+    ) or Judgement(True, "in the last layer these are the model's own probabilities")
 
 
 def reported(model: "HookedAVTransformer", inputs: AVInputs) -> Float[np.ndarray, " layer"]:
@@ -58,7 +58,7 @@ def reported(model: "HookedAVTransformer", inputs: AVInputs) -> Float[np.ndarray
 @exercise
 def which_convention(
     answer: str, curve: Float[np.ndarray, " layer"], model: "HookedAVTransformer", inputs: AVInputs
-) -> Verdict:
+) -> Judgement:
     """By which convention was a curve read?"""
     mine, theirs = LensConvention.parse(answer), LensConvention.parse(PAPERS_CONVENTION)
     return first_mistake(
@@ -75,7 +75,7 @@ def which_convention(
             "right about the layer, but a shifted curve of ours has values in between; theirs jumps from 0 to 1",
         ),
         (not np.allclose(_probabilities(model, inputs, answer), curve, atol=1e-4), "that gives another curve"),
-    ) or Verdict(True, f"{mine.name}: one layer later, and steeper")
+    ) or Judgement(True, f"{mine.name}: one layer later, and steeper")
 
 
 def _probabilities(model: "HookedAVTransformer", inputs: AVInputs, convention: str) -> Float[np.ndarray, " layer"]:
@@ -86,7 +86,7 @@ def _probabilities(model: "HookedAVTransformer", inputs: AVInputs, convention: s
 
 
 @exercise
-def random_control(control: Callable[[Tensor, int], Any]) -> Verdict:
+def random_control(control: Callable[[Tensor, int], Any]) -> Judgement:
     """Are these ten directions a control: random, as long as the true ones, and new for each seed?"""
     lengths = torch.arange(1.0, 11.0)[:, None]
     true = (
@@ -97,7 +97,7 @@ def random_control(control: Callable[[Tensor, int], Any]) -> Verdict:
         return NOT_YET
     if not isinstance(got, Tensor) or got.shape != true.shape:
         shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Verdict(False, f"ten directions {list(true.shape)} went in, {shape} came out")
+        return Judgement(False, f"ten directions {list(true.shape)} went in, {shape} came out")
     is_one_of_them = torch.cdist(got, true).min(dim=-1).values < 1e-4
     return first_mistake(
         (_same(got, true), "these are the true directions"),
@@ -109,11 +109,11 @@ def random_control(control: Callable[[Tensor, int], Any]) -> Verdict:
         (_same(got, other), "the same for every seed: one draw says nothing of luck"),
         (not _same(got, again), "another draw for the same seed: nobody could repeat it"),
         (bool((torch.cosine_similarity(got, true) > 0.5).any()), "close to the true directions"),
-    ) or Verdict(True, "as long as the true ones, and about nothing")
+    ) or Judgement(True, "as long as the true ones, and about nothing")
 
 
 @exercise
-def who_listens(cut: str, model: "HookedAVTransformer", answers: Sequence[str], batch: AVInputs) -> Verdict:
+def who_listens(cut: str, model: "HookedAVTransformer", answers: Sequence[str], batch: AVInputs) -> Judgement:
     """Which part of the text must read the media, so that the lettered answers are right?"""
     route = Route.parse(cut)
     if mistake := first_mistake(
@@ -131,7 +131,7 @@ def who_listens(cut: str, model: "HookedAVTransformer", answers: Sequence[str], 
     }.get(route.queries, "look for the part that is asked to choose")
     return first_mistake(
         (share > MOST_RIGHT, f"{share:.0%} are right still: {why}"),
-    ) or Verdict(True, f"{share:.0%} are right, no more than by chance: the {route.queries} listen")
+    ) or Judgement(True, f"{share:.0%} are right, no more than by chance: the {route.queries} listen")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

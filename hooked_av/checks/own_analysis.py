@@ -9,24 +9,24 @@ import numpy as np
 import pandas as pd
 
 from hooked_av.analyses.results import Result
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.datasets.results_folder import ResultsFolder
 
 
 @exercise
-def shares(answer: Any) -> Verdict:
+def shares(answer: Any) -> Judgement:
     """A subclass of a result with each drop as a share of all, in its table and in its file."""
     drops = np.array([[1.0, 5.0, 2.0], [0.0, 2.0, 0.0]])
     if not (isinstance(answer, type) and issubclass(answer, Result)):
-        return Verdict(False, "give a class that derives from SecondsNeeded")
+        return Judgement(False, "give a class that derives from SecondsNeeded")
     made: Any = answer(**{"drops": drops, "modalities": ("audio", "video"), "answer": "six"})
     if not hasattr(made, "shares"):
-        return Verdict(False, "it has no `shares`")
+        return Judgement(False, "it has no `shares`")
     if callable(made.shares):
-        return Verdict(False, "`shares` is a method: write @property above it")
+        return Judgement(False, "`shares` is a method: write @property above it")
     found, axes = np.asarray(made.shares), answer.axes.get("shares")
     if found.shape != drops.shape:
-        return Verdict(False, f"one share for each cell: {list(drops.shape)}, not {list(found.shape)}")
+        return Judgement(False, f"one share for each cell: {list(drops.shape)}, not {list(found.shape)}")
     if mistake := first_mistake(
         (np.allclose(found, drops / drops.sum(axis=1, keepdims=True)), "that is the share of a modality, not of all"),
         (np.allclose(found, drops / drops.max()), "that is relative to the largest drop: divide by the sum"),
@@ -41,11 +41,11 @@ def shares(answer: Any) -> Verdict:
     return first_mistake(
         (not {"drops", "shares"} <= {*frame.columns}, "the table needs both: keep {**SecondsNeeded.axes, ...}"),
         (not np.allclose(again.to_frame()["shares"], found.ravel()), "it is not the same after save and load"),
-    ) or Verdict(True, f"columns {', '.join(frame.columns)}; and the same from its file")
+    ) or Judgement(True, f"columns {', '.join(frame.columns)}; and the same from its file")
 
 
 @exercise
-def n_new(answer: int, out: Path) -> Verdict:
+def n_new(answer: int, out: Path) -> Judgement:
     """How many samples has the next run to do?"""
     folder = ResultsFolder.read(out)
     total, done = len(folder.settings["samples"]), len(folder.finished())
@@ -54,18 +54,18 @@ def n_new(answer: int, out: Path) -> Verdict:
         (answer == done, "so many are there; asked is how many are not"),
         (answer == 0, "the folder remembers nothing but its files, and some of them are gone"),
         (answer != total - done, f"there are {total} samples and {done} files"),
-    ) or Verdict(True, f"{done} of {total} have their file; {answer} are run again")
+    ) or Judgement(True, f"{done} of {total} have their file; {answer} are run again")
 
 
 @exercise
-def strongest(answer: Callable[[pd.DataFrame], Any]) -> Verdict:
+def strongest(answer: Callable[[pd.DataFrame], Any]) -> Judgement:
     """The row of each sample's largest drop, of a table in disorder."""
     frame = _disordered()
     said = answer(frame.copy())
     if said is ...:
         return NOT_YET
     if not isinstance(said, pd.DataFrame):
-        return Verdict(False, f"give a table (a DataFrame), not {type(said).__name__}")
+        return Judgement(False, f"give a table (a DataFrame), not {type(said).__name__}")
     wanted = frame.loc[frame.groupby("sample").drops.idxmax()]
     mixed: Any = frame.groupby("sample").max()
     return first_mistake(
@@ -81,7 +81,7 @@ def strongest(answer: Callable[[pd.DataFrame], Any]) -> Verdict:
             "these are the smallest drops",
         ),
         (not _same(said, wanted), "some rows are not those of the largest drop"),
-    ) or Verdict(True, f"{len(wanted)} samples, each with the modality and the second of its largest drop")
+    ) or Judgement(True, f"{len(wanted)} samples, each with the modality and the second of its largest drop")
 
 
 def _disordered() -> pd.DataFrame:

@@ -9,7 +9,7 @@ from torch import Tensor
 from hooked_av.analyses.patching.contrast import Contrast
 from hooked_av.analyses.patching.pairs import Pair, make_pair
 from hooked_av.analyses.patching.positions import patch_positions
-from hooked_av.checks.verdict import NOT_YET, Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
 from hooked_av.interventions.specs import patch
 from hooked_av.prompt.inputs import AVInputs
 from hooked_av.tiny.samples import sample_clips
@@ -22,7 +22,7 @@ _CLOSE = 1e-3  # of logits, and of effects
 
 
 @exercise
-def effect(answer: Callable[[float, float, float], Any]) -> Verdict:
+def effect(answer: Callable[[float, float, float], Any]) -> Judgement:
     """How much of what was lost has come back?"""
     patched, clean, corrupt = 3.0, 9.0, -7.0
     said = answer(patched, clean, corrupt)
@@ -41,13 +41,13 @@ def effect(answer: Callable[[float, float, float], Any]) -> Verdict:
         (is_said((patched - clean) / lost), "that is 0 for the clean run: measure from the corrupt run"),
         (not is_said((patched - corrupt) / lost), f"effect(3, 9, -7) is {said:g}; of 16 lost, 10 came back"),
         (abs(answer(clean, clean, corrupt) - 1) > _CLOSE, "a patch that gives the clean run must have effect 1"),
-    ) or Verdict(True, "0 for the corrupt run, 1 for the clean one, and a straight line between")
+    ) or Judgement(True, "0 for the corrupt run, 1 for the clean one, and a straight line between")
 
 
 @exercise
 def patch_head(
     answer: Callable[[AVInputs, AVInputs, int, int], Tensor], model: "HookedAVTransformer", layer: int | None = None
-) -> Verdict:
+) -> Judgement:
     """The corrupt run with one head at the last row taken from the clean run, on two films of the checker's own."""
     films = sample_clips()
     one, other = (films[name].clip for name in ("two-seconds", "three-and-eight"))
@@ -61,7 +61,7 @@ def patch_head(
         known = _runs(model, pair, layer, head)
     if not isinstance(said, Tensor) or said.shape != known["right"].shape:  # pyright: ignore[reportUnnecessaryIsInstance]
         got = list(said.shape) if isinstance(said, Tensor) else type(said).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
-        return Verdict(False, f"give the logits of the last position, {list(known['right'].shape)}; this is {got}")
+        return Judgement(False, f"give the logits of the last position, {list(known['right'].shape)}; this is {got}")
 
     def is_said(name: str) -> bool:
         return torch.allclose(said, known[name], atol=_CLOSE)
@@ -74,7 +74,7 @@ def patch_head(
         (is_said("rows"), "you patched the head at every position: only the last row is asked for"),
         (is_said("first"), "always the same head: use the argument `head`"),
         (not is_said("right"), "these are other logits: is it hook_z, of this layer, from the clean run?"),
-    ) or Verdict(True, f"layer {layer}, head {head} of two other films, as the package patches it")
+    ) or Judgement(True, f"layer {layer}, head {head} of two other films, as the package patches it")
 
 
 def _runs(model: "HookedAVTransformer", pair: Pair, layer: int, head: int) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def _runs(model: "HookedAVTransformer", pair: Pair, layer: int, head: int) -> di
 
 
 @exercise
-def place(answer: str, model: "HookedAVTransformer", pair: Pair) -> Verdict:
+def place(answer: str, model: "HookedAVTransformer", pair: Pair) -> Judgement:
     """In which stretch of the sound does the answer sit?"""
     table = patch_positions(model, clean=pair.clean, corrupt=pair.corrupt, every_seconds=1.0)
     names = table.place_names
@@ -118,11 +118,13 @@ def place(answer: str, model: "HookedAVTransformer", pair: Pair) -> Verdict:
         ),
         (answer == f"{modality} {start - 1}-{start} s", "one too early: is it the table of the new question?"),
         (answer != wanted, "nothing comes back there: look for the darkest column"),
-    ) or Verdict(True, f"{wanted}: {float(table.effects[0].max()):.0%} of the answer, and the other digits do nothing")
+    ) or Judgement(
+        True, f"{wanted}: {float(table.effects[0].max()):.0%} of the answer, and the other digits do nothing"
+    )
 
 
 @exercise
-def group(answer: Sequence[int], model: "HookedAVTransformer", pair: Pair) -> Verdict:
+def group(answer: Sequence[int], model: "HookedAVTransformer", pair: Pair) -> Judgement:
     """The fewest neighbouring layers whose attention at the last row is enough."""
     n_layers, layers = model.cfg.n_layers, sorted({*answer})
     if mistake := first_mistake(
@@ -137,7 +139,7 @@ def group(answer: Sequence[int], model: "HookedAVTransformer", pair: Pair) -> Ve
     return first_mistake(
         (reached < ENOUGH, f"together they bring back {reached:.2f}: add a neighbour, or move the window"),
         (shorter is not None, f"that is enough, but fewer than {len(layers)} layers are, too"),
-    ) or Verdict(
+    ) or Judgement(
         True,
         f"layers {layers} bring back {reached:.2f} together; one by one they add up to "
         f"{sum(effects([layer]) for layer in layers):.2f}",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hooked_av.checks.verdict import Verdict, exercise, first_mistake
+from hooked_av.checks.judgement import Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
 
@@ -13,7 +13,7 @@ MOST_LAYERS = 3
 
 
 @exercise
-def tokens_a_second(answer: int, inputs: AVInputs) -> Verdict:
+def tokens_a_second(answer: int, inputs: AVInputs) -> Judgement:
     """How many tokens is a second of sound?"""
     spans = inputs.spans
     second, sound, film = spans.between(0, 1), spans["audio"], spans["video"]
@@ -23,11 +23,11 @@ def tokens_a_second(answer: int, inputs: AVInputs) -> Verdict:
         (answer == len(second & film), "these are the tokens of a second of film; sound has a span of its own"),
         (answer == len(second & (sound | film)), "that is film and sound together"),
         (answer != wanted, "not that many: divide the length of the span `audio` by the seconds of the clip"),
-    ) or Verdict(True, f"{wanted} tokens a second: each stands for {1000 // wanted} ms of sound")
+    ) or Judgement(True, f"{wanted} tokens a second: each stands for {1000 // wanted} ms of sound")
 
 
 @exercise
-def smallest_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs) -> Verdict:
+def smallest_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs) -> Judgement:
     """In which few neighbouring layers does the last position read the sound?"""
     route = Route.parse(answer)
     layers = route.layers or ()
@@ -44,4 +44,4 @@ def smallest_cut(answer: str, model: "HookedAVTransformer", inputs: AVInputs) ->
     clean, cut = (model.generate(inputs, interventions=edits).texts[0] for edits in ((), answer))
     return first_mistake(
         (clean == cut, f"still {clean!r}: the sound is read in other layers, or in one more beside these"),
-    ) or Verdict(True, f"with {answer} cut, {clean!r} becomes {cut!r}")
+    ) or Judgement(True, f"with {answer} cut, {clean!r} becomes {cut!r}")
