@@ -178,6 +178,21 @@ def test_plain_questions_of_tiny_av_go_past_the_question_and_lettered_ones_throu
         assert items["shown in item", options, "items -> other items"] > 0.85
 
 
+@torch.no_grad()
+def test_redundant_ways_are_each_enough_and_there_is_no_third():
+    """The ground truth of tiny-av-redundant: plain questions survive each cut and fall with both."""
+    trained = av.HookedAVTransformer.from_pretrained("tiny-av-redundant")
+    table = truth_of(trained, packaged_digits("held_out"), 30, families=["visual", "shown in item"])
+    for (_, options), rows in table.groupby(["form", "options"]):
+        right, low, high = (rows.set_index("cut")[name] for name in ("right", "low", "high"))
+        enough = ("nothing", "media -> behind the question", *(() if options else ("media -> question",)))
+        assert all(low[name] > 0.7 for name in enough)  # 27 of 30
+        assert low["both"] <= rows["text alone"].iloc[0] + 0.05
+        assert high["both"] < low["nothing"]
+        if options:
+            assert right["media -> question"] <= 0.6
+
+
 def test_variants_of_the_packaged_checkpoint_are_indexes_of_one_folder():
     assert tuple(PACKAGED) == MODEL_NAMES
     assert PACKAGED["tiny-av"] is None
