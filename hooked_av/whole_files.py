@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from uuid import uuid4
 
 from hooked_av.errors import HookedAVError, excerpt
 
+_STEM = 60  # letters of a name that are kept: a file system allows 255 in all
 AGAIN = "make room, or take a path where you may write, and do the same again"
 
 
@@ -30,8 +32,13 @@ def appearing(path: Path, error: type[HookedAVError], next_step: str = AGAIN) ->
 
 
 def part_of(path: Path) -> Path:
-    """A hidden name beside `path` that nobody else has, with its suffix."""
-    return path.with_name(f".{uuid4().hex}.part{path.suffix}")
+    """A hidden name beside `path` that nobody else has, with its suffix; `parts_left` finds it again."""
+    return path.with_name(f".{path.stem[:_STEM]}.{uuid4().hex}.part{path.suffix}")
+
+
+def parts_left(path: Path) -> list[Path]:
+    """What writers of `path` that were killed have left behind."""
+    return list(path.parent.glob(f".{escape(path.stem[:_STEM])}.*.part{path.suffix}"))
 
 
 @contextmanager

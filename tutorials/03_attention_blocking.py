@@ -360,8 +360,8 @@ one_by_one.with_metric("logit_difference")
 # trained on while everything behind the question was cut from the media, in every layer of every step. So it had to
 # learn the way through the question for plain questions too. The old way was not taken from it.
 #
-# **Predict, then run.** How many of 16 plain questions does each model answer when `media->asked` is cut in all layers,
-# when `media->prompt_end|last` is cut, and when both are?
+# **Predict, then run.** How many of 16 plain questions does each model answer when `media->asked` is cut in all
+# layers, when `media->prompt_end|last` is cut, and when both are?
 
 # %%
 redundant = av.HookedAVTransformer.from_pretrained("tiny-av-redundant")
@@ -387,9 +387,9 @@ plt.legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
-# Each single cut of the redundant model shows nothing, though *both* ways carry the answer. Somebody who cuts one way at
-# a time would report: "neither is needed". Only the cut of both says that there is no third way, and only what stays
-# with the *other* way cut says that a way is enough.
+# Each single cut of the redundant model shows nothing, though *both* ways carry the answer. Somebody who cuts one
+# way at a time would report: "neither is needed". Only the cut of both says that there is no third way, and only what
+# stays with the *other* way cut says that a way is enough.
 #
 # So ask of every way two questions: what is lost when it is cut, and what is kept when it is all that is left?
 # [Known routes](../docs/routes.md) asks thirteen methods both, of models like this one.

@@ -36,6 +36,7 @@ from hooked_av.datasets.settings_file import (
 )
 from hooked_av.datasets.whole_files import appearing, writing
 from hooked_av.errors import DatasetError
+from hooked_av.whole_files import parts_left
 
 RESULTS, FAILED, SAMPLES_FOLDER = "results.parquet", "failed.csv", "samples"
 _RUN = b"hooked_av.settings"
@@ -149,7 +150,7 @@ class ResultsFolder:
         self._list(failures.values())
         with writing(self.path / SAMPLES_FOLDER):
             for place in finished:  # what runs that were killed have left behind
-                for left in (self.path / SAMPLES_FOLDER).glob(f".{place:06d}.*.part"):
+                for left in parts_left(self._table(place).path):
                     left.unlink(missing_ok=True)
         return self.path / RESULTS
 

@@ -21,6 +21,7 @@ import hooked_av as av
 from hooked_av.datasets.manifest import read_manifest
 from hooked_av.plots.style import svg_text
 from hooked_av.tiny.samples import FOLDER
+from hooked_av.whole_files import part_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,11 +136,13 @@ def test_a_run_is_taken_up_where_it_was_stopped(model, here, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         av.run_dataset(model, here / "good.jsonl", counted(calls, "text/1"), out=tmp_path, top_k=3)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").iterdir()}
-    (tmp_path / "samples" / ".000002.deadbeef.part").write_bytes(b"PAR1 the half of a table")  # what kill -9 leaves
+    left = part_of(tmp_path / "samples" / "000002.parquet")
+    left.write_bytes(b"PAR1 the half of a table")  # what kill -9 leaves
     run = av.run_dataset(model, here / "good.jsonl", counted(calls), out=tmp_path, top_k=3)
     assert calls == ["heard", "seen", "text/1", "text/1", "part"]
     assert (run.n_new, run.n_finished) == (2, 4)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert left.exists()
     same(av.datasets.merge(tmp_path), whole)
     assert not list((tmp_path / "samples").glob(".*"))
     assert av.run_dataset(model, here / "good.jsonl", counted(calls), out=tmp_path, top_k=3).n_new == 0

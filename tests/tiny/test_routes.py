@@ -186,7 +186,7 @@ def test_redundant_ways_are_each_enough_and_there_is_no_third():
     for (_, options), rows in table.groupby(["form", "options"]):
         right, low, high = (rows.set_index("cut")[name] for name in ("right", "low", "high"))
         enough = ("nothing", "media -> behind the question", *(() if options else ("media -> question",)))
-        assert all(low[name] > 0.7 for name in enough)  # 27 of 30
+        assert all(low[name] > 0.6 for name in enough)  # 25 of 30
         assert low["both"] <= rows["text alone"].iloc[0] + 0.05
         assert high["both"] < low["nothing"]
         if options:
