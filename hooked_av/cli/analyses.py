@@ -72,11 +72,12 @@ class AnalysisCommand(ResumedCommand):
         run_analysis(str(self.name), **{name: ctx.params[name] for name in ("model", "shard")} | given)
 
 
-def _pathway(text: str) -> tuple[str, str]:
+def _pathway(text: str) -> str:
+    """As it is written in Python, so that a folder can be filled from both."""
     route = Route.parse(text)
     if route.layers is not None:
         raise click.BadParameter("pathways have no layers: every layer is cut in turn")
-    return route.keys, route.queries
+    return f"{route.keys}->{route.queries}"
 
 
 def _controls(text: str) -> Any:

@@ -54,6 +54,9 @@ def test_commands_do_what_the_functions_do(model, here, tmp_path, monkeypatch, w
     by_call = {"pathways": "audio->last", "window": 3, "follow": "gold", "controls": av.Controls(2, "rows")}
     wanted = av.information_flow(model, case, **by_call, only_correct=False).to_frame()
     pd.testing.assert_frame_equal(flow[wanted.columns], wanted, check_dtype=False)
+    by_call["pathways"] = ["audio->last"]
+    run = av.run_dataset(model, here / "good.jsonl", "flow", out=tmp_path / "flow", shard="1/4", **by_call)
+    assert (run.n_new, run.n_finished) == (0, 1)  # the same folder from Python
 
     say("sweep", *common, str(tmp_path / "sweep"), "--cut", "audio->last@2-5", "--cut", "video->last", *one)
     assert pd.read_parquet(tmp_path / "sweep" / "samples")["cut"].tolist() == ["audio->last@2-5", "video->last"]

@@ -18,6 +18,7 @@ from hooked_av.errors import DatasetError, InputsError, InterventionError
 from hooked_av.plots.study import plot_discards, plot_layers, plot_pathways, plot_reliance, plot_routes
 from hooked_av.study import measures, page, rules, run
 from hooked_av.study.findings import EVERY
+from hooked_av.study.findings import SEQUENTIAL as SEQUENTIAL_CLAIM
 from hooked_av.study.measures import CLIP_ROUTES, DIRECT, ITEM_ROUTES, RESULTS, SEQUENTIAL, FamilyResults
 from hooked_av.study.page import render_study, write_study
 from hooked_av.study.rules import free_from, needed, negated
@@ -295,3 +296,23 @@ def test_panels_that_no_family_fills_are_not_drawn(study):
     lost = reliance.assign(contribution=reliance.contribution.where(reliance.family != "auditory"))
     assert "auditory" not in texts_of(plot_reliance(lost))
     assert "spoken in item" in texts_of(plot_reliance(lost))
+
+
+# --- known ground ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "family", "says"),
+    [
+        ("tiny-av", "visual", ["does not hold", "does not hold", "holds"]),
+        ("tiny-av", "visual, options", ["holds", "holds", "does not hold"]),
+        ("tiny-av-redundant", "visual", ["cannot be said", "holds", "holds"]),
+    ],
+)
+def test_the_rules_say_what_is_known_of_a_route(model, family, says, tmp_path):
+    """docs/study.md has the table; routes are known by what nothing can get around (docs/routes.md)."""
+    study = av.run_study(av.HookedAVTransformer.from_pretrained(model), [family], samples=64, out=tmp_path)
+    said = {one.claim: one.says for one in study.statements if one.family == family}
+    claims = [SEQUENTIAL_CLAIM, "the sequential route alone is enough", "the direct route alone is enough"]
+    assert [said[claim] for claim in claims] == says
