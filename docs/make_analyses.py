@@ -93,9 +93,10 @@ OWN_TABLES = {"DirectAttribution": ["component", "layer", "contribution"]}
 
 
 def analyses() -> dict[str, Callable[..., Result]]:
-    """The public functions that return a result, in alphabetical order."""
+    """The public functions of one model that return a result, in alphabetical order."""
     found = {name: getattr(av, name) for name in sorted(dir(av)) if not name.startswith("_")}
-    return {name: one for name, one in found.items() if isfunction(one) and result_of(one) is not None}
+    of_a_model = {name: one for name, one in found.items() if isfunction(one) and "model" in signature(one).parameters}
+    return {name: one for name, one in of_a_model.items() if result_of(one) is not None}
 
 
 def result_of(function: Callable[..., Any]) -> type[Result] | None:

@@ -94,11 +94,11 @@ def n_needed(answer: int) -> Judgement:
     ) or Judgement(True, f"{answer} questions: {300 / answer:.2f} points are below {margin:g}")
 
 
-Answers = Float64[np.ndarray, " sample"]
+Changes = Float64[np.ndarray, " sample"]
 
 
 @exercise
-def verdict(answer: Callable[[Answers, Answers], str]) -> Judgement:
+def verdict(answer: Callable[[Changes, Changes], str]) -> Judgement:
     """Does a function say of cuts and random cuts what the study's rule says?"""
     for change, control, mistake in _trials():
         wanted, said = rules.needed(change, control).says, answer(change, control)
@@ -107,7 +107,7 @@ def verdict(answer: Callable[[Answers, Answers], str]) -> Judgement:
     return Judgement(True, "that is the rule of the study: it asks for size, for certainty, and for a control")
 
 
-def _trials() -> list[tuple[Answers, Answers, str]]:
+def _trials() -> list[tuple[Changes, Changes, str]]:
     """Changes of cuts and of random cuts, and what a function forgets that judges them otherwise."""
     rng = np.random.default_rng(SEED)
     near = rng.normal(0.0, 1.0, SAMPLES)
