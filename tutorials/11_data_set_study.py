@@ -124,10 +124,10 @@ av.checks.data_set_study.line(line, film)
 
 # %%
 out = folder / "flow"
-cuts = [(keys, queries) for queries in ("question", "last") for keys in ("audio", "video")]
+cuts = [f"{keys}->{queries}" for queries in ("question", "last") for keys in ("audio", "video")]
 asked = ["--manifest", str(manifest), "--out", str(out), "--shard", "2/2"]
 asked += ["--window", "3", "--controls", "1:rows"]
-asked += [word for cut in cuts for word in ("--pathway", "->".join(cut))]
+asked += [word for cut in cuts for word in ("--pathway", cut)]
 command = [sys.executable, "-m", "hooked_av", "flow", *asked]  # in a shell: hooked-av flow --manifest ...
 other = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
