@@ -200,7 +200,7 @@ def test_only_what_was_said_is_passed_on(asked):
     words = ["--window", "all", "--controls", "2:rows", "--pathways", "audio->last", "--positions", "train"]
     assert asked("flow", *words) == (
         "flow", "1/1", {"positions": "train"},
-        {"window": "all", "controls": av.Controls(2, "rows"), "pathways": (("audio", "last"),)},
+        {"window": "all", "controls": av.Controls(2, "rows"), "pathways": ("audio->last",)},
     )  # fmt: skip
     assert asked("discard", "--rule", "random", "--layers", "1", "--kept-share", "0.5")[-1] == {
         "rules": ("random",), "layers": (1,), "kept_share": 0.5,
