@@ -11,7 +11,7 @@ import numpy as np
 from hooked_av.analyses.cases import Case
 from hooked_av.analyses.discard.cost import formula_macs
 from hooked_av.analyses.discard.discard import DiscardCurve
-from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
+from hooked_av.checks.judgement import Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.interventions.specs import DropTokens
 from hooked_av.prompt.inputs import AVInputs
@@ -72,8 +72,6 @@ def least_read(answer: Callable[[np.ndarray, np.ndarray, int], Any]) -> Judgemen
     rng = np.random.default_rng()
     positions, scores, n_kept = np.arange(20, 32), rng.random(40), 3
     given = answer(positions, scores, n_kept)
-    if given is ...:
-        return NOT_YET
     gone = {int(position) for position in np.ravel(given)}
     order = positions[np.argsort(scores[positions])]
     least, most = set(order[:-n_kept].tolist()), set(order[n_kept:].tolist())
@@ -94,8 +92,6 @@ def least_read(answer: Callable[[np.ndarray, np.ndarray, int], Any]) -> Judgemen
 def saved(answer: Callable[[float, int, int], Any], model: "HookedAVTransformer", cases: Sequence[Case]) -> Judgement:
     """A rule of thumb for the share of arithmetic that is saved, against the arithmetic of the model."""
     n_layers = model.cfg.n_layers
-    if answer(0.5, 1, n_layers) is ...:
-        return NOT_YET
     worst = 0.0
     for share in (0.4, 0.7, 0.1):
         for layer in range(n_layers):

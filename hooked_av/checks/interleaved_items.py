@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hooked_av.analyses.cases import Case
-from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
+from hooked_av.checks.judgement import Judgement, exercise, first_mistake
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
 
@@ -95,8 +95,6 @@ def _leak(model: "HookedAVTransformer", pair: tuple[AVInputs, AVInputs], cuts: S
 @exercise
 def streams(answer: Callable[[float, float, float], Any]) -> Judgement:
     """What shares of right answers say: clean, with items cut from each other, with random cuts of that size."""
-    if answer(1.0, 1.0, 1.0) is ...:
-        return NOT_YET
     if answer(1.0, 0.3, 0.95) != SEQUENTIAL:
         return Judgement(False, f"the cut breaks it, a random one does not: that is {SEQUENTIAL!r}")
     if answer(1.0, 0.3, 0.3) == SEQUENTIAL:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_av.analyses.lenses.answer_trace import AnswerTrace, answer_trace
 from hooked_av.analyses.lenses.convention import LensConvention
-from hooked_av.checks.judgement import NOT_YET, Judgement, exercise, first_mistake
+from hooked_av.checks.judgement import Judgement, exercise, first_mistake, shape_of
 from hooked_av.interventions.routes import Route
 from hooked_av.prompt.inputs import AVInputs
 
@@ -29,12 +29,11 @@ def read_by_hand(read: Callable[[Tensor], Any], model: "HookedAVTransformer", in
     _, cache = model.run_with_cache(inputs, names_filter="blocks.*.hook_resid_post@last")
     rows = torch.cat([cache["resid_post", layer, "last"] for layer in range(model.cfg.n_layers)], dim=1)
     got = read(rows)
-    if got is ...:
-        return NOT_YET
     wanted_shape = [*rows.shape[:-1], model.cfg.d_vocab]
     if not isinstance(got, Tensor) or list(got.shape) != wanted_shape:
-        shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Judgement(False, f"rows {list(rows.shape)} went in, {shape} came out; a lens gives {wanted_shape}")
+        return Judgement(
+            False, f"rows {list(rows.shape)} went in, {shape_of(got)} came out; a lens gives {wanted_shape}"
+        )
     normed, words = model.ln_final(rows), model.embed.weight.T
     logits = model.unembed(normed)
     return first_mistake(
@@ -93,11 +92,8 @@ def random_control(control: Callable[[Tensor, int], Any]) -> Judgement:
         torch.nn.functional.normalize(torch.randn(10, 64, generator=torch.Generator().manual_seed(1)), dim=-1) * lengths
     )
     got, again, other = (control(true.clone(), seed) for seed in (0, 0, 1))
-    if got is ...:
-        return NOT_YET
     if not isinstance(got, Tensor) or got.shape != true.shape:
-        shape = list(got.shape) if isinstance(got, Tensor) else type(got).__name__
-        return Judgement(False, f"ten directions {list(true.shape)} went in, {shape} came out")
+        return Judgement(False, f"ten directions {list(true.shape)} went in, {shape_of(got)} came out")
     is_one_of_them = torch.cdist(got, true).min(dim=-1).values < 1e-4
     return first_mistake(
         (_same(got, true), "these are the true directions"),
